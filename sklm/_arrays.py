@@ -1,0 +1,118 @@
+"""The border between what users pass and numbers: refusing what is not numeric, and standardising."""
+
+from __future__ import annotations
+
+import datetime
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: rows of a column-statistics pass
+_BLOCK = 65536
+
+
+def refuse_text_and_dates(value: Any, name: str) -> None:
+    """Raise TypeError for strings, dates and objects in X or y, which numpy would convert or misread silently.
+
+    Parameters
+    ----------
+    value : array-like, DataFrame or Series
+    name : str
+        'X' or 'y', for the message.
+    """
+    dtypes = getattr(value, "dtypes", None)
+    if dtypes is not None and hasattr(value, "columns"):  # a data frame, column by column
+        for column in value.columns:
+            refuse_text_and_dates(value[column], f"column {column!r} of {name}")
+        return
+    if type(value).__module__.startswith("scipy.sparse"):
+        return
+    array = np.asarray(value)
+    if array.dtype.kind in "USMmV":
+        what = {"M": "dates", "m": "time differences", "V": "structured records"}.get(array.dtype.kind, "strings")
+        raise TypeError(
+            f"{name} holds {what}; sklm needs numbers. Encode or convert them first, for example with "
+            "OrdinalEncoder, OneHotEncoder or astype(float)."
+        )
+    if array.dtype.kind == "O":
+        for item in array.ravel():
+            if isinstance(item, str | bytes | datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64):
+                raise TypeError(
+                    f"{name} holds {type(item).__name__} values; sklm needs numbers. Encode or convert them first, "
+                    "for example with OrdinalEncoder, OneHotEncoder or astype(float)."
+                )
+            if not isinstance(item, numbers.Number | np.generic | type(None)):
+                raise TypeError(
+                    f"{name} holds {type(item).__name__} objects: argument must be a string or a number is what numpy "
+                    "says, and here it must be a number."
+                )
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``standardised = (raw - mean) * inverse``, column by column, and back.
+
+    Attributes
+    ----------
+    mean, scale, inverse : (F,) ndarray
+        ``scale`` is the weighted standard deviation. A constant column has scale and inverse 0: it carries no
+        information and is left out exactly.
+    low, high : (F,) ndarray
+        Range of the raw columns.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    inverse: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Standardise (N, F)."""
+        return (array - self.mean) * self.inverse
+
+
+def no_scaling(array: np.ndarray) -> Scaling:
+    """Leave the columns of (N, F) as they are."""
+    n = array.shape[1]
+    return Scaling(np.zeros(n), np.ones(n), np.ones(n), array.min(axis=0), array.max(axis=0))
+
+
+def standard_scaling(array: np.ndarray, weights: np.ndarray, *, keep_constant: bool = False) -> Scaling:
+    """Weighted mean and standard deviation of the columns, without overflow, underflow or a copy of the array.
+
+    Parameters
+    ----------
+    array : (N, F) ndarray, possibly a memory map
+    weights : (N,) ndarray, positive
+    keep_constant : bool
+        Give constant columns unit scale instead of leaving them out, for data that comes in pieces.
+
+    Notes
+    -----
+    Two passes, the second on centred values divided by the largest of them, so that neither an offset of 1e8 nor
+    values of 1e-200 lose digits.
+    """
+    low, high = array.min(axis=0).astype(float), array.max(axis=0).astype(float)
+    constant = low == high
+    share = weights / weights.sum()
+    middle = low / 2 + high / 2
+    mean = middle + _block_sum(array, share, lambda block: block - middle)
+    reach = np.maximum(high - mean, mean - low)
+    reach[constant] = 1.0
+    scale = reach * np.sqrt(_block_sum(array, share, lambda block: ((block - mean) / reach) ** 2))
+    mean[constant] = low[constant]
+    scale[constant] = 1.0 if keep_constant else 0.0
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    return Scaling(mean, scale, inverse, low, high)
+
+
+def _block_sum(array: np.ndarray, share: np.ndarray, function: Any) -> np.ndarray:
+    """Weighted sum over rows of ``function(block)``, block by block."""
+    total = np.zeros(array.shape[1])
+    for start in range(0, len(array), _BLOCK):
+        block = np.asarray(array[start : start + _BLOCK], dtype=np.float64)
+        total += share[start : start + _BLOCK] @ function(block)
+    return total

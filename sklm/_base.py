@@ -1,0 +1,335 @@
+"""What the estimators share: parameters, their constraints, and the template of ``fit``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+
+from ._arrays import Scaling
+from ._sklearn import Interval, Options, StrOptions
+from ._verbose import IterationLines, ProgressLine
+from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, Inputs, ModuleArchitecture, Network
+from .losses import LOSSES, Loss
+from .optim import (
+    ACCELERATIONS,
+    SCALINGS,
+    SOLVERS,
+    STRATEGIES,
+    DampingStrategy,
+    Growth,
+    MiniBatches,
+    Problem,
+    Progress,
+    Solution,
+    Status,
+    Stopping,
+    StreamedRows,
+    TensorRows,
+    fit_growing,
+    levenberg_marquardt,
+    make_problem,
+)
+from .optim._data import samples_last
+from .optim._memory import available_bytes, human
+from .optim._minimize import resolve_solver
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass
+class TrainingSet:
+    """Validated training data.
+
+    X : (N, F) float ndarray, raw; y : (N, K) float64 ndarray, raw; weights : (N,) float64, positive.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+
+    def take(self, index: np.ndarray) -> TrainingSet:
+        """Rows ``index``."""
+        return TrainingSet(self.X[index], self.y[index], self.weights[index])
+
+
+class BaseLM(CallbackSupportMixin, BaseEstimator):
+    """Hyperparameters and engine set-up of the Levenberg-Marquardt estimators."""
+
+    _parameter_constraints: dict = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "architecture": [Architecture, torch.nn.Module, None],
+        "loss": [StrOptions(set(LOSSES)), Loss],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "damping": [Interval(Real, 0, None, closed="neither")],
+        "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
+        "damping_scaling": [StrOptions({"auto", *SCALINGS}), callable],
+        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
+        "solver": [StrOptions({"auto", *SOLVERS})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "jacobian_max_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "growing": [StrOptions({"auto"}), "boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "target_loss": [Interval(Real, 0, None, closed="left"), None],
+        "tol": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "standardize": [StrOptions({"auto"}), "boolean"],
+        "init": [StrOptions({"auto", *STARTS})],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "device": [str, torch.device],
+        "dtype": [StrOptions(set(DTYPES))],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (20,),
+        activation: str = "tanh",
+        *,
+        architecture: Any = None,
+        loss: Any = "squared_error",
+        alpha: float = 0.0,
+        damping: float = 1e-2,
+        damping_strategy: Any = "gain_ratio",
+        damping_scaling: Any = "auto",
+        acceleration: str | None = "geodesic",
+        solver: str = "auto",
+        batch_size: int | None = None,
+        jacobian_max_rows: int | str | None = "auto",
+        growing: bool | str = "auto",
+        max_iter: int = 1000,
+        max_time: float | None = None,
+        target_loss: float | None = None,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 20,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        standardize: bool | str = "auto",
+        init: str = "auto",
+        n_init: int = 1,
+        warm_start: bool = False,
+        random_state: Any = None,
+        device: str = "cpu",
+        dtype: str = "float64",
+        verbose: int = 0,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.architecture = architecture
+        self.loss = loss
+        self.alpha = alpha
+        self.damping = damping
+        self.damping_strategy = damping_strategy
+        self.damping_scaling = damping_scaling
+        self.acceleration = acceleration
+        self.solver = solver
+        self.batch_size = batch_size
+        self.jacobian_max_rows = jacobian_max_rows
+        self.growing = growing
+        self.max_iter = max_iter
+        self.max_time = max_time
+        self.target_loss = target_loss
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.standardize = standardize
+        self.init = init
+        self.n_init = n_init
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    # -- hyperparameters to objects ---------------------------------------------------------------------------
+
+    def _make_architecture(self) -> Architecture:
+        if self.architecture is None:
+            return MLP(self.hidden_layer_sizes, self.activation)
+        changed = [
+            name
+            for name, default in (("hidden_layer_sizes", (20,)), ("activation", "tanh"))
+            if not np.array_equal(np.asarray(getattr(self, name)), np.asarray(default))
+        ]
+        if changed:
+            raise ValueError(
+                f"{' and '.join(changed)} would be ignored because architecture is given; set them on the architecture "
+                "or leave architecture=None."
+            )
+        if isinstance(self.architecture, torch.nn.Module):
+            return ModuleArchitecture(self.architecture)
+        return self.architecture
+
+    def _make_loss(self) -> Loss:
+        return LOSSES[self.loss]() if isinstance(self.loss, str) else self.loss
+
+    def _make_device(self, work: float) -> torch.device:
+        """Resolve ``device``; ``work`` is about the number of multiplications of one linearisation."""
+        name = str(self.device)
+        if name == "auto":
+            # a GPU pays only where a linearisation is long against launching its kernels
+            name = "cuda" if torch.cuda.is_available() and work > 1e9 else "cpu"
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={self.device!r} cannot be used here: {error}. Use 'cpu' or 'auto'.") from error
+        if device.type == "mps" and self.dtype == "float64":
+            raise ValueError("device='mps' has no float64; use dtype='float32' or device='cpu'.")
+        return device
+
+    def _stopping(self) -> Stopping:
+        eps = torch.finfo(DTYPES[self.dtype]).eps
+        return Stopping(
+            max_iter=self.max_iter,
+            max_time=float("inf") if self.max_time is None else float(self.max_time),
+            tol=self.tol,
+            n_iter_no_change=int(min(self.n_iter_no_change, 2**31)),
+            target_loss=-1.0 if self.target_loss is None else float(self.target_loss),
+            gradient_tol=max(1e-10, eps),
+        )
+
+    def _options(self, architecture: Architecture) -> dict[str, Any]:
+        """Keyword arguments of the engine."""
+        scaling = architecture.damping_scaling if self.damping_scaling == "auto" else self.damping_scaling
+        strategy = (
+            STRATEGIES[self.damping_strategy]() if isinstance(self.damping_strategy, str) else self.damping_strategy
+        )
+        return {
+            "damping": float(self.damping),
+            "strategy": strategy,
+            "scaling": SCALINGS[scaling] if isinstance(scaling, str) else scaling,
+            "acceleration": None if self.acceleration is None else ACCELERATIONS[self.acceleration](),
+            "solver": architecture.solver if self.solver == "auto" else self.solver,
+            "stopping": self._stopping(),
+        }
+
+    # -- data to problems -------------------------------------------------------------------------------------
+
+    def _problem(
+        self,
+        network: Network,
+        data: TrainingSet,
+        x: Scaling,
+        y: Scaling,
+        n_models: int,
+        device: torch.device,
+        alpha: float,
+    ) -> Problem:
+        dtype = DTYPES[self.dtype]
+        if data.X.nbytes <= available_bytes(torch.device("cpu")) // 4:
+            rows: Any = TensorRows(samples_last(x.apply(data.X), device, dtype))
+        else:
+            rows = StreamedRows(data.X, x.mean, x.inverse, device, dtype)
+        return make_problem(
+            network,
+            self._make_loss(),
+            rows,
+            samples_last(y.apply(data.y), device, dtype).mT,
+            n_models=n_models,
+            weights=torch.from_numpy(data.weights).to(device, dtype),
+            alpha=alpha,
+            output_scale=torch.from_numpy(y.scale).to(device, dtype),
+            jacobian_max_rows=self.jacobian_max_rows,
+        )
+
+    def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
+        """Return how many models fit at once; raise MemoryError if not one does."""
+        network, dtype = problem.network, DTYPES[self.dtype]
+        n_rows = problem.n_samples * problem.n_curvature
+        if self.batch_size is not None:
+            n_rows = min(n_rows, self.batch_size * problem.n_curvature)
+        need = resolve_solver(solver, problem, self._batches(problem.n_samples, 0)).working_bytes(
+            1, network.n_parameters, n_rows, dtype.itemsize
+        )
+        free = 0.8 * available_bytes(device)
+        if need > free:
+            raise MemoryError(
+                f"A network of {network.n_parameters} parameters on {n_rows} rows needs about {human(need)} for its "
+                f"Gauss-Newton system, and {human(free)} are free on {device}. Use fewer or smaller hidden layers, "
+                "dtype='float32' (half), or a batch_size below the number of parameters, which is solved in the space "
+                "of the rows."
+            )
+        return max(1, int(free // max(need, 1)))
+
+    def _batches(self, n_samples: int, seed: int) -> MiniBatches | None:
+        if self.batch_size is None or self.batch_size >= n_samples:
+            return None
+        return MiniBatches(n_samples, self.batch_size, seed)
+
+    def _solve(
+        self,
+        problem: Problem,
+        theta: np.ndarray,
+        options: dict[str, Any],
+        validation: Problem | None,
+        seed: int,
+        callback: Callable[[Progress], bool | None] | None,
+        device: torch.device,
+    ) -> tuple[Solution, int]:
+        """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
+        at_once = self._check_memory(problem, options["solver"], device)
+        batches = self._batches(problem.n_samples, seed)
+        grow = self.growing is True or (self.growing == "auto" and batches is None)
+        solutions: list[tuple[Solution, int]] = []
+        for first in range(0, len(theta), at_once):
+            starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
+            part = problem.models(torch.arange(first, first + len(starts), device=device))
+            valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
+            if grow:
+                solution = fit_growing(part, starts, Growth(seed), validation=valid, callback=callback, **options)
+            else:
+                solution = levenberg_marquardt(
+                    part,
+                    starts,
+                    validation=valid,
+                    batches=self._batches(problem.n_samples, seed),
+                    callback=callback,
+                    **options,
+                )
+            solutions.append((solution, solution.best))
+            if Status.INTERRUPTED in solution.status:
+                break
+        return min(solutions, key=lambda pair: np.nan_to_num(pair[0].score[pair[1]], nan=np.inf))
+
+    def _inputs(self, data: TrainingSet, x: Scaling) -> Inputs:
+        low, high = x.apply(x.low[None])[0], x.apply(x.high[None])[0]
+        return Inputs(low, high, len(data.X), lambda index: x.apply(np.asarray(data.X[index], dtype=np.float64)))
+
+    # -- while and after ----------------------------------------------------------------------------------------
+
+    def _printers(self) -> list[Callable[[Progress], None]]:
+        if not self.verbose:
+            return []
+        return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
+
+    def _warn(self, status: Status, solution: Solution, row: int) -> None:
+        if status is Status.INTERRUPTED:
+            warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=4)
+        elif status is Status.MAX_ITER:
+            curve = solution.history["objective"][:, row]
+            curve = curve[np.isfinite(curve)]
+            back = curve[max(len(curve) - 1 - int(min(self.n_iter_no_change, 2**31)), 0)]
+            fall = (back - curve[-1]) / back if back > 0 else 0.0
+            warnings.warn(
+                f"{type(self).__name__} stopped at max_iter={self.max_iter} while the objective was still falling (by "
+                f"{fall:.1e} relative over the last {self.n_iter_no_change} iterations; tol={self.tol:g}). The best "
+                "model so far is kept. If it is not good enough, raise max_iter or try n_init=5; if it is, raise tol.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )

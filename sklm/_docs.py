@@ -1,0 +1,87 @@
+"""The text on parameters that the estimators share."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TypeVar
+
+T = TypeVar("T", bound=type)
+
+
+def document(estimator: T) -> T:
+    """Fill ``{parameters}`` in the docstring of an estimator."""
+    if estimator.__doc__:
+        estimator.__doc__ = estimator.__doc__.replace(
+            "{parameters}", textwrap.indent(PARAMETERS.strip(), "    ").strip()
+        )
+    return estimator
+
+
+PARAMETERS = """
+hidden_layer_sizes : int or sequence of int, default=(20,)
+    Units of each hidden layer; ``()`` is a linear model.
+activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
+    Activation of the hidden layers. Smooth ones suit the method.
+architecture : Architecture, torch.nn.Module or None, default=None
+    None builds an MLP from the two parameters above. A module that maps (n, n_features) to (n,) or (n, n_outputs) is
+    copied and trained from the values it carries; see the user guide, "Your own formula".
+loss : 'squared_error' or Loss, default='squared_error'
+    What the outputs are compared by.
+alpha : float, default=0.0
+    Penalty ``alpha / 2 * |coefficients|^2`` on the standardised problem, per mean loss: it means the same for every
+    number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0.
+damping : float, default=0.01
+    First damping (lambda). It adapts from then on.
+damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification'} or DampingStrategy, default='gain_ratio'
+    How the damping follows from the success of a step.
+damping_scaling : {'auto', 'identity', 'marquardt', 'more'} or callable, default='auto'
+    The diagonal that the damping multiplies: ones, diag(J^T J), or its largest values so far. 'auto' is 'identity' for
+    MLPs and 'more' for modules.
+acceleration : {'geodesic'} or None, default='geodesic'
+    Second-order correction of every step.
+solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'}, default='auto'
+    How the damped system is solved: 'cholesky' and 'eigh' on the P x P normal equations, 'qr' without forming them, for
+    ill-conditioned problems, 'dual' in the space of the rows. 'auto' is 'qr' for modules, otherwise 'dual' when there
+    are fewer rows times outputs than parameters, else 'cholesky'.
+batch_size : int or None, default=None
+    Rows of a step. None uses all (recommended when an iteration is affordable); an integer trains on shuffled
+    mini-batches of about that size and keeps the best full-data iterate. It changes the result.
+jacobian_max_rows : int, 'auto' or None, default='auto'
+    Rows of the Jacobian held at once; 'auto' fits the processor's cache, None holds all. It changes memory and speed,
+    not the result.
+growing : bool or 'auto', default='auto'
+    Start on a few rows and grow to all of them, when there are at least 64 rows times outputs a parameter. 'auto' does
+    so without mini-batches.
+max_iter : int, default=1000
+    Largest number of trial steps, or of epochs with ``batch_size``.
+max_time : float or None, default=None
+    Largest time in seconds.
+target_loss : float or None, default=None
+    Stop when the training loss (half the mean squared error in squared units of y) is this low.
+tol : float, default=1e-4
+    Stop when the objective (or, with ``early_stopping``, the validation loss) fell by less than this, relative, over ...
+n_iter_no_change : int, default=20
+    ... this many iterations.
+early_stopping : bool, default=False
+    Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
+    them.
+validation_fraction : float, default=0.1
+    Share of the rows that is held out.
+standardize : bool or 'auto', default='auto'
+    Scale X and y inside to weighted mean 0 and standard deviation 1. 'auto' does so for MLPs and not for modules,
+    whose parameters have units.
+init : {'auto', 'nguyen_widrow', 'glorot', 'uniform', 'normal', 'data'}, default='auto'
+    Kind of random start; 'auto' is 'nguyen_widrow' for MLPs and the carried values for modules.
+n_init : int, default=1
+    Number of starts, fitted as one batch; the best objective wins. Start k is the same for every ``n_init`` above k.
+warm_start : bool, default=False
+    Let the first start of the next ``fit`` be the fitted model.
+random_state : int, RandomState instance or None, default=None
+    Seed of starts, mini-batches, growing and hold-out.
+device : str, default='cpu'
+    'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for a GPU where the work is large enough.
+dtype : {'float64', 'float32'}, default='float64'
+    Precision of the fit. float32 stalls near a relative error of 1e-7.
+verbose : int, default=0
+    1 shows a line of progress, 2 prints a line an iteration.
+"""

@@ -1,0 +1,447 @@
+"""LMRegressor."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ._arrays import Scaling, no_scaling, refuse_text_and_dates, standard_scaling
+from ._base import DTYPES, BaseLM, TrainingSet
+from ._callbacks import FitCallbacks
+from ._docs import document
+from ._sklearn import _check_sample_weight, _fit_context
+from .architectures import Architecture, MLPNetwork, ModuleNetwork, Network
+from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
+from .optim._data import samples_last
+from .optim._isolation import isolated
+
+#: rows predicted at once
+_PREDICT_ROWS = 8192
+
+
+@document
+class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
+    """Neural-network regression trained by Levenberg-Marquardt.
+
+    Fits small networks (10 to some thousand weights) on 50 to 10^6 rows to errors that first-order methods do not
+    reach. Works in pipelines and grid searches; X and y need no scaling.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weights of each layer for raw X and raw y: with ``a = X``, every hidden layer is
+        ``a = activation(a @ coefs_[i] + intercepts_[i])`` and the prediction is ``a @ coefs_[-1] + intercepts_[-1]``.
+    intercepts_ : list of ndarray of shape (n_out,)
+        Biases of each layer, likewise.
+    loss_ : float
+        Half the mean squared error of the fitted model on the training rows, in squared units of y, without penalty.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        The same after every iteration; while the fit is growing, on the rows in use.
+    damping_curve_ : ndarray of shape (n_iter_,)
+        Damping after every iteration.
+    validation_scores_ : ndarray of shape (n_iter_,) or None
+        R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
+        with ``early_stopping=True``.
+    best_validation_score_ : float or None
+        Largest of them: the score of the model that is kept.
+    n_iter_ : int
+        Iterations of the start that won.
+    status_ : str
+        Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
+        'interrupted' or 'callback'.
+    message_ : str
+        The same as a sentence.
+    converged_ : bool
+        False if a limit or a person ended the fit.
+    theta_ : ndarray of shape (n_parameters,)
+        Parameters as the optimiser sees them: for standardised inputs and outputs where ``standardize`` is on.
+    x_mean_, x_inverse_scale_, y_mean_, y_scale_ : ndarray
+        The standardisation; zero scale marks a constant column.
+    architecture_ : Architecture
+        What ``theta_`` belongs to.
+    n_outputs_ : int
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str, if X had string column names
+
+    See Also
+    --------
+    sklearn.neural_network.MLPRegressor : Larger networks, trained by Adam or L-BFGS.
+    sklearn.gaussian_process.GaussianProcessRegressor : Predictions with standard deviations, for few rows.
+
+    Notes
+    -----
+    Minimises ``sum_n w_n |f(x_n) - y_n|^2 / (2 K sum_n w_n) + alpha / 2 |coefficients|^2`` (standardised y, K outputs)
+    by ``(J^T J + damping D) step = -gradient`` with the Jacobian J built by hand-written back-propagation and
+    accumulated over chunks of rows (Levenberg 1944; Marquardt 1963; Hagan & Menhaj 1994). See the user guide.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklm import LMRegressor
+    >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
+    >>> y = np.sinc(3 * X[:, 0])
+    >>> model = LMRegressor(hidden_layer_sizes=10, random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.999999)
+    True
+    """
+
+    # -- fitting --------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMRegressor:
+        """Fit the network to (X, y).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite numbers. A read-only memory map of float64 is read in pieces and may exceed memory.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+            Non-negative; weight k counts as the row k times, weight 0 as no row.
+
+        Returns
+        -------
+        self : LMRegressor
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the data or an option cannot be used; raised before any work, the estimator is left as it was.
+        MemoryError
+            If the linear system would not fit; says what helps.
+        """
+        shadow = self._shadow()
+        data, flat = shadow._validate(X, y, sample_weight, reset=True)
+        previous = self if self.warm_start and hasattr(self, "theta_") else None
+        with np.errstate(all="ignore"):
+            fitted = shadow._train(data, flat, previous, self, (X, y, sample_weight))
+        self._adopt(shadow, fitted)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMRegressor:
+        """Take one Levenberg-Marquardt step on a batch of rows.
+
+        The standardisation is that of the first batch; the damping is carried over. A step that would raise the
+        objective of the batch is tried again with more damping, up to ten times.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        self : LMRegressor
+        """
+        first = not hasattr(self, "theta_")
+        shadow = self._shadow()
+        data, flat = shadow._validate(X, y, sample_weight, reset=first)
+        with np.errstate(all="ignore"):
+            fitted = shadow._step(data, flat, None if first else self)
+        self._adopt(shadow, fitted)
+        return self
+
+    def _shadow(self) -> LMRegressor:
+        """A stand-in that takes the attributes of a fit until it has succeeded."""
+        shadow = object.__new__(type(self))
+        shadow.__dict__.update(self.__dict__)
+        return shadow
+
+    def _adopt(self, shadow: LMRegressor, fitted: dict[str, Any]) -> None:
+        names = ("n_features_in_", "feature_names_in_")
+        if "feature_names_in_" not in shadow.__dict__:
+            self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update({name: shadow.__dict__[name] for name in names if name in shadow.__dict__}, **fitted)
+
+    def _validate(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[TrainingSet, bool]:
+        """Return clean data and whether y was one-dimensional."""
+        refuse_text_and_dates(X, "X")
+        if y is not None:
+            refuse_text_and_dates(y, "y")
+        X, y = validate_data(
+            self, X, y, reset=reset, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True, order=None
+        )
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not np.any(weights > 0):
+            raise ValueError("sample_weight is zero for every row: there is nothing to fit.")
+        y = np.asarray(y, dtype=np.float64)
+        flat = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        if not reset and y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {y.shape[1]} columns; the model was started with {self.n_outputs_}.")
+        if np.all(weights > 0):
+            return TrainingSet(X, y, weights), flat
+        return TrainingSet(X, y, weights).take(np.flatnonzero(weights > 0)), flat
+
+    def _train(
+        self, data: TrainingSet, flat: bool, previous: LMRegressor | None, owner: LMRegressor, given: tuple
+    ) -> dict[str, Any]:
+        architecture = copy.deepcopy(self._make_architecture())
+        network = architecture.build(data.X.shape[1], data.y.shape[1])
+        self._check_penalty(network)
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        held_out = None
+        if self.early_stopping:
+            data, held_out = self._hold_out(data, seed)
+        x, y = self._scalings(data, architecture, previous)
+        theta = self._starts(architecture, network, data, x, y, seed, previous)
+        device = self._make_device(len(theta) * data.y.size * network.n_parameters**2)
+        with isolated(device):
+            problem = self._problem(network, data, x, y, len(theta), device, self.alpha)
+            validation = held_out and self._problem(network, held_out, x, y, len(theta), device, 0.0)
+            callbacks = FitCallbacks(
+                owner, self, given, self._printers(), lambda t: self._core(architecture, t, x, y, flat)
+            )
+            solution, row = self._solve(
+                problem, theta, self._options(architecture), validation, seed, callbacks.per_iteration, device
+            )
+        if solution.status[row] is Status.NONFINITE:
+            raise ValueError(
+                "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
+                "training rows. Check the module's starting values, or choose other ones."
+            )
+        self._warn(solution.status[row], solution, row)
+        fitted = self._core(architecture, solution.theta[row].cpu().double().numpy(), x, y, flat)
+        fitted.update(self._report(solution, row, validation))
+        callbacks.finish(fitted)
+        return fitted
+
+    def _core(
+        self, architecture: Architecture, theta: np.ndarray, x: Scaling, y: Scaling, flat: bool
+    ) -> dict[str, Any]:
+        """What ``predict`` needs."""
+        return {
+            "architecture_": architecture,
+            "theta_": theta,
+            "x_mean_": x.mean,
+            "x_inverse_scale_": x.inverse,
+            "y_mean_": y.mean,
+            "y_scale_": y.scale,
+            "n_outputs_": len(y.mean),
+            "_flat_output": flat,
+        }
+
+    def _report(self, solution: Solution, row: int, validation: Problem | None) -> dict[str, Any]:
+        history = {name: curve[:, row] for name, curve in solution.history.items()}
+        ran = np.isfinite(history["damping"])
+        scores = None
+        if validation is not None:
+            spread = float((validation.y.square() * validation.weights).sum() - _squared_mean(validation))
+            scores = 1 - 2 * history["validation"][ran] * len(validation.y) / spread
+        status = solution.status[row]
+        return {
+            "loss_": float(solution.loss[row]),
+            "loss_curve_": history["loss"][ran],
+            "damping_curve_": history["damping"][ran],
+            "validation_scores_": scores,
+            "best_validation_score_": None if scores is None else float(np.max(scores)),
+            "n_iter_": int(solution.n_iter[row]),
+            "status_": status.name.lower(),
+            "message_": status.message,
+            "converged_": status.converged,
+            "damping_": float(solution.damping[row]),
+        }
+
+    def _step(self, data: TrainingSet, flat: bool, previous: LMRegressor | None) -> dict[str, Any]:
+        """One accepted step, for ``partial_fit``."""
+        if previous is None:
+            architecture = copy.deepcopy(self._make_architecture())
+            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            self._check_penalty(network)
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+            x, y = self._scalings(data, architecture, None, keep_constant=True)
+            theta = self._starts(architecture, network, data, x, y, seed, None)[:1]
+            damping = self.damping
+        else:
+            architecture, flat = previous.architecture_, previous._flat_output
+            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            x, y = previous._stored_scalings()
+            theta, damping = previous.theta_[None], previous.damping_
+        device = self._make_device(data.y.size * network.n_parameters**2)
+        options = self._options(architecture)
+        options["damping"] = damping
+        with isolated(device):
+            problem = self._problem(network, data, x, y, 1, device, self.alpha)
+            self._check_memory(problem, options["solver"], device)
+            options["stopping"] = Stopping(max_iter=10, tol=0.0)
+            solution = levenberg_marquardt(
+                problem,
+                torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype]),
+                callback=lambda progress: bool(progress.state.objective[0] < progress.state.start[0]),
+                **options,
+            )
+        fitted = self._core(architecture, solution.theta[0].cpu().double().numpy(), x, y, flat)
+        fitted.update(self._report(solution, 0, None))
+        if previous is not None:
+            fitted["n_iter_"] = previous.n_iter_ + 1
+            for name in ("loss_curve_", "damping_curve_"):
+                fitted[name] = np.append(getattr(previous, name), fitted[name][-1:])
+        else:
+            fitted["n_iter_"] = 1
+            fitted.update({name: fitted[name][-1:] for name in ("loss_curve_", "damping_curve_")})
+        return fitted
+
+    # -- pieces of fit ------------------------------------------------------------------------------------------
+
+    def _check_penalty(self, network: Network) -> None:
+        if self.alpha > 0 and not network.coefficient_mask.any():
+            raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
+
+    def _hold_out(self, data: TrainingSet, seed: int) -> tuple[TrainingSet, TrainingSet]:
+        n_samples = len(data.X)
+        n_held = int(np.ceil(self.validation_fraction * n_samples))
+        if n_held < 2 or n_samples - n_held < 1:
+            raise ValueError(
+                f"early_stopping with validation_fraction={self.validation_fraction} leaves {n_held} of {n_samples} rows "
+                "for validation; at least 2 are needed, and 1 for training. Raise validation_fraction or pass more rows."
+            )
+        train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed)
+        return data.take(np.sort(train)), data.take(np.sort(held))
+
+    def _scalings(
+        self, data: TrainingSet, architecture: Architecture, previous: LMRegressor | None, keep_constant: bool = False
+    ) -> tuple[Scaling, Scaling]:
+        scale = architecture.standardize if self.standardize == "auto" else self.standardize
+        if not scale:
+            return no_scaling(data.X), no_scaling(data.y)
+        if previous is not None and not architecture.standardize:
+            return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
+        return (
+            standard_scaling(data.X, data.weights, keep_constant=keep_constant),
+            standard_scaling(data.y, data.weights, keep_constant=keep_constant),
+        )
+
+    def _stored_scalings(self) -> tuple[Scaling, Scaling]:
+        def rebuild(mean: np.ndarray, scale: np.ndarray, inverse: np.ndarray) -> Scaling:
+            return Scaling(mean, scale, inverse, mean, mean)
+
+        def invert(values: np.ndarray) -> np.ndarray:
+            return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)
+
+        return (
+            rebuild(self.x_mean_, invert(self.x_inverse_scale_), self.x_inverse_scale_),
+            rebuild(self.y_mean_, self.y_scale_, invert(self.y_scale_)),
+        )
+
+    def _starts(
+        self,
+        architecture: Architecture,
+        network: Network,
+        data: TrainingSet,
+        x: Scaling,
+        y: Scaling,
+        seed: int,
+        previous: LMRegressor | None,
+    ) -> np.ndarray:
+        """Start vectors (n_init, P); with a warm start, the first one is the fitted model."""
+        generators = [np.random.default_rng([seed, k]) for k in range(self.n_init)]
+        theta = architecture.starts(network, self.init, self._inputs(data, x), generators)
+        if previous is not None:
+            if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != data.X.shape[1]:
+                raise ValueError(
+                    "warm_start needs the same architecture and columns as the last fit: "
+                    f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
+                )
+            old_x, old_y = previous._stored_scalings()
+            theta[0] = network.rescale(previous.theta_, old_x, x, old_y, y)
+        return theta
+
+    # -- using ----------------------------------------------------------------------------------------------------
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : float64 ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            As y was passed to ``fit``, in its units.
+        """
+        check_is_fitted(self)
+        refuse_text_and_dates(X, "X")
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], order=None)
+        network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
+        cpu = torch.device("cpu")
+        result = np.empty((len(X), self.n_outputs_))
+        with isolated(cpu), np.errstate(all="ignore"):
+            network = network.to(cpu, torch.float64)
+            theta = torch.tensor(np.array(self.theta_)[None], dtype=torch.float64, device=cpu)
+            for start in range(0, len(X), _PREDICT_ROWS):
+                block = (X[start : start + _PREDICT_ROWS] - self.x_mean_) * self.x_inverse_scale_
+                outputs = network.forward(theta, samples_last(block, cpu, torch.float64)).outputs[0]
+                result[start : start + _PREDICT_ROWS] = outputs.mT.numpy() * self.y_scale_ + self.y_mean_
+        return result[:, 0] if self._flat_output else result
+
+    def _layers(self) -> tuple[MLPNetwork, list[np.ndarray], list[np.ndarray]]:
+        """The network with weights (n_out, n_in) and biases for raw inputs and outputs."""
+        check_is_fitted(self)
+        network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
+        if not isinstance(network, MLPNetwork):
+            raise AttributeError("coefs_ and intercepts_ exist for MLP architectures; use to_module() for a module.")
+        weights = [np.array(self.theta_[la.weight]).reshape(la.fan_out, la.fan_in) for la in network.layers]
+        biases = [np.array(self.theta_[layer.bias]) for layer in network.layers]
+        weights[0] = weights[0] * self.x_inverse_scale_
+        biases[0] = biases[0] - weights[0] @ self.x_mean_
+        weights[-1] = weights[-1] * self.y_scale_[:, None]
+        biases[-1] = biases[-1] * self.y_scale_ + self.y_mean_
+        return network, weights, biases
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        """Weights of each layer for raw X and y, (n_in, n_out)."""
+        return [weight.T for weight in self._layers()[1]]
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        """Biases of each layer for raw X and y, (n_out,)."""
+        return self._layers()[2]
+
+    def to_module(self) -> torch.nn.Module:
+        """Return the fitted network for raw X and y as a float64 ``torch.nn.Module`` on the CPU.
+
+        An MLP becomes a ``torch.nn.Sequential`` that maps (n, n_features) to (n, n_outputs); a module architecture
+        comes back as a copy of the module with the fitted parameters (and, if ``standardize=True`` was asked for,
+        scaling layers around it).
+        """
+        check_is_fitted(self)
+        network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
+        with torch.inference_mode(False), torch.no_grad():
+            if isinstance(network, ModuleNetwork):
+                return self._scaled_module(network.load(self.theta_))
+            network, weights, biases = self._layers()
+            parts: list[torch.nn.Module] = []
+            for weight, bias in zip(weights, biases, strict=True):
+                linear = torch.nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64, device="cpu")
+                linear.weight.copy_(torch.tensor(weight, device="cpu"))
+                linear.bias.copy_(torch.tensor(bias, device="cpu"))
+                parts += [linear, network.activation.module()]
+        return torch.nn.Sequential(*parts[:-1])
+
+    def _scaled_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        x, y = self._stored_scalings()
+        if np.all(x.inverse == 1) and np.all(x.mean == 0) and np.all(y.scale == 1) and np.all(y.mean == 0):
+            return module
+        raise AttributeError(
+            "to_module() of a module fitted with standardize=True would need scaling around it; use "
+            "x_mean_, x_inverse_scale_, y_mean_ and y_scale_ with the module's own parameters instead."
+        )
+
+
+def _squared_mean(problem: Problem) -> torch.Tensor:
+    return (problem.y * problem.weights).sum(-1).square().sum()

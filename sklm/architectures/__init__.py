@@ -1,0 +1,20 @@
+"""Architectures: from hyperparameters to a function with hand-written derivatives."""
+
+from ._activations import ACTIVATIONS
+from ._base import Architecture, Forward, Network
+from ._mlp import MLP, MLPNetwork
+from ._module import ModuleArchitecture, ModuleNetwork
+from ._starts import STARTS, Inputs
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "STARTS",
+    "Architecture",
+    "Forward",
+    "Inputs",
+    "MLPNetwork",
+    "ModuleArchitecture",
+    "ModuleNetwork",
+    "Network",
+]

@@ -1,0 +1,116 @@
+"""The two things every architecture provides: a builder with hyperparameters, and a network with derivatives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._starts import Inputs
+
+
+class Affine(Protocol):
+    """A standardisation of columns, ``(raw - mean) * inverse`` with ``scale`` the way back; (F,) ndarrays."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    inverse: np.ndarray
+
+
+@dataclass
+class Forward:
+    """What one forward pass leaves behind.
+
+    Attributes
+    ----------
+    outputs : (B, K, n)
+        Raw network outputs.
+    saved : tuple of lists of (B, ..., n) tensors
+        Whatever the network needs for its derivatives at the same ``theta`` and rows. The engine only selects
+        models from it.
+    """
+
+    outputs: Tensor
+    saved: Any
+
+
+class Network(ABC):
+    """A function ``theta (B, P), X -> outputs (B, K, n)`` with hand-written derivatives.
+
+    Samples are the last axis everywhere, so that every elementary operation runs over contiguous memory.
+
+    Attributes
+    ----------
+    n_parameters, n_outputs : int
+        P and K.
+    coefficient_mask : (P,) bool ndarray
+        True where the penalty ``alpha`` acts: coefficients, not intercepts.
+    floats_per_row : int
+        Numbers kept per model and sample by a forward pass; sizes the chunks.
+    """
+
+    n_parameters: int
+    n_outputs: int
+    coefficient_mask: np.ndarray
+    floats_per_row: int
+
+    @abstractmethod
+    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None) -> Forward:
+        """Evaluate all models: theta (B, P), X (F, n) or (B, F, n).
+
+        ``reuse`` is an earlier result for the same shapes that nobody needs any more: its memory may be written
+        over, which saves the page faults of fresh allocations.
+        """
+
+    @abstractmethod
+    def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+        """Write ``J^T cotangents`` column by column into ``out``.
+
+        Parameters
+        ----------
+        cotangents : (B or 1, K, R, n)
+        out : (B, P, R, n)
+            ``out[b, p, r, n] = sum_k cotangents[b, k, r, n] * d outputs[b, k, n] / d theta[b, p]``.
+            Any strides; everything is overwritten.
+        """
+
+    @abstractmethod
+    def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
+        """Sum over samples of ``J^T cotangent``: cotangent (B, K, n) -> (B, P)."""
+
+    @abstractmethod
+    def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        """Second derivative of the outputs along ``direction`` (B, P): (B, K, n)."""
+
+    def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
+        """Return the parameters (P,) of the same raw function after a change of standardisation.
+
+        The default is for networks whose standardisation never changes.
+        """
+        return np.array(theta)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Network:
+        """Move constants that the network holds, if any. Returns the network."""
+        return self
+
+
+class Architecture(ABC):
+    """Hyperparameters from which a :class:`Network` is built once the data's shape is known."""
+
+    #: whether X and y should be standardised by default (no for modules with physical parameters)
+    standardize: bool = True
+    #: damping scaling and solver that suit this family when the user says 'auto'
+    damping_scaling: str = "identity"
+    solver: str = "auto"
+
+    @abstractmethod
+    def build(self, n_inputs: int, n_outputs: int) -> Network:
+        """Return the network for F inputs and K outputs."""
+
+    @abstractmethod
+    def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
+        """Return start vectors (len(generators), P), row k drawn from ``generators[k]`` alone."""

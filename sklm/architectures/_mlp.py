@@ -1,0 +1,214 @@
+"""Multilayer perceptrons with hand-written, model-batched derivatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._parameters import Parameters
+from ._activations import ACTIVATIONS
+from ._base import Affine, Architecture, Forward, Network
+from ._starts import STARTS, Inputs
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Place of one dense layer in the flat parameter vector: weight (fan_out, fan_in) row by row, then bias."""
+
+    fan_in: int
+    fan_out: int
+    weight: slice
+    bias: slice
+
+
+def dense_layers(sizes: list[int]) -> list[Layer]:
+    """Lay out dense layers ``sizes[0] -> sizes[1] -> ...`` one after the other."""
+    layers, start = [], 0
+    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        middle, end = start + fan_in * fan_out, start + (fan_in + 1) * fan_out
+        layers.append(Layer(fan_in, fan_out, slice(start, middle), slice(middle, end)))
+        start = end
+    return layers
+
+
+class MLP(Parameters, Architecture):
+    """Multilayer perceptron: dense layers with one activation, linear output layer.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(20,)
+        Number of units of each hidden layer; an empty sequence is a linear model.
+    activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
+        Function of the hidden units. Levenberg-Marquardt likes smooth ones.
+
+    Examples
+    --------
+    >>> from sklm.architectures import MLP
+    >>> MLP(hidden_layer_sizes=(10, 5)).build(n_inputs=3, n_outputs=2).n_parameters
+    107
+    """
+
+    def __init__(self, hidden_layer_sizes: Any = (20,), activation: str = "tanh"):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+
+    def build(self, n_inputs: int, n_outputs: int) -> MLPNetwork:
+        """Return the network for ``n_inputs`` columns and ``n_outputs`` targets.
+
+        Raises
+        ------
+        ValueError
+            If a layer has no unit or the activation is unknown.
+        """
+        hidden = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
+        if any(not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1 for size in hidden):
+            raise ValueError(
+                f"hidden_layer_sizes must be positive integers, one a hidden layer; got {self.hidden_layer_sizes!r}."
+            )
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}; got {self.activation!r}.")
+        return MLPNetwork([n_inputs, *map(int, hidden), n_outputs], self.activation)
+
+    def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
+        """Return start vectors (len(generators), P) of the named kind, see ``STARTS``; 'auto' is Nguyen-Widrow."""
+        name = "nguyen_widrow" if init == "auto" else init
+        if name not in STARTS:
+            raise ValueError(f"init must be 'auto' or one of {sorted(STARTS)} for an MLP; got {init!r}.")
+        assert isinstance(network, MLPNetwork)
+        active_range = network.activation.active_range
+        return np.stack([STARTS[name](network.layers, active_range, inputs, rng) for rng in generators])
+
+
+class MLPNetwork(Network):
+    """The function an :class:`MLP` defines, for fixed layer sizes (F, H1, ..., K).
+
+    Notes
+    -----
+    Layer l computes ``z = W a + b`` and ``a = phi(z)`` (linear in the last layer). With cotangents ``d`` of the
+    outputs, the rows of the Jacobian are ``d_l a_{l-1}^T`` for the weights and ``d_l`` for the biases, where
+    ``d_{l-1} = (W_l^T d_l) * phi'(z_{l-1})`` (back-propagation for Levenberg-Marquardt: Hagan & Menhaj, 1994,
+    eqs. 21-27). Each ``d_l`` is written straight into its bias rows of the buffer.
+    """
+
+    def __init__(self, sizes: list[int], activation: str):
+        self.sizes = sizes
+        self.activation = ACTIVATIONS[activation]
+        self.layers = dense_layers(sizes)
+        self.n_parameters = self.layers[-1].bias.stop
+        self.n_outputs = sizes[-1]
+        self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
+        for layer in self.layers:
+            self.coefficient_mask[layer.weight] = True
+        self.floats_per_row = sum(sizes[1:])
+
+    def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
+        theta, first, last = np.array(theta), self.layers[0], self.layers[-1]
+        weight = theta[first.weight].reshape(first.fan_out, first.fan_in)
+        # a column that one of the scalings leaves out keeps its coefficient: there is no old meaning to keep
+        kept = (old_x.inverse != 0) & (new_x.inverse != 0)
+        theta[first.bias] += weight @ ((new_x.mean - old_x.mean) * old_x.inverse)
+        ratio = np.where(kept, old_x.inverse * new_x.scale, 1.0)
+        theta[first.weight] = (weight * ratio).ravel()
+        gain = np.where((old_y.scale != 0) & (new_y.scale != 0), old_y.scale * new_y.inverse, 1.0)
+        shift = (old_y.mean - new_y.mean) * new_y.inverse
+        weight = theta[last.weight].reshape(last.fan_out, last.fan_in)
+        theta[last.weight] = (weight * gain[:, None]).ravel()
+        theta[last.bias] = theta[last.bias] * gain + shift
+        return theta
+
+    def _weight(self, theta: Tensor, layer: Layer) -> Tensor:
+        return theta[:, layer.weight].unflatten(1, (layer.fan_out, layer.fan_in))
+
+    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None) -> Forward:
+        activation = self.activation
+        a = X.expand(len(theta), *X.shape[-2:])
+        values, saved = [], []
+        for index, layer in enumerate(self.layers):
+            last = index == len(self.layers) - 1
+            bias, weight = theta[:, layer.bias].unsqueeze(-1), self._weight(theta, layer)
+            if reuse is None:
+                z = torch.baddbmm(bias, weight, a)
+            else:
+                z = torch.baddbmm(bias, weight, a, out=reuse.outputs if last else reuse.saved[1][index])
+            if last:
+                break
+            if not activation.keeps_input:
+                a = activation.value(z, z)
+            else:
+                a = activation.value(z, torch.empty_like(z) if reuse is None else reuse.saved[0][index])
+            values.append(a)
+            saved.append(z)
+        return Forward(z, (values, saved))
+
+    def _inputs(self, theta: Tensor, X: Tensor, forward: Forward) -> list[Tensor]:
+        """Inputs of every layer, (B, fan_in, n)."""
+        return [X.expand(len(theta), *X.shape[-2:]), *forward.saved[0]]
+
+    def _back(self, theta: Tensor, layer: Layer, d: Tensor, first: Tensor) -> Tensor:
+        """D (B, fan_out, R, n) -> (B, fan_in, R, n), through the layer's weights and the activation before it."""
+        weight = self._weight(theta, layer)
+        if layer.fan_out == 1:
+            if d.shape[2] == 1:
+                return (weight.mT * first).unsqueeze(2).mul_(d)
+            below = weight.mT.unsqueeze(-1) * d
+        else:
+            flat = d.expand(len(theta), *d.shape[1:]).flatten(2)
+            below = torch.bmm(weight.mT, flat).unflatten(2, d.shape[2:])
+        return below.mul_(first.unsqueeze(2))
+
+    def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+        inputs, saved = self._inputs(theta, X, forward), forward.saved[1]
+        d = cotangents
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[index]
+            rows = out[:, layer.weight].unflatten(1, (layer.fan_out, layer.fan_in))
+            torch.mul(d.unsqueeze(2), inputs[index][:, None, :, None], out=rows)
+            out[:, layer.bias] = d
+            if index:
+                d = self._back(theta, layer, d, self.activation.first(saved[index - 1]))
+
+    def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
+        inputs, saved = self._inputs(theta, X, forward), forward.saved[1]
+        d = cotangent.expand(len(theta), *cotangent.shape[1:])
+        result = torch.empty_like(theta)
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[index]
+            result[:, layer.weight] = torch.bmm(d, inputs[index].mT).flatten(1)
+            result[:, layer.bias] = d.sum(-1)
+            if index:
+                d = self._back(theta, layer, d.unsqueeze(2), self.activation.first(saved[index - 1])).squeeze(2)
+        return result
+
+    def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        """Second derivative along a line, by carrying first and second derivatives forward through the layers.
+
+        Notes
+        -----
+        With dots for d/dt of ``theta + t v``: ``z' = V a + W a' + c``, ``z'' = 2 V a' + W a''``,
+        ``a' = phi' z'``, ``a'' = phi'' z'^2 + phi' z''``. Exact, and needs no new activation values.
+        """
+        inputs, saved = self._inputs(theta, X, forward), forward.saved[1]
+        a1 = a2 = None
+        for index, layer in enumerate(self.layers):
+            weight, change = self._weight(theta, layer), self._weight(direction, layer)
+            last = layer is self.layers[-1]
+            z2 = None
+            if a1 is not None and a2 is not None:
+                z2 = torch.baddbmm(torch.bmm(weight, a2), change, a1, alpha=2)
+                if last:
+                    return z2
+            z1 = torch.baddbmm(direction[:, layer.bias].unsqueeze(-1), change, inputs[index])
+            if a1 is not None:
+                z1 = torch.baddbmm(z1, weight, a1)
+            if last:
+                return torch.zeros_like(z1)
+            first = self.activation.first(saved[index])
+            a2 = self.activation.second(saved[index], first).mul_(z1).mul_(z1)
+            if z2 is not None:
+                a2.addcmul_(first, z2)
+            a1 = first.mul_(z1)
+        raise AssertionError("a network has at least one layer")

@@ -1,0 +1,179 @@
+"""Any ``torch.nn.Module`` as architecture, through reverse-mode ``torch.func``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, jacrev, vjp, vmap
+
+from .._parameters import Parameters
+from ._base import Architecture, Forward, Network
+from ._starts import Inputs
+
+
+class ModuleArchitecture(Parameters, Architecture):
+    """A ``torch.nn.Module`` that maps rows (n, F) to (n,) or (n, K), every row on its own.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A copy of it is trained, in evaluation mode, starting from the values it carries; parameters with
+        ``requires_grad=False`` stay as they are. Its operations must work under ``torch.func.vmap`` (no Python
+        ``if`` on tensor values).
+
+    Notes
+    -----
+    X and y reach the module unscaled unless ``standardize=True`` is asked for, so that its parameters keep their
+    physical meaning; damping is then scaled by the running maximum of diag(J^T J), which makes their units
+    irrelevant, and the steps are solved by QR. Every parameter whose name does not end in 'bias' is penalised by
+    ``alpha``.
+    """
+
+    standardize = False
+    damping_scaling = "more"
+    solver = "qr"
+
+    def __init__(self, module: torch.nn.Module):
+        self.module = module
+
+    def build(self, n_inputs: int, n_outputs: int) -> ModuleNetwork:
+        """Return the network; fails if the module has no trainable parameter or the wrong output shape.
+
+        Raises
+        ------
+        ValueError
+            With what is wrong and what the module should return.
+        """
+        network = ModuleNetwork(copy.deepcopy(self.module), n_outputs)
+        probe = torch.zeros((n_inputs, 2), dtype=torch.float64, device="cpu")
+        with torch.inference_mode(False), torch.no_grad():
+            network = network.to(torch.device("cpu"), torch.float64)
+            try:
+                outputs = network.raw(network.start, probe.mT)
+            except Exception as error:
+                raise ValueError(
+                    f"The module could not be evaluated on a batch of shape (2, {n_inputs}): {error}"
+                ) from error
+        _check_shape(outputs, 2, n_outputs)
+        return network
+
+    def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
+        """Start 0 is what the module carries; later ones scatter every parameter by about its own size."""
+        if init != "auto":
+            raise ValueError(
+                f"init must be 'auto' for a module, which starts from the values it carries; got {init!r}."
+            )
+        assert isinstance(network, ModuleNetwork)
+        carried = network.start.cpu().double().numpy()
+        spread = np.where(carried == 0, 1.0, np.abs(carried))
+        draws = [rng.normal(size=carried.shape) for rng in generators]
+        return np.stack([carried + (k > 0) * spread * draw for k, draw in enumerate(draws)])
+
+
+def _check_shape(outputs: object, n: int, n_outputs: int) -> None:
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"The module must return a tensor; it returned {type(outputs).__name__}.")
+    allowed = [(n, n_outputs)] + ([(n,)] if n_outputs == 1 else [])
+    if tuple(outputs.shape) not in allowed:
+        raise ValueError(
+            f"The module must return shape {' or '.join(str(a).replace(str(n), 'n', 1) for a in allowed)} for n rows "
+            f"and {n_outputs} target column(s); for n = {n} it returned {tuple(outputs.shape)}."
+        )
+
+
+class ModuleNetwork(Network):
+    """A module seen as a function of one flat parameter vector, with per-row Jacobians by ``vmap(jacrev)``.
+
+    Forward mode is not used: ``torch.func.jvp`` is not safe in several threads.
+    """
+
+    def __init__(self, module: torch.nn.Module, n_outputs: int):
+        self.module = module.eval()
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not trained:
+            raise ValueError("The module has no parameter with requires_grad=True: there is nothing to fit.")
+        if any(p.is_complex() for p in trained.values()):
+            raise ValueError("The module has complex parameters; only real ones can be fitted.")
+        self.names = list(trained)
+        self.shapes = [p.shape for p in trained.values()]
+        self.sizes = [p.numel() for p in trained.values()]
+        self.n_parameters, self.n_outputs = sum(self.sizes), n_outputs
+        self.coefficient_mask = np.repeat([not name.endswith("bias") for name in self.names], self.sizes)
+        self.floats_per_row = 4 * self.n_parameters * n_outputs + 64
+        for p in module.parameters():
+            p.requires_grad_(False)
+
+    @property
+    def start(self) -> Tensor:
+        """The values the module carries, (P,)."""
+        values = dict(self.module.named_parameters())
+        return torch.cat([values[name].reshape(-1) for name in self.names])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ModuleNetwork:
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+    def load(self, theta: np.ndarray) -> torch.nn.Module:
+        """Return a copy of the module that carries theta (P,), on the CPU in float64."""
+        module = copy.deepcopy(self.module).to(device="cpu", dtype=torch.float64)
+        for name, value in self._split(torch.tensor(theta, dtype=torch.float64, device="cpu")).items():
+            module.get_parameter(name).copy_(value)
+        for p in module.parameters():
+            p.requires_grad_(True)
+        return module
+
+    def _split(self, theta: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(theta, self.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def raw(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Outputs as the module returns them for theta (P,) and X (n, F)."""
+        return functional_call(self.module, self._split(theta), (X,))
+
+    def _row(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Outputs (K,) of one row x (F,)."""
+        return self.raw(theta, x.unsqueeze(0)).reshape(self.n_outputs)
+
+    def _each(
+        self, function: Callable[[Tensor, Tensor, Tensor], Tensor], theta: Tensor, X: Tensor, other: Tensor
+    ) -> Tensor:
+        """Apply ``function(theta (P,), X (n, F), other)`` to every model; ``other`` has the model axis."""
+        rows, other = X.mT, other.expand(len(theta), *other.shape[1:])
+        if len(theta) == 1:
+            return function(theta[0], rows if rows.ndim == 2 else rows[0], other[0]).unsqueeze(0)
+        return vmap(function, in_dims=(0, 0 if rows.ndim == 3 else None, 0))(theta, rows, other)
+
+    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None) -> Forward:
+        def outputs(t: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+            return self.raw(t, rows).reshape(-1, self.n_outputs).mT
+
+        return Forward(self._each(outputs, theta, X, theta), ([], []))
+
+    def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+        def rows(t: Tensor, X: Tensor, cotangents: Tensor) -> Tensor:
+            jacobian = vmap(jacrev(self._row), in_dims=(None, 0))(t, X)
+            return torch.einsum("nkp,krn->prn", jacobian, cotangents)
+
+        out.copy_(self._each(rows, theta, X, cotangents))
+
+    def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
+        def pull(t: Tensor, X: Tensor, cotangent: Tensor) -> Tensor:
+            _, function = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)
+            return function(cotangent)[0]
+
+        return self._each(pull, theta, X, cotangent)
+
+    def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        zero = torch.zeros((), dtype=theta.dtype, device=theta.device)
+
+        def bend(t: Tensor, X: Tensor, v: Tensor) -> Tensor:
+            def one(x: Tensor) -> Tensor:
+                return jacrev(jacrev(lambda s: self._row(t + s * v, x)))(zero)
+
+            return vmap(one)(X).mT
+
+        return self._each(bend, theta, X, direction)

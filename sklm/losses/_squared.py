@@ -1,0 +1,38 @@
+"""Squared error."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from torch import Tensor
+
+from .._parameters import Parameters
+from ._base import Loss, eye_factor
+
+
+class SquaredError(Parameters, Loss):
+    """Half the squared error, averaged over outputs: ``l = |f - y|^2 / (2 K)``.
+
+    The division by K keeps the damping and ``alpha`` meaning the same for any number of outputs.
+    Here ``S = I / sqrt(K)`` and ``z = (f - y) / sqrt(K)``.
+    """
+
+    def curvature_columns(self, n_outputs: int) -> int:
+        return n_outputs
+
+    def value(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        error = outputs - y
+        return (error.square_().mul_(weights.unsqueeze(1))).sum(-1).mul_(0.5 / outputs.shape[1])
+
+    def factor(self, outputs: Tensor, y: Tensor) -> Tensor:
+        n_outputs = outputs.shape[1]
+        return eye_factor(n_outputs, 1 / sqrt(n_outputs), outputs)
+
+    def residual(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y).mul_(1 / sqrt(outputs.shape[1]))
+
+    def hessian_product(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
+        return direction / outputs.shape[1]
+
+    def natural_scale(self, value: Tensor, output_scale: Tensor) -> Tensor:
+        return (value * output_scale.square()).sum(-1)

@@ -1,0 +1,65 @@
+"""Corrections of the Levenberg-Marquardt step that need no new linearisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..architectures._base import Forward
+from ._problem import Problem
+
+
+class Acceleration(Protocol):
+    """Called after the step is solved for and before it is tried."""
+
+    def correct(
+        self,
+        problem: Problem,
+        theta: Tensor,
+        kept: list[Forward] | None,
+        step: Tensor,
+        solve: Callable[[Tensor], Tensor],
+        scaling: Tensor,
+    ) -> Tensor:
+        """Return what to add to ``step`` (B, P)."""
+
+
+class Geodesic:
+    """Second-order correction along the path of the step: ``step + a / 2``.
+
+    Notes
+    -----
+    ``(gram + damping D) a = -J^T H f_vv`` with ``f_vv`` the second derivative of the outputs along the step
+    ``v`` (Transtrum & Sethna, arXiv:1201.5885, eqs. 7-9). It is used for the models where
+    ``2 |a| <= largest_ratio |v|`` in the norm of D (their eq. 15); elsewhere the plain step is tried. ``f_vv`` is exact.
+    """
+
+    def __init__(self, largest_ratio: float = 0.75):
+        self.largest_ratio = largest_ratio
+
+    def correct(
+        self,
+        problem: Problem,
+        theta: Tensor,
+        kept: list[Forward] | None,
+        step: Tensor,
+        solve: Callable[[Tensor], Tensor],
+        scaling: Tensor,
+    ) -> Tensor:
+        network = problem.network
+        total = torch.zeros_like(step)
+        for X, forward, y, weights in problem.forward_passes(theta, kept):
+            bend = network.second_directional(theta, X, forward, step)
+            force = problem.loss.hessian_product(forward.outputs, y, bend) * weights[:, None, :]
+            total += network.vjp(theta, X, forward, force)
+        half = solve(total).mul_(-0.5)
+        ratio = (scaling * half * half).sum(1) / (scaling * step * step).sum(1)
+        # 2 |a| = 4 |half|; a NaN ratio compares as False
+        use = ratio <= (self.largest_ratio / 4) ** 2
+        return half.where(use[:, None], torch.zeros_like(half))
+
+
+ACCELERATIONS: dict[str, Callable[[], Acceleration]] = {"geodesic": Geodesic}

@@ -1,0 +1,59 @@
+"""Linearisation: the split Jacobian, chunk by chunk, into whatever a linear solver accumulates."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..architectures._base import Forward
+from ._problem import Problem
+
+
+class Accumulator(Protocol):
+    """Receives the augmented rows of every chunk; see ``_solvers``."""
+
+    def add(self, rows: Tensor) -> None:
+        """Rows (B, P + 1, R n): columns ``sqrt(w) J^T S`` with ``sqrt(w) z`` below. The buffer is reused."""
+
+    def finish(self, theta: Tensor, penalty: Tensor) -> Any:
+        """Return the system, with the penalty (B, P) at theta (B, P) added."""
+
+
+class Workspace:
+    """One flat buffer for Jacobian rows, grown when needed and seen under every shape."""
+
+    def __init__(self) -> None:
+        self._storage: Tensor | None = None
+
+    def view(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return an uninitialised tensor of ``shape``, contiguous, valid until the next call."""
+        size = 1
+        for length in shape:
+            size *= length
+        if self._storage is None or self._storage.numel() < size:
+            self._storage = torch.empty(size, dtype=like.dtype, device=like.device)
+        return self._storage[:size].view(shape)
+
+
+def linearise(
+    problem: Problem, theta: Tensor, kept: list[Forward] | None, accumulator: Accumulator, workspace: Workspace
+) -> Any:
+    """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator`` and return its system.
+
+    Notes
+    -----
+    Row n of model b is ``sqrt(w_n) [J_n^T S_n ; z_n]`` (P + 1 numbers for each of R columns), so that one
+    symmetric product gives ``gram = sum w J^T S S^T J`` and ``gradient = sum w J^T S z`` together.
+    """
+    n_models, n_parameters = theta.shape
+    for X, forward, y, weights in problem.forward_passes(theta, kept):
+        root = weights.sqrt()
+        n = weights.shape[-1]
+        rows = workspace.view((n_models, n_parameters + 1, problem.n_curvature, n), theta)
+        factor = problem.loss.factor(forward.outputs, y) * root[:, None, None, :]
+        problem.network.pullback(theta, X, forward, factor, rows[:, :-1])
+        rows[:, -1] = problem.loss.residual(forward.outputs, y) * root[:, None, :]
+        accumulator.add(rows.flatten(2))
+    return accumulator.finish(theta, problem.penalty())

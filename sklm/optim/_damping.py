@@ -1,0 +1,131 @@
+"""Damping strategies: who accepts a trial step, and what the next damping is.
+
+A strategy is a small object without state of its own. Two methods, each for all models at once:
+
+``start(damping)``
+    called once with the first damping (B,); returns a dict of tensors with leading axis B, the strategy's memory.
+``update(trial, memory)``
+    called after every trial step; returns ``accept`` (B,) bool, the next ``damping`` (B,) and the next memory.
+
+The loop adds what no strategy may forget: a non-finite trial is never accepted, a failed factorisation is a
+rejection, the damping stays within its limits, and a rejection leaves the parameters exactly as they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .._parameters import Parameters
+
+Memory = dict[str, Tensor]
+
+
+@dataclass
+class Trial:
+    """What is known after a trial step. All (B,).
+
+    Attributes
+    ----------
+    objective, trial_objective
+        Before and after; the latter is infinite for a trial that is not finite or could not be computed.
+    predicted
+        Reduction the quadratic model promised, positive.
+    gain_ratio
+        Actual over predicted reduction; minus infinity for an impossible trial.
+    damping
+        The damping that made the step.
+    """
+
+    objective: Tensor
+    trial_objective: Tensor
+    predicted: Tensor
+    gain_ratio: Tensor
+    damping: Tensor
+
+
+@runtime_checkable
+class DampingStrategy(Protocol):
+    """See the module's docstring for when each method is called."""
+
+    def start(self, damping: Tensor) -> Memory: ...
+    def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]: ...
+
+
+class GainRatio(Parameters):
+    """Nielsen's rule, the default: the better the quadratic model, the more the damping falls.
+
+    Parameters
+    ----------
+    decrease : float, default=3.0
+        The damping falls by at most this factor on acceptance.
+
+    Notes
+    -----
+    On acceptance ``damping *= max(1 / decrease, 1 - (2 rho - 1)^3)`` and ``nu = 2``, on rejection
+    ``damping *= nu`` and ``nu *= 2`` (Nielsen, IMM-REP-1999-05, eq. 2.5; Madsen, Nielsen & Tingleff 2004, p. 14).
+    """
+
+    def __init__(self, decrease: float = 3.0):
+        self.decrease = decrease
+
+    def start(self, damping: Tensor) -> Memory:
+        return {"growth": torch.full_like(damping, 2.0)}
+
+    def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
+        growth = memory["growth"]
+        accept = trial.gain_ratio > 0
+        shrink = (1 - (2 * trial.gain_ratio - 1) ** 3).clamp(min=1 / self.decrease)
+        damping = trial.damping * torch.where(accept, shrink, growth)
+        return accept, damping, {"growth": torch.where(accept, 2.0, (2 * growth).clamp(max=1e30))}
+
+
+class Multiplicative(Parameters):
+    """Fixed factors: the classical rule of Levenberg and Marquardt, of MATLAB and of torch-levenberg-marquardt.
+
+    Parameters
+    ----------
+    decrease : float, default=10.0
+        The damping is divided by this on acceptance.
+    increase : float, default=10.0
+        The damping is multiplied by this on rejection.
+    """
+
+    def __init__(self, decrease: float = 10.0, increase: float = 10.0):
+        self.decrease = decrease
+        self.increase = increase
+
+    def start(self, damping: Tensor) -> Memory:
+        return {}
+
+    def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
+        accept = trial.trial_objective < trial.objective
+        factor = torch.where(accept, 1 / self.decrease, self.increase).to(trial.damping.dtype)
+        return accept, trial.damping * factor, memory
+
+
+class DelayedGratification(Multiplicative):
+    """Raise the damping by little, lower it by more, so that the path follows narrow valleys.
+
+    Parameters
+    ----------
+    decrease : float, default=3.0
+    increase : float, default=2.0
+
+    Notes
+    -----
+    Factors 2 and 3 for small problems, 1.5 and 5 for larger ones: Transtrum & Sethna, arXiv:1201.5885, section 2.
+    """
+
+    def __init__(self, decrease: float = 3.0, increase: float = 2.0):
+        super().__init__(decrease, increase)
+
+
+STRATEGIES: dict[str, type] = {
+    "gain_ratio": GainRatio,
+    "multiplicative": Multiplicative,
+    "delayed_gratification": DelayedGratification,
+}

@@ -1,0 +1,84 @@
+"""Where the rows live: in memory, samples last, or in a numpy array read chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Rows(Protocol):
+    """Inputs of all samples."""
+
+    n_samples: int
+
+    def chunk(self, start: int, stop: int) -> Tensor:
+        """Return inputs (F, n) or (B, F, n) of the rows ``start:stop``."""
+
+    def take(self, index: np.ndarray) -> Rows:
+        """Return the rows ``index`` (n,), resident."""
+
+    def models(self, index: Tensor) -> Rows:
+        """Keep the inputs of the models ``index`` where every model has its own."""
+
+
+@dataclass
+class TensorRows:
+    """Inputs in memory: ``X`` (F, N), shared between models, or (B, F, N)."""
+
+    X: Tensor
+    n_samples: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.n_samples = self.X.shape[-1]
+
+    def chunk(self, start: int, stop: int) -> Tensor:
+        return self.X if stop - start == self.n_samples else self.X[..., start:stop]
+
+    def take(self, index: np.ndarray) -> TensorRows:
+        return TensorRows(self.X.index_select(-1, torch.from_numpy(index).to(self.X.device)))
+
+    def models(self, index: Tensor) -> TensorRows:
+        return self if self.X.ndim == 2 else TensorRows(self.X[index])
+
+
+@dataclass
+class StreamedRows:
+    """Inputs in a numpy array (N, F), such as a read-only memory map: converted and scaled a chunk at a time.
+
+    mean, inverse_scale : (F,) ndarray; a row becomes ``(x - mean) * inverse_scale``.
+    rows : (N',) ndarray of int, or None for all; the rows of ``array`` in use.
+    """
+
+    array: np.ndarray
+    mean: np.ndarray
+    inverse_scale: np.ndarray
+    device: torch.device
+    dtype: torch.dtype
+    rows: np.ndarray | None = None
+    n_samples: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.n_samples = len(self.array) if self.rows is None else len(self.rows)
+
+    def chunk(self, start: int, stop: int) -> Tensor:
+        return self._convert(slice(start, stop) if self.rows is None else self.rows[start:stop])
+
+    def take(self, index: np.ndarray) -> TensorRows:
+        return TensorRows(self._convert(index if self.rows is None else self.rows[index]))
+
+    def models(self, index: Tensor) -> StreamedRows:
+        return self
+
+    def _convert(self, rows: slice | np.ndarray) -> Tensor:
+        block = np.asarray(self.array[rows], dtype=np.float64)
+        return samples_last((block - self.mean) * self.inverse_scale, self.device, self.dtype)
+
+
+def samples_last(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Copy a numeric array (N, F) into a contiguous tensor (F, N)."""
+    numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+    return torch.from_numpy(np.array(array.T, dtype=numpy_dtype, order="C", copy=True)).to(device)

@@ -1,0 +1,128 @@
+"""Coarse to fine: find the basin on a few rows, then finish on all of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ._minimize import levenberg_marquardt
+from ._problem import Problem
+from ._state import Progress, Solution
+from ._status import Status
+from ._stopping import Stopping
+
+#: reasons that end the whole fit, not only a stage
+_FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME, Status.MAX_ITER, Status.NONFINITE)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Sizes of the row subsets that a fit starts on.
+
+    Attributes
+    ----------
+    seed : int
+        Of the order in which rows are taken.
+    rows_per_parameter : float
+        Curvature rows of the first subset for every parameter.
+    factor : float
+        Each subset is this much larger than the one before; the last is at most ``1 / factor`` of all rows.
+    """
+
+    seed: int
+    rows_per_parameter: float = 16.0
+    factor: float = 4.0
+
+    def sizes(self, problem: Problem) -> list[int]:
+        """Return the subset sizes for a problem; empty where it has too few rows for this to pay."""
+        size = int(np.ceil(self.rows_per_parameter * problem.network.n_parameters / problem.n_curvature))
+        sizes = []
+        while size * self.factor <= problem.n_samples:
+            sizes.append(size)
+            size = int(np.ceil(size * self.factor))
+        return sizes
+
+
+def fit_growing(
+    problem: Problem,
+    theta: Tensor,
+    growth: Growth,
+    *,
+    damping: float | Tensor,
+    stopping: Stopping,
+    validation: Problem | None = None,
+    callback: Any = None,
+    **options: Any,
+) -> Solution:
+    """Run :func:`levenberg_marquardt` on growing subsets of rows, and at last on all.
+
+    A stage ends for a model when as many fresh rows (or the validation rows) no longer improve, by 2 % in eight
+    iterations, or for any other reason to stop; the next one starts from its best parameters there, with its
+    damping. Every model's path is its own, whatever else is in the batch. The result, its score and its status are
+    those of all rows.
+
+    Parameters
+    ----------
+    problem, theta, damping, stopping, validation, callback, options
+        As in :func:`levenberg_marquardt`. Iterations and time count over all stages.
+    growth : Growth
+    """
+    began, solution = time.monotonic(), None
+    order = np.random.default_rng(growth.seed).permutation(problem.n_samples)
+    for size in growth.sizes(problem):
+        stage = problem.take(np.sort(order[:size]))
+        fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
+        done = 0 if solution is None else int(solution.n_iter.max())
+        current = levenberg_marquardt(
+            stage,
+            theta,
+            damping=damping,
+            stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8), done, began),
+            validation=replace(fresh, penalised=False),
+            callback=_shifted(callback, done),
+            **options,
+        )
+        solution = current if solution is None else _chain(solution, current)
+        theta, damping = solution.theta, solution.damping.clamp(max=1.0)
+        if int(solution.n_iter.max()) >= stopping.max_iter or all(status in _FINAL for status in current.status):
+            return _on_all_rows(solution, problem, validation)
+    done = 0 if solution is None else int(solution.n_iter.max())
+    current = levenberg_marquardt(
+        problem,
+        theta,
+        damping=damping,
+        stopping=_remaining(stopping, done, began),
+        validation=validation,
+        callback=_shifted(callback, done),
+        **options,
+    )
+    return current if solution is None else _chain(solution, current)
+
+
+def _remaining(stopping: Stopping, done: int, began: float) -> Stopping:
+    elapsed = time.monotonic() - began
+    return replace(stopping, max_iter=max(stopping.max_iter - done, 1), max_time=max(stopping.max_time - elapsed, 0.0))
+
+
+def _shifted(callback: Any, done: int) -> Any:
+    """Number the iterations on from ``done``."""
+    if callback is None or done == 0:
+        return callback
+    return lambda progress: callback(Progress(progress.iteration + done, progress.state, progress.n_active))
+
+
+def _chain(first: Solution, second: Solution) -> Solution:
+    """The second solution, with the first one's iterations before it."""
+    history = {name: np.concatenate([first.history[name], curve]) for name, curve in second.history.items()}
+    return replace(second, n_iter=first.n_iter + second.n_iter, history=history)
+
+
+def _on_all_rows(solution: Solution, problem: Problem, validation: Problem | None) -> Solution:
+    """Score a stage's result as the caller expects it."""
+    point = problem.evaluate(solution.theta, keep=False)
+    judged = point if validation is None else validation.evaluate(solution.theta, keep=False)
+    return replace(solution, score=judged.objective.cpu().numpy(), loss=point.loss.cpu().numpy())

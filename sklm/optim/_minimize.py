@@ -1,0 +1,348 @@
+"""The Levenberg-Marquardt loop, the only one, for a batch of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..architectures._base import Forward
+from ._acceleration import Acceleration
+from ._batch import scatter, select, where
+from ._batches import MiniBatches
+from ._curvature import Workspace, linearise
+from ._damping import DampingStrategy, GainRatio, Trial
+from ._isolation import isolated
+from ._problem import Evaluation, Problem
+from ._scaling import identity
+from ._solvers import SOLVERS, LinearSolver, choose_solver
+from ._state import History, Progress, Solution, State
+from ._status import Status
+from ._stopping import Stopping, first_reason, stationary
+
+#: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
+POLL = 8
+
+Scaling = Callable[[Tensor, Tensor], Tensor]
+Callback = Callable[[Progress], bool | None]
+
+
+def levenberg_marquardt(
+    problem: Problem,
+    theta: Tensor,
+    *,
+    damping: float | Tensor = 1e-2,
+    strategy: DampingStrategy | None = None,
+    scaling: Scaling = identity,
+    acceleration: Acceleration | None = None,
+    solver: str | LinearSolver = "auto",
+    stopping: Stopping | None = None,
+    batches: MiniBatches | None = None,
+    validation: Problem | None = None,
+    callback: Callback | None = None,
+) -> Solution:
+    """Minimise ``problem`` from B starting points at once.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : (B, P) tensor
+        Starting points; device and dtype as the problem's. Not written to.
+    damping : float or (B,) tensor
+        First damping.
+    strategy : DampingStrategy, default GainRatio()
+    scaling : function, default identity
+        See ``sklm.optim.SCALINGS``.
+    acceleration : Acceleration, optional
+    solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'} or LinearSolver
+    stopping : Stopping, optional
+    batches : MiniBatches, optional
+        Work on one batch an iteration; acceptance is judged on the batch, the best iterate on all rows.
+    validation : Problem, optional
+        Rows to choose the best iterate by, and to stop by when it no longer improves.
+    callback : function, optional
+        Called with a :class:`Progress` after every iteration (epoch with mini-batches); true stops the fit.
+
+    Returns
+    -------
+    Solution
+
+    Notes
+    -----
+    One iteration is one trial step: linearise the models whose last step was accepted, solve, try, accept or not.
+    With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
+    """
+    with isolated(theta.device):
+        loop = _Loop(
+            problem=problem,
+            strategy=strategy or GainRatio(),
+            scaling=scaling,
+            acceleration=acceleration,
+            solver=resolve_solver(solver, problem, batches),
+            stopping=stopping or Stopping(),
+            batches=batches,
+            validation=validation,
+            callback=callback,
+        )
+        return loop.run(theta.detach().clone(), damping)
+
+
+def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBatches | None = None) -> LinearSolver:
+    """Return the solver object for a name, choosing primal or dual by the size of the system for 'auto'."""
+    if not isinstance(solver, str):
+        return solver
+    n_rows = problem.n_samples if batches is None else -(-batches.n_samples // batches.n_batches)
+    return SOLVERS[choose_solver(solver, problem.network.n_parameters, n_rows * problem.n_curvature)]()
+
+
+@dataclass
+class _Work:
+    """What belongs to the current linearisation.
+
+    ``forwards`` are those of the state's theta, ``spare`` may be written over, ``stale`` marks models whose theta
+    has moved since the linearisation, ``tiny`` those whose last step was below rounding.
+    """
+
+    forwards: list[Forward] | None
+    stale: Tensor
+    spare: list[Forward] | None = None
+    system: Any = None
+    scale: Tensor | None = None
+    largest: Tensor | None = None
+    tiny: Tensor | None = None
+
+
+@dataclass
+class _Loop:
+    """The options of a run; what changes from iteration to iteration is in ``State`` and ``_Work``."""
+
+    problem: Problem
+    strategy: DampingStrategy
+    scaling: Scaling
+    acceleration: Acceleration | None
+    solver: LinearSolver
+    stopping: Stopping
+    batches: MiniBatches | None
+    validation: Problem | None
+    callback: Callback | None
+    workspace: Workspace = field(default_factory=Workspace)
+
+    def run(self, theta: Tensor, damping: float | Tensor) -> Solution:
+        """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
+        began, iteration, history = time.monotonic(), 0, History()
+        epochs = iter(self.batches) if self.batches is not None else None
+        state, work = self._start(theta, damping)
+        result = state
+        try:
+            state, work = self._drop(state, work)
+            while len(state.model):
+                if epochs is None:
+                    state, work = self._iterate(self.problem, state, work)
+                else:
+                    state, work = self._epoch(epochs, state, work)
+                iteration += 1
+                state = self._judge(state, work, iteration, time.monotonic() - began, history)
+                if self._looks(iteration):
+                    state = self._report(state, iteration)
+                    result = _store(result, state)
+                    state, work = self._drop(state, work)
+        except KeyboardInterrupt:
+            state = replace(state, status=_mark(state.status, Status.INTERRUPTED))
+            result = _store(result, state)
+        return _solution(result, history)
+
+    def _start(self, theta: Tensor, damping: float | Tensor) -> tuple[State, _Work]:
+        n_models = len(theta)
+        point = self.problem.evaluate(theta, keep=self.batches is None)
+        score = point.objective if self.validation is None else self.validation.evaluate(theta, keep=False).objective
+        finite = torch.isfinite(point.objective) & torch.isfinite(score)
+        counter = torch.zeros(n_models, dtype=torch.int64, device=theta.device)
+        damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(n_models).clone()
+        state = State(
+            model=torch.arange(n_models, device=theta.device),
+            theta=theta,
+            objective=point.objective,
+            start=point.objective,
+            loss=point.loss,
+            damping=damping,
+            memory=self.strategy.start(damping),
+            best_theta=theta,
+            best_score=score.where(finite, torch.full_like(score, torch.inf)),
+            best_loss=point.loss,
+            anchor=score,
+            stall=counter,
+            status=torch.where(finite, int(Status.RUNNING), int(Status.NONFINITE)),
+            n_iter=counter,
+        )
+        return state, _Work(forwards=point.forwards, stale=torch.ones_like(finite))
+
+    def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
+        """One pass over all mini-batches, then the objective on all rows."""
+        for index, ends_epoch in epochs:
+            problem = self.problem.take(index)
+            point = problem.evaluate(state.theta)
+            state = replace(state, objective=point.objective)
+            work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest)
+            state, work = self._iterate(problem, state, work)
+            if ends_epoch:
+                break
+        point = self.problem.evaluate(state.theta, keep=False)
+        return replace(state, objective=point.objective, loss=point.loss), replace(
+            work, system=None, forwards=None, spare=None
+        )
+
+    def _linearise(self, problem: Problem, state: State, work: _Work) -> _Work:
+        """Linearise the models whose parameters changed; all of them where asking which would wait for a GPU."""
+        if work.system is not None and work.stale.device.type == "cpu":
+            index = work.stale.nonzero().squeeze(1)
+            if len(index) == 0:
+                return work
+            if len(index) < len(work.stale):
+                part = replace(select(work, index), system=None)
+                part = self._linearise(problem.models(index), select(state, index), part)
+                merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]
+                return replace(work, system=merged[0], scale=merged[1], largest=merged[2])
+        accumulator = self.solver.accumulator(*state.theta.shape, state.theta)
+        system = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
+        largest = system.diagonal if work.largest is None else torch.maximum(work.largest, system.diagonal)
+        scale = self.scaling(system.diagonal, largest)
+        return replace(work, system=self.solver.prepare(system, scale), scale=scale, largest=largest)
+
+    def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
+        """One trial step of every model."""
+        work = self._linearise(problem, state, work)
+        assert work.scale is not None
+        factor = self.solver.factorise(work.system, state.damping, work.scale)
+        step = factor.step
+        predicted = 0.5 * ((state.damping[:, None] * work.scale * step - work.system.gradient) * step).sum(1)
+        if self.acceleration is not None:
+            step = step + self.acceleration.correct(problem, state.theta, work.forwards, step, factor.solve, work.scale)
+        theta = state.theta + step
+        point = problem.evaluate(theta, keep=self.batches is None, reuse=work.spare)
+        trial = _trial(state, point, predicted, factor.ok)
+        accept, damping, memory = self.strategy.update(trial, state.memory)
+        accept = accept & torch.isfinite(trial.trial_objective) & (state.status == Status.RUNNING)
+        eps = torch.finfo(theta.dtype).eps
+        tiny = (step.square().sum(1) <= eps**2 * state.theta.square().sum(1)) & factor.ok
+        state = replace(
+            state,
+            theta=theta.where(accept[:, None], state.theta),
+            objective=point.objective.where(accept, state.objective),
+            loss=point.loss.where(accept, state.loss),
+            damping=damping.nan_to_num(nan=torch.inf).clamp(min=self.stopping.min_damping),
+            memory=memory,
+        )
+        forwards, spare = _merge(accept, point.forwards, work.forwards)
+        return state, replace(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
+
+    def _judge(self, state: State, work: _Work, iteration: int, elapsed: float, history: History) -> State:
+        """Best iterate, progress and stop reasons of every model."""
+        options, curves = self.stopping, {}
+        score = state.objective
+        if self.validation is not None:
+            score = self.validation.evaluate(state.theta, keep=False).objective
+            curves["validation"] = score
+        history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
+        running = state.status == Status.RUNNING
+        better = (score < state.best_score) & running
+        progress = score < state.anchor * (1 - options.tol)
+        stall = (state.stall + 1).where(~progress, 0)
+        reasons = [(state.loss <= options.target_loss, Status.TARGET)]
+        if work.system is not None and work.tiny is not None:
+            reasons += stationary(work.system, state, work.stale, options.gradient_tol)
+            reasons += [(work.tiny, Status.STEP)]
+        reasons += [
+            (state.damping >= options.max_damping, Status.DAMPING),
+            (stall >= options.n_iter_no_change, Status.DECREASE if self.validation is None else Status.VALIDATION),
+        ]
+        status = state.status.where(~running, first_reason(*reasons))
+        if iteration >= options.max_iter:
+            status = _mark(status, Status.MAX_ITER)
+        elif elapsed >= options.max_time:
+            status = _mark(status, Status.TIME)
+        return replace(
+            state,
+            best_theta=state.theta.where(better[:, None], state.best_theta),
+            best_score=score.where(better, state.best_score),
+            best_loss=state.loss.where(better, state.best_loss),
+            anchor=score.where(progress, state.anchor),
+            stall=stall,
+            status=status,
+            n_iter=state.n_iter + running,
+        )
+
+    def _looks(self, iteration: int) -> bool:
+        """Whether the host looks at the device now; it waits for all queued work when it does."""
+        on_cpu = self.problem.y.device.type == "cpu"
+        every = 1 if on_cpu or self.callback is not None or self.stopping.max_time < float("inf") else POLL
+        return iteration % every == 0 or iteration >= self.stopping.max_iter
+
+    def _report(self, state: State, iteration: int) -> State:
+        if self.callback is None:
+            return state
+        n_active = int((state.status == Status.RUNNING).sum())
+        if self.callback(Progress(iteration, state, n_active)):
+            return replace(state, status=_mark(state.status, Status.CALLBACK))
+        return state
+
+    def _drop(self, state: State, work: _Work) -> tuple[State, _Work]:
+        """Leave finished models out of the batch from here on."""
+        running = state.status == Status.RUNNING
+        if bool(running.all()):
+            return state, work
+        keep = running.nonzero().squeeze(1)
+        self.problem = self.problem.models(keep)
+        if self.validation is not None:
+            self.validation = self.validation.models(keep)
+        return select(state, keep), select(replace(work, spare=None), keep)
+
+
+def _trial(state: State, point: Evaluation, predicted: Tensor, ok: Tensor) -> Trial:
+    infinity = torch.full_like(predicted, torch.inf)
+    objective = point.objective.where(ok & torch.isfinite(point.objective), infinity)
+    tiny = torch.finfo(predicted.dtype).tiny
+    gain = ((state.objective - objective) / predicted.clamp_min(tiny)).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+    return Trial(state.objective, objective, predicted, gain, state.damping)
+
+
+def _merge(
+    accept: Tensor, new: list[Forward] | None, old: list[Forward] | None
+) -> tuple[list[Forward] | None, list[Forward] | None]:
+    """Forward passes of the next theta, those of the trial where it was accepted, and some that are free."""
+    if new is None or old is None:
+        return None, None
+    if accept.device.type == "cpu":
+        if bool(accept.all()):
+            return new, old
+        if not bool(accept.any()):
+            return old, new
+    return where(accept, new, old), new
+
+
+def _mark(status: Tensor, reason: Status) -> Tensor:
+    """Give every running model this status."""
+    return status.where(status != Status.RUNNING, int(reason))
+
+
+def _store(result: State, state: State) -> State:
+    """Write the models of ``state`` into their rows of the whole batch."""
+    if len(result.model) == len(state.model):
+        return state
+    return scatter(result, state.model, state)
+
+
+def _solution(result: State, history: History) -> Solution:
+    n_iter = result.n_iter.cpu().numpy()
+    return Solution(
+        theta=result.best_theta,
+        damping=result.damping,
+        score=result.best_score.cpu().numpy(),
+        loss=result.best_loss.cpu().numpy(),
+        status=[Status(code) for code in result.status.tolist()],
+        n_iter=n_iter,
+        history=history.arrays(n_iter),
+    )

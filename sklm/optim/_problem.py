@@ -1,0 +1,210 @@
+"""What is minimised: network, loss, rows, weights and penalty of a batch of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..architectures._base import Forward, Network
+from ..losses._base import Loss
+from ._data import Rows, TensorRows
+from ._memory import FORWARD_BYTES, chunk_rows
+
+
+@dataclass
+class Evaluation:
+    """Objective at one ``theta``.
+
+    Attributes
+    ----------
+    objective : (B,)
+        Weighted mean loss plus penalty.
+    loss : (B,)
+        Weighted mean loss in the units of the targets, without penalty.
+    forwards : list of Forward or None
+        The forward pass of every chunk, if it was small enough to keep.
+    """
+
+    objective: Tensor
+    loss: Tensor
+    forwards: list[Forward] | None
+
+
+@dataclass
+class Problem:
+    """``F(theta) = sum_n w_n l(f(x_n; theta), y_n) / sum_n w_n + alpha / 2 * |coefficients|^2``, model by model.
+
+    Parameters
+    ----------
+    network, loss
+        The function and its error.
+    rows : Rows
+        Inputs, shared by all models or one set a model.
+    y : (K, N) or (B, K, N) tensor
+        Targets, as the loss wants them.
+    weights : (1, N) or (B, N) tensor
+        Sample weights; every row sums to one.
+    alpha : (B,) tensor
+        Penalty of each model.
+    penalty_mask : (P,) tensor
+        1 where the penalty acts.
+    output_scale : (K,) tensor
+        Factor from the network's outputs to the units of the targets; only for reporting.
+    max_rows : int
+        Samples linearised at once.
+    """
+
+    network: Network
+    loss: Loss
+    rows: Rows
+    y: Tensor
+    weights: Tensor
+    alpha: Tensor
+    penalty_mask: Tensor
+    output_scale: Tensor
+    max_rows: int
+    penalised: bool
+
+    @property
+    def n_samples(self) -> int:
+        return self.rows.n_samples
+
+    @property
+    def n_curvature(self) -> int:
+        """R, curvature columns a sample."""
+        return self.loss.curvature_columns(self.network.n_outputs)
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield inputs (.., F, n), targets (.., K, n) and weights (.., n) of consecutive rows."""
+        for start in range(0, self.n_samples, self.max_rows):
+            stop = min(start + self.max_rows, self.n_samples)
+            if stop - start == self.n_samples:
+                yield self.rows.chunk(0, stop), self.y, self.weights
+            else:
+                yield self.rows.chunk(start, stop), self.y[..., start:stop], self.weights[:, start:stop]
+
+    def take(self, index: np.ndarray) -> Problem:
+        """Restrict to the rows ``index`` (n,), with weights normalised again."""
+        rows = torch.from_numpy(index).to(self.y.device)
+        weights = self.weights.index_select(-1, rows)
+        total = weights.sum(-1, keepdim=True)
+        return replace(
+            self,
+            rows=self.rows.take(index),
+            y=self.y.index_select(-1, rows),
+            weights=weights / total.where(total > 0, torch.ones_like(total)),
+            max_rows=min(self.max_rows, len(index)),
+        )
+
+    def models(self, index: Tensor) -> Problem:
+        """Restrict to the models ``index`` (b,)."""
+        return replace(
+            self,
+            rows=self.rows.models(index),
+            y=self.y if self.y.ndim == 2 else self.y[index],
+            weights=self.weights if len(self.weights) == 1 else self.weights[index],
+            alpha=self.alpha[index],
+        )
+
+    def penalty(self) -> Tensor:
+        """Alpha times mask, (B, P)."""
+        return self.alpha[:, None] * self.penalty_mask
+
+    def evaluate(self, theta: Tensor, keep: bool = True, reuse: list[Forward] | None = None) -> Evaluation:
+        """Objective and reported loss at theta (B, P); with ``keep``, small forward passes are kept.
+
+        ``reuse`` holds kept forward passes of the same rows that may be written over.
+        """
+        size = len(theta) * self.n_samples * self.network.floats_per_row * theta.element_size()
+        forwards: list[Forward] | None = [] if keep and size <= FORWARD_BYTES else None
+        value = None
+        for number, (X, y, weights) in enumerate(self.chunks()):
+            forward = self.network.forward(theta, X, reuse[number] if reuse else None)
+            part = self.loss.value(forward.outputs, y, weights)
+            value = part if value is None else value + part
+            if forwards is not None:
+                forwards.append(forward)
+        assert value is not None
+        objective = value.sum(-1)
+        if self.penalised:
+            objective = objective + 0.5 * self.alpha * (theta.square() @ self.penalty_mask)
+        return Evaluation(objective, self.loss.natural_scale(value, self.output_scale), forwards)
+
+    def forward_passes(
+        self, theta: Tensor, kept: list[Forward] | None
+    ) -> Iterator[tuple[Tensor, Forward, Tensor, Tensor]]:
+        """Yield inputs, forward pass, targets and weights of every chunk, computing what was not kept."""
+        for number, (X, y, weights) in enumerate(self.chunks()):
+            yield X, (kept[number] if kept is not None else self.network.forward(theta, X)), y, weights
+
+
+def make_problem(
+    network: Network,
+    loss: Loss,
+    X: Tensor | Rows,
+    y: Tensor,
+    *,
+    n_models: int = 1,
+    weights: Tensor | None = None,
+    alpha: float | Tensor = 0.0,
+    output_scale: Tensor | None = None,
+    jacobian_max_rows: int | str | None = "auto",
+) -> Problem:
+    """Build a :class:`Problem` from tensors with samples first, as users have them.
+
+    Parameters
+    ----------
+    network : Network
+        From ``MLP(...).build(F, K)`` or ``ModuleArchitecture(module).build(F, K)``.
+    loss : Loss
+    X : (N, F) or (B, N, F) tensor, or Rows
+    y : (N, K) or (B, N, K) tensor, same dtype and device as X
+    n_models : int
+        B.
+    weights : (N,) or (B, N) tensor, optional
+        Non-negative, not all zero in a row. Any scale: they are normalised.
+    alpha : float or (B,) tensor
+    output_scale : (K,) tensor, optional
+    jacobian_max_rows : int, None or 'auto'
+        Samples linearised at once; changes memory and speed, not the result.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or a row of weights has no positive sum.
+    """
+    rows: Rows = TensorRows(X.mT.contiguous()) if isinstance(X, Tensor) else X
+    if y.ndim not in (2, 3) or y.shape[-2] != rows.n_samples:
+        raise ValueError(f"y must have shape (N, K) or (B, N, K) with N = {rows.n_samples}; got {tuple(y.shape)}.")
+    if y.shape[-1] != network.n_outputs:
+        raise ValueError(f"y has {y.shape[-1]} columns but the network has {network.n_outputs} outputs.")
+    device, dtype = y.device, y.dtype
+    if weights is None:
+        weights = torch.ones((1, rows.n_samples), dtype=dtype, device=device)
+    weights = torch.atleast_2d(weights.to(device=device, dtype=dtype))
+    if weights.shape[-1] != rows.n_samples or len(weights) not in (1, n_models):
+        raise ValueError(f"weights must be ({rows.n_samples},) or ({n_models}, {rows.n_samples}).")
+    total = weights.sum(-1, keepdim=True)
+    if not bool((total > 0).all()) or bool((weights < 0).any()):
+        raise ValueError("weights must be non-negative with a positive sum for every model.")
+    alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
+    n_curvature = loss.curvature_columns(network.n_outputs)
+    row_floats = network.floats_per_row + (network.n_parameters + 1) * n_curvature
+    return Problem(
+        network=network.to(device, dtype),
+        loss=loss,
+        rows=rows,
+        y=y.mT.contiguous(),
+        weights=weights / total,
+        alpha=alphas,
+        penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
+        output_scale=torch.ones(network.n_outputs, dtype=dtype, device=device)
+        if output_scale is None
+        else output_scale,
+        max_rows=chunk_rows(jacobian_max_rows, rows.n_samples, n_models * row_floats * y.element_size(), device),
+        penalised=bool((alphas != 0).any()),
+    )

@@ -1,0 +1,130 @@
+"""What a fit knows at any moment, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._damping import Memory
+from ._status import Status
+
+
+@dataclass
+class State:
+    """One row a model still in the batch. Replaced as a whole at the end of an iteration, never edited in place.
+
+    Attributes
+    ----------
+    model : (b,) int
+        Row of the model in the caller's batch.
+    theta : (b, P)
+    objective, loss, damping : (b,)
+    start : (b,)
+        Objective of the starting point.
+    memory : dict
+        The damping strategy's.
+    best_theta (b, P), best_score, best_loss : (b,)
+        The best iterate by validation loss if there is one, else by objective on all rows.
+    anchor, stall : (b,)
+        Score from which progress is counted, and iterations since.
+    status, n_iter : (b,) int
+    """
+
+    model: Tensor
+    theta: Tensor
+    objective: Tensor
+    start: Tensor
+    loss: Tensor
+    damping: Tensor
+    memory: Memory
+    best_theta: Tensor
+    best_score: Tensor
+    best_loss: Tensor
+    anchor: Tensor
+    stall: Tensor
+    status: Tensor
+    n_iter: Tensor
+
+
+@dataclass
+class History:
+    """Curves, one entry an iteration, each (T, B) once finished; NaN after a model has stopped."""
+
+    names: tuple[str, ...] = ("objective", "loss", "damping", "validation")
+    _entries: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
+
+    def append(self, model: Tensor, **values: Tensor) -> None:
+        """Remember values (b,) of the models (b,)."""
+        self._entries.append((model, values))
+
+    def arrays(self, n_iter: np.ndarray) -> dict[str, np.ndarray]:
+        """Return one array (T, B) a curve, for models that ran n_iter (B,) iterations."""
+        result = {name: np.full((len(self._entries), len(n_iter)), np.nan) for name in self.names}
+        for row, (model, values) in enumerate(self._entries):
+            index = model.cpu().numpy()
+            for name, value in values.items():
+                result[name][row, index] = value.detach().cpu().numpy()
+        # between two looks at a device, finished models are carried along
+        late = np.arange(len(self._entries))[:, None] >= n_iter
+        return {name: np.where(late, np.nan, curve) for name, curve in result.items()}
+
+
+@dataclass
+class Solution:
+    """Result of :func:`levenberg_marquardt` for B models.
+
+    Attributes
+    ----------
+    theta : (B, P) tensor
+        Best parameters of every model.
+    damping : (B,) tensor
+        The last one.
+    score : (B,) ndarray
+        Objective of ``theta`` (validation loss if there was one): what restarts are compared by.
+    loss : (B,) ndarray
+        Training loss of ``theta`` in the units of the targets.
+    status : list of Status
+    n_iter : (B,) ndarray of int
+    history : dict of (T, B) ndarray
+        ``objective``, ``loss``, ``damping`` and ``validation`` by iteration.
+    """
+
+    theta: Tensor
+    damping: Tensor
+    score: np.ndarray
+    loss: np.ndarray
+    status: list[Status]
+    n_iter: np.ndarray
+    history: dict[str, np.ndarray]
+
+    @property
+    def best(self) -> int:
+        """The model with the lowest finite score."""
+        score = np.where(np.isfinite(self.score), self.score, np.inf)
+        return int(np.argmin(score))
+
+
+@dataclass
+class Progress:
+    """What a callback sees after an iteration; reading a value waits for the device.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of iterations done.
+    state : State
+    n_active : int
+        Models still running.
+    """
+
+    iteration: int
+    state: State
+    n_active: int
+
+    @property
+    def leader(self) -> int:
+        """Row of the state with the lowest best score."""
+        return int(torch.argmin(self.state.best_score))

@@ -1,0 +1,64 @@
+"""When a model is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._state import State
+from ._status import Status
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Limits and tolerances of the loop.
+
+    Attributes
+    ----------
+    max_iter : int
+        Iterations: trial steps, or epochs with mini-batches.
+    max_time : float
+        Seconds.
+    tol : float
+        Relative decrease of the objective (or validation loss) that counts as progress ...
+    n_iter_no_change : int
+        ... and the number of iterations within which there must be some.
+    target_loss : float
+        Loss, in the units of the targets and without penalty, at which to stop.
+    gradient_tol : float
+        Largest ``|g_j| / sqrt(gram_jj 2 F)``, the cosine between residual and Jacobian column for squared error
+        (More 1978, eq. 2.9); free of units.
+    max_damping, min_damping : float
+        Range of the damping.
+    """
+
+    max_iter: int = 1000
+    max_time: float = float("inf")
+    tol: float = 1e-4
+    n_iter_no_change: int = 20
+    target_loss: float = 0.0
+    gradient_tol: float = 1e-10
+    max_damping: float = 1e16
+    min_damping: float = 1e-14
+
+
+def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tuple[Tensor, Status]]:
+    """Return masks (B,) of models whose fit is exact, or whose gradient was zero at the last linearisation.
+
+    A model that has moved since (``stale``) is judged at the next linearisation.
+    """
+    eps = torch.finfo(state.objective.dtype).eps
+    exact = state.objective <= (4 * eps) ** 2 * state.start
+    bound = 2 * tol**2 * state.objective[:, None] * system.diagonal
+    flat = (system.gradient.square() <= bound).all(1) & ~stale
+    return [(exact, Status.EXACT), (flat, Status.GRADIENT)]
+
+
+def first_reason(*reasons: tuple[Tensor, Status]) -> Tensor:
+    """Return for every model (B,) the first status whose mask holds, else RUNNING; int64."""
+    masks = torch.stack([mask for mask, _ in reasons])
+    codes = torch.tensor([int(status) for _, status in reasons], device=masks.device)
+    return codes[masks.to(torch.int8).argmax(0)] * masks.any(0)
