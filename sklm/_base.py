@@ -42,6 +42,9 @@ from .optim._data import samples_last
 from .optim._memory import available_bytes, human
 from .optim._minimize import resolve_solver
 
+#: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
+AUTO_STARTS, AUTO_WORK = 4, 5e7
+
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -81,13 +84,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "target_loss": [Interval(Real, 0, None, closed="left"), None],
-        "tol": [Interval(Real, 0, 1, closed="left")],
+        "tol": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "standardize": [StrOptions({"auto"}), "boolean"],
         "init": [StrOptions({"auto", *STARTS})],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "device": [str, torch.device],
@@ -114,13 +117,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         max_iter: int = 1000,
         max_time: float | None = None,
         target_loss: float | None = None,
-        tol: float = 1e-4,
+        tol: float | str = "auto",
         n_iter_no_change: int = 20,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         standardize: bool | str = "auto",
         init: str = "auto",
-        n_init: int = 1,
+        n_init: int | str = "auto",
         warm_start: bool = False,
         random_state: Any = None,
         device: str = "cpu",
@@ -193,12 +196,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             raise ValueError("device='mps' has no float64; use dtype='float32' or device='cpu'.")
         return device
 
-    def _stopping(self) -> Stopping:
+    def _stopping(self, architecture: Architecture) -> Stopping:
         eps = torch.finfo(DTYPES[self.dtype]).eps
         return Stopping(
             max_iter=self.max_iter,
             max_time=float("inf") if self.max_time is None else float(self.max_time),
-            tol=self.tol,
+            tol=architecture.tol if self.tol == "auto" else float(self.tol),
+            together=True,
             n_iter_no_change=int(min(self.n_iter_no_change, 2**31)),
             target_loss=-1.0 if self.target_loss is None else float(self.target_loss),
             gradient_tol=max(1e-10, eps),
@@ -216,7 +220,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             "scaling": SCALINGS[scaling] if isinstance(scaling, str) else scaling,
             "acceleration": None if self.acceleration is None else ACCELERATIONS[self.acceleration](),
             "solver": architecture.solver if self.solver == "auto" else self.solver,
-            "stopping": self._stopping(),
+            "stopping": self._stopping(architecture),
         }
 
     # -- data to problems -------------------------------------------------------------------------------------
@@ -284,15 +288,14 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     ) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
         at_once = self._check_memory(problem, options["solver"], device)
-        batches = self._batches(problem.n_samples, seed)
-        grow = self.growing is True or (self.growing == "auto" and batches is None)
+        growth = Growth(seed, finalists=1 if self.n_init == "auto" else None)
         solutions: list[tuple[Solution, int]] = []
         for first in range(0, len(theta), at_once):
             starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
             part = problem.models(torch.arange(first, first + len(starts), device=device))
             valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
-            if grow:
-                solution = fit_growing(part, starts, Growth(seed), validation=valid, callback=callback, **options)
+            if self._grows(problem.n_samples):
+                solution = fit_growing(part, starts, growth, validation=valid, callback=callback, **options)
             else:
                 solution = levenberg_marquardt(
                     part,
@@ -306,6 +309,16 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             if Status.INTERRUPTED in solution.status:
                 break
         return min(solutions, key=lambda pair: np.nan_to_num(pair[0].score[pair[1]], nan=np.inf))
+
+    def _n_starts(self, architecture: Architecture, network: Network, data: TrainingSet) -> int:
+        """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
+        if self.n_init != "auto":
+            return int(self.n_init)
+        rows = min(data.y.size, 8 * network.n_parameters) if self._grows(len(data.X)) else data.y.size
+        return AUTO_STARTS if architecture.restarts and rows * network.n_parameters**2 <= AUTO_WORK else 1
+
+    def _grows(self, n_samples: int) -> bool:
+        return self.growing is True or (self.growing == "auto" and self._batches(n_samples, 0) is None)
 
     def _inputs(self, data: TrainingSet, x: Scaling) -> Inputs:
         low, high = x.apply(x.low[None])[0], x.apply(x.high[None])[0]
@@ -328,8 +341,8 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             fall = (back - curve[-1]) / back if back > 0 else 0.0
             warnings.warn(
                 f"{type(self).__name__} stopped at max_iter={self.max_iter} while the objective was still falling (by "
-                f"{fall:.1e} relative over the last {self.n_iter_no_change} iterations; tol={self.tol:g}). The best "
-                "model so far is kept. If it is not good enough, raise max_iter or try n_init=5; if it is, raise tol.",
+                f"{fall:.1e} relative over the last {self.n_iter_no_change} iterations; tol={self.tol}). The best "
+                "model so far is kept. If it is not good enough, raise max_iter or n_init; if it is, raise tol.",
                 ConvergenceWarning,
                 stacklevel=4,
             )

@@ -50,7 +50,7 @@ jacobian_max_rows : int, 'auto' or None, default='auto'
     Rows of the Jacobian held at once; 'auto' fits the processor's cache, None holds all. It changes memory and speed,
     not the result.
 growing : bool or 'auto', default='auto'
-    Start on a few rows and grow to all of them, when there are at least 64 rows times outputs a parameter. 'auto' does
+    Start on a few rows and grow to all of them, when there are at least 32 rows times outputs a parameter. 'auto' does
     so without mini-batches.
 max_iter : int, default=1000
     Largest number of trial steps, or of epochs with ``batch_size``.
@@ -58,10 +58,12 @@ max_time : float or None, default=None
     Largest time in seconds.
 target_loss : float or None, default=None
     Stop when the training loss (half the mean squared error in squared units of y) is this low.
-tol : float, default=1e-4
-    Stop when the objective (or, with ``early_stopping``, the validation loss) fell by less than this, relative, over ...
+tol : float or 'auto', default='auto'
+    Stop when the objective (or, with ``early_stopping``, the validation loss) fell by less than this, relative, over
+    the number of iterations below. 'auto' is 1e-4 for MLPs and 1e-12 for modules, whose parameters matter by
+    themselves.
 n_iter_no_change : int, default=20
-    ... this many iterations.
+    Number of iterations within which the objective has to fall by ``tol``.
 early_stopping : bool, default=False
     Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
     them.
@@ -72,8 +74,10 @@ standardize : bool or 'auto', default='auto'
     whose parameters have units.
 init : {'auto', 'nguyen_widrow', 'glorot', 'uniform', 'normal', 'data'}, default='auto'
     Kind of random start; 'auto' is 'nguyen_widrow' for MLPs and the carried values for modules.
-n_init : int, default=1
+n_init : int or 'auto', default='auto'
     Number of starts, fitted as one batch; the best objective wins. Start k is the same for every ``n_init`` above k.
+    'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when
+    the fit is growing, only the best of them goes beyond the first rows. Modules start once, from what they carry.
 warm_start : bool, default=False
     Let the first start of the next ``fit`` be the fitted model.
 random_state : int, RandomState instance or None, default=None

@@ -201,7 +201,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         device = self._make_device(len(theta) * data.y.size * network.n_parameters**2)
         with isolated(device):
             problem = self._problem(network, data, x, y, len(theta), device, self.alpha)
-            validation = held_out and self._problem(network, held_out, x, y, len(theta), device, 0.0)
+            validation = None
+            if held_out is not None:
+                validation = self._problem(network, held_out, x, y, len(theta), device, 0.0)
             callbacks = FitCallbacks(
                 owner, self, given, self._printers(), lambda t: self._core(architecture, t, x, y, flat)
             )
@@ -305,8 +307,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         n_held = int(np.ceil(self.validation_fraction * n_samples))
         if n_held < 2 or n_samples - n_held < 1:
             raise ValueError(
-                f"early_stopping with validation_fraction={self.validation_fraction} leaves {n_held} of {n_samples} rows "
-                "for validation; at least 2 are needed, and 1 for training. Raise validation_fraction or pass more rows."
+                f"early_stopping with validation_fraction={self.validation_fraction} leaves {n_held} of {n_samples} "
+                "rows for validation; at least 2 are needed, and 1 for training. Raise validation_fraction or pass "
+                "more rows."
             )
         train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed)
         return data.take(np.sort(train)), data.take(np.sort(held))
@@ -346,8 +349,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         seed: int,
         previous: LMRegressor | None,
     ) -> np.ndarray:
-        """Start vectors (n_init, P); with a warm start, the first one is the fitted model."""
-        generators = [np.random.default_rng([seed, k]) for k in range(self.n_init)]
+        """Start vectors, a row a start (.., P); with a warm start, the first one is the fitted model."""
+        n_starts = self._n_starts(architecture, network, data)
+        generators = [np.random.default_rng([seed, k]) for k in range(n_starts)]
         theta = architecture.starts(network, self.init, self._inputs(data, x), generators)
         if previous is not None:
             if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != data.X.shape[1]:

@@ -6,6 +6,7 @@ activation's value wherever that is possible, so that the pre-activation need no
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -27,7 +28,7 @@ class Activation(Protocol):
     active_range: float
 
     def value(self, z: Tensor, out: Tensor) -> Tensor: ...
-    def first(self, saved: Tensor) -> Tensor: ...
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor: ...
     def second(self, saved: Tensor, first: Tensor) -> Tensor: ...
     def module(self) -> torch.nn.Module: ...
 
@@ -38,8 +39,8 @@ class Tanh:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return torch.tanh(z, out=out)
 
-    def first(self, saved: Tensor) -> Tensor:
-        return torch.addcmul(_one(saved), saved, saved, value=-1)
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(_constant(1.0, saved.dtype, saved.device), saved, saved, value=-1, out=out)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
         return torch.mul(saved, first).mul_(-2)
@@ -54,8 +55,8 @@ class Logistic:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return torch.sigmoid(z, out=out)
 
-    def first(self, saved: Tensor) -> Tensor:
-        return torch.addcmul(saved, saved, saved, value=-1)
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(saved, saved, saved, value=-1, out=out)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
         return torch.addcmul(first, first, saved, value=-2)
@@ -70,7 +71,7 @@ class Relu:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return torch.clamp(z, min=0, out=out)
 
-    def first(self, saved: Tensor) -> Tensor:
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
         return (saved > 0).to(saved.dtype)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
@@ -86,10 +87,10 @@ class Softplus:
     name, keeps_input, active_range = "softplus", True, 2.0
 
     def value(self, z: Tensor, out: Tensor) -> Tensor:
-        return torch.logaddexp(z, _zero(z), out=out)
+        return torch.logaddexp(z, _constant(0.0, z.dtype, z.device), out=out)
 
-    def first(self, saved: Tensor) -> Tensor:
-        return torch.sigmoid(saved)
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(saved, out=out)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
         return torch.addcmul(first, first, first, value=-1)
@@ -105,11 +106,11 @@ class Elu:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return torch.where(z > 0, z, torch.expm1(z), out=out)
 
-    def first(self, saved: Tensor) -> Tensor:
-        return torch.where(saved > 0, _one(saved), saved + 1)
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
+        return (saved + 1).clamp_(max=1)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
-        return torch.where(saved > 0, _zero(saved), first)
+        return torch.where(saved > 0, 0.0, first)
 
     def module(self) -> torch.nn.Module:
         return torch.nn.ELU()
@@ -123,7 +124,7 @@ class Silu:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return torch.sigmoid(z, out=out).mul_(z)
 
-    def first(self, saved: Tensor) -> Tensor:
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
         s = torch.sigmoid(saved)
         return s * (1 + saved * (1 - s))
 
@@ -148,8 +149,8 @@ class Sine:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return torch.sin(z, out=out)
 
-    def first(self, saved: Tensor) -> Tensor:
-        return torch.cos(saved)
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.cos(saved, out=out)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
         return -torch.sin(saved)
@@ -164,7 +165,7 @@ class Identity:
     def value(self, z: Tensor, out: Tensor) -> Tensor:
         return z if out is z else out.copy_(z)
 
-    def first(self, saved: Tensor) -> Tensor:
+    def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.ones_like(saved)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
@@ -174,12 +175,10 @@ class Identity:
         return torch.nn.Identity()
 
 
-def _one(like: Tensor) -> Tensor:
-    return torch.ones((), dtype=like.dtype, device=like.device)
-
-
-def _zero(like: Tensor) -> Tensor:
-    return torch.zeros((), dtype=like.dtype, device=like.device)
+@lru_cache(maxsize=64)
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full((), value, dtype=dtype, device=device)
 
 
 ACTIVATIONS: dict[str, Activation] = {

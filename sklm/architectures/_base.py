@@ -16,9 +16,12 @@ from ._starts import Inputs
 class Affine(Protocol):
     """A standardisation of columns, ``(raw - mean) * inverse`` with ``scale`` the way back; (F,) ndarrays."""
 
-    mean: np.ndarray
-    scale: np.ndarray
-    inverse: np.ndarray
+    @property
+    def mean(self) -> np.ndarray: ...
+    @property
+    def scale(self) -> np.ndarray: ...
+    @property
+    def inverse(self) -> np.ndarray: ...
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Forward:
     ----------
     outputs : (B, K, n)
         Raw network outputs.
-    saved : tuple of lists of (B, ..., n) tensors
+    saved : dataclass of lists of (B, ...) tensors
         Whatever the network needs for its derivatives at the same ``theta`` and rows. The engine only selects
         models from it.
     """
@@ -53,17 +56,21 @@ class Network(ABC):
         Numbers kept per model and sample by a forward pass; sizes the chunks.
     """
 
+    #: whether derivatives are taken by autograd, which inference mode forbids
+    uses_autograd = False
+
     n_parameters: int
     n_outputs: int
     coefficient_mask: np.ndarray
     floats_per_row: int
 
     @abstractmethod
-    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None) -> Forward:
+    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None, derivatives: bool = True) -> Forward:
         """Evaluate all models: theta (B, P), X (F, n) or (B, F, n).
 
         ``reuse`` is an earlier result for the same shapes that nobody needs any more: its memory may be written
-        over, which saves the page faults of fresh allocations.
+        over, which saves the page faults of fresh allocations. Without ``derivatives`` the result serves for its
+        outputs only.
         """
 
     @abstractmethod
@@ -106,6 +113,9 @@ class Architecture(ABC):
     #: damping scaling and solver that suit this family when the user says 'auto'
     damping_scaling: str = "identity"
     solver: str = "auto"
+    #: whether ``n_init='auto'`` means several starts, and what ``tol='auto'`` means
+    restarts: bool = True
+    tol: float = 1e-4
 
     @abstractmethod
     def build(self, n_inputs: int, n_outputs: int) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,25 @@ class Layer:
 def dense_layers(sizes: list[int]) -> list[Layer]:
     """Lay out dense layers ``sizes[0] -> sizes[1] -> ...`` one after the other."""
     layers, start = [], 0
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in pairwise(sizes):
         middle, end = start + fan_in * fan_out, start + (fan_in + 1) * fan_out
         layers.append(Layer(fan_in, fan_out, slice(start, middle), slice(middle, end)))
         start = end
     return layers
+
+
+@dataclass
+class Saved:
+    """What a forward pass keeps for the derivatives, one entry a hidden layer (a layer for ``weights``).
+
+    weights (B, fan_out, fan_in); values of the activation, what its derivatives are computed from, and its first
+    derivative, (B, H, n).
+    """
+
+    weights: list[Tensor]
+    values: list[Tensor]
+    kept: list[Tensor]
+    first: list[Tensor]
 
 
 class MLP(Parameters, Architecture):
@@ -103,7 +118,7 @@ class MLPNetwork(Network):
         self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
         for layer in self.layers:
             self.coefficient_mask[layer.weight] = True
-        self.floats_per_row = sum(sizes[1:])
+        self.floats_per_row = 2 * sum(sizes[1:])
 
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
         theta, first, last = np.array(theta), self.layers[0], self.layers[-1]
@@ -120,68 +135,51 @@ class MLPNetwork(Network):
         theta[last.bias] = theta[last.bias] * gain + shift
         return theta
 
-    def _weight(self, theta: Tensor, layer: Layer) -> Tensor:
-        return theta[:, layer.weight].unflatten(1, (layer.fan_out, layer.fan_in))
-
-    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None) -> Forward:
-        activation = self.activation
-        a = X.expand(len(theta), *X.shape[-2:])
-        values, saved = [], []
+    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None, derivatives: bool = True) -> Forward:
+        activation, old = self.activation, reuse.saved if reuse is not None else None
+        a = X.expand(theta.shape[0], *X.shape[-2:])
+        values: list[Tensor] = []
+        saved = Saved([], values, [] if activation.keeps_input else values, [])
         for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
-            bias, weight = theta[:, layer.bias].unsqueeze(-1), self._weight(theta, layer)
-            if reuse is None:
-                z = torch.baddbmm(bias, weight, a)
-            else:
-                z = torch.baddbmm(bias, weight, a, out=reuse.outputs if last else reuse.saved[1][index])
-            if last:
+            bias = theta[:, layer.bias].unsqueeze(-1)
+            weight = theta[:, layer.weight].view(-1, layer.fan_out, layer.fan_in)
+            saved.weights.append(weight)
+            if index == len(self.layers) - 1:
                 break
-            if not activation.keeps_input:
-                a = activation.value(z, z)
+            z = torch.baddbmm(bias, weight, a, out=None if old is None else old.kept[index])
+            if activation.keeps_input:
+                a = activation.value(z, torch.empty_like(z) if old is None else old.values[index])
             else:
-                a = activation.value(z, torch.empty_like(z) if reuse is None else reuse.saved[0][index])
+                a = activation.value(z, z)
             values.append(a)
-            saved.append(z)
-        return Forward(z, (values, saved))
-
-    def _inputs(self, theta: Tensor, X: Tensor, forward: Forward) -> list[Tensor]:
-        """Inputs of every layer, (B, fan_in, n)."""
-        return [X.expand(len(theta), *X.shape[-2:]), *forward.saved[0]]
-
-    def _back(self, theta: Tensor, layer: Layer, d: Tensor, first: Tensor) -> Tensor:
-        """D (B, fan_out, R, n) -> (B, fan_in, R, n), through the layer's weights and the activation before it."""
-        weight = self._weight(theta, layer)
-        if layer.fan_out == 1:
-            if d.shape[2] == 1:
-                return (weight.mT * first).unsqueeze(2).mul_(d)
-            below = weight.mT.unsqueeze(-1) * d
-        else:
-            flat = d.expand(len(theta), *d.shape[1:]).flatten(2)
-            below = torch.bmm(weight.mT, flat).unflatten(2, d.shape[2:])
-        return below.mul_(first.unsqueeze(2))
+            if activation.keeps_input:
+                saved.kept.append(z)
+            if derivatives:
+                saved.first.append(activation.first(z, None if old is None or not old.first else old.first[index]))
+        return Forward(torch.baddbmm(bias, weight, a, out=None if reuse is None else reuse.outputs), saved)
 
     def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
-        inputs, saved = self._inputs(theta, X, forward), forward.saved[1]
+        saved: Saved = forward.saved
         d = cotangents
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
-            rows = out[:, layer.weight].unflatten(1, (layer.fan_out, layer.fan_in))
-            torch.mul(d.unsqueeze(2), inputs[index][:, None, :, None], out=rows)
+            a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
+            rows = out[:, layer.weight].view(-1, layer.fan_out, layer.fan_in, *out.shape[2:])
+            torch.mul(d.unsqueeze(2), a[:, None, :, None], out=rows)
             out[:, layer.bias] = d
             if index:
-                d = self._back(theta, layer, d, self.activation.first(saved[index - 1]))
+                d = _back(saved.weights[index], d, saved.first[index - 1])
 
     def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
-        inputs, saved = self._inputs(theta, X, forward), forward.saved[1]
-        d = cotangent.expand(len(theta), *cotangent.shape[1:])
-        result = torch.empty_like(theta)
+        saved: Saved = forward.saved
+        d = cotangent.expand(theta.shape[0], *cotangent.shape[1:])
+        parts: list[Tensor] = []
         for index in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[index]
-            result[:, layer.weight] = torch.bmm(d, inputs[index].mT).flatten(1)
-            result[:, layer.bias] = d.sum(-1)
+            a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
+            parts += [d.sum(-1), torch.bmm(d, a.mT).flatten(1)]
             if index:
-                d = self._back(theta, layer, d.unsqueeze(2), self.activation.first(saved[index - 1])).squeeze(2)
-        return result
+                d = _back(saved.weights[index], d.unsqueeze(2), saved.first[index - 1]).squeeze(2)
+        return torch.cat(parts[::-1], dim=1)
 
     def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
         """Second derivative along a line, by carrying first and second derivatives forward through the layers.
@@ -191,24 +189,36 @@ class MLPNetwork(Network):
         With dots for d/dt of ``theta + t v``: ``z' = V a + W a' + c``, ``z'' = 2 V a' + W a''``,
         ``a' = phi' z'``, ``a'' = phi'' z'^2 + phi' z''``. Exact, and needs no new activation values.
         """
-        inputs, saved = self._inputs(theta, X, forward), forward.saved[1]
-        a1 = a2 = None
+        saved: Saved = forward.saved
+        a1: Tensor | None = None
+        a2: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            weight, change = self._weight(theta, layer), self._weight(direction, layer)
-            last = layer is self.layers[-1]
-            z2 = None
+            weight, last = saved.weights[index], index == len(self.layers) - 1
+            change = direction[:, layer.weight].view(-1, layer.fan_out, layer.fan_in)
+            z2: Tensor | None = None
             if a1 is not None and a2 is not None:
                 z2 = torch.baddbmm(torch.bmm(weight, a2), change, a1, alpha=2)
-                if last:
-                    return z2
-            z1 = torch.baddbmm(direction[:, layer.bias].unsqueeze(-1), change, inputs[index])
-            if a1 is not None:
-                z1 = torch.baddbmm(z1, weight, a1)
             if last:
-                return torch.zeros_like(z1)
-            first = self.activation.first(saved[index])
-            a2 = self.activation.second(saved[index], first).mul_(z1).mul_(z1)
+                return torch.zeros_like(forward.outputs) if z2 is None else z2
+            a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
+            z1 = torch.baddbmm(direction[:, layer.bias].unsqueeze(-1), change, a)
+            if a1 is not None:
+                z1 = z1.baddbmm_(weight, a1)
+            first = saved.first[index]
+            a2 = self.activation.second(saved.kept[index], first).mul_(z1).mul_(z1)
             if z2 is not None:
                 a2.addcmul_(first, z2)
-            a1 = first.mul_(z1)
+            a1 = z1.mul_(first)
         raise AssertionError("a network has at least one layer")
+
+
+def _back(weight: Tensor, d: Tensor, first: Tensor) -> Tensor:
+    """Carry d (B, fan_out, R, n) to (B, fan_in, R, n), through a layer's weights and the activation before it."""
+    if weight.shape[1] == 1:
+        if d.shape[2] == 1:
+            return (weight.mT * first).unsqueeze(2).mul_(d)
+        below = weight.mT.unsqueeze(-1) * d
+    else:
+        flat = d.expand(weight.shape[0], *d.shape[1:]).flatten(2)
+        below = torch.bmm(weight.mT, flat).unflatten(2, d.shape[2:])
+    return below.mul_(first.unsqueeze(2))

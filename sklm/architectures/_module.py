@@ -36,6 +36,8 @@ class ModuleArchitecture(Parameters, Architecture):
     standardize = False
     damping_scaling = "more"
     solver = "qr"
+    restarts = False
+    tol = 1e-12
 
     def __init__(self, module: torch.nn.Module):
         self.module = module
@@ -90,6 +92,8 @@ class ModuleNetwork(Network):
 
     Forward mode is not used: ``torch.func.jvp`` is not safe in several threads.
     """
+
+    uses_autograd = True
 
     def __init__(self, module: torch.nn.Module, n_outputs: int):
         self.module = module.eval()
@@ -147,11 +151,11 @@ class ModuleNetwork(Network):
             return function(theta[0], rows if rows.ndim == 2 else rows[0], other[0]).unsqueeze(0)
         return vmap(function, in_dims=(0, 0 if rows.ndim == 3 else None, 0))(theta, rows, other)
 
-    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None) -> Forward:
+    def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None, derivatives: bool = True) -> Forward:
         def outputs(t: Tensor, rows: Tensor, _: Tensor) -> Tensor:
             return self.raw(t, rows).reshape(-1, self.n_outputs).mT
 
-        return Forward(self._each(outputs, theta, X, theta), ([], []))
+        return Forward(self._each(outputs, theta, X, theta), ())
 
     def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
         def rows(t: Tensor, X: Tensor, cotangents: Tensor) -> Tensor:
@@ -162,7 +166,7 @@ class ModuleNetwork(Network):
 
     def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
         def pull(t: Tensor, X: Tensor, cotangent: Tensor) -> Tensor:
-            _, function = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)
+            function = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)[1]
             return function(cotangent)[0]
 
         return self._each(pull, theta, X, cotangent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -42,14 +43,17 @@ class Loss(ABC):
         columns = (factor * direction.unsqueeze(2)).sum(1, keepdim=True)
         return (factor * columns).sum(2)
 
-    def natural_scale(self, value: Tensor, output_scale: Tensor) -> Tensor:
-        """Turn ``value`` (B, K) of standardised targets into units of the targets, summed over outputs: (B,).
+    def report_weights(self, output_scale: Tensor) -> Tensor:
+        """Return weights (K,) that turn ``value`` (B, K) of standardised targets into units of the targets.
 
-        output_scale : (K,), what standardised outputs are multiplied by. The default is for losses without units.
+        output_scale : (K,), what standardised outputs are multiplied by. Losses without units and with one value
+        in all return a one.
         """
-        return value.sum(-1)
+        return torch.ones_like(output_scale[:1])
 
 
-def eye_factor(n_outputs: int, scale: float, like: Tensor) -> Tensor:
-    """``scale`` times the identity as a factor: (1, K, K, 1)."""
-    return (torch.eye(n_outputs, dtype=like.dtype, device=like.device) * scale)[None, :, :, None]
+@lru_cache(maxsize=64)
+def eye_factor(n_outputs: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return ``scale`` times the identity as a factor (1, K, K, 1). Shared: not to be written to."""
+    with torch.inference_mode(False):
+        return (torch.eye(n_outputs, dtype=dtype, device=device) * scale)[None, :, :, None]

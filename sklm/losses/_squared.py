@@ -26,7 +26,7 @@ class SquaredError(Parameters, Loss):
 
     def factor(self, outputs: Tensor, y: Tensor) -> Tensor:
         n_outputs = outputs.shape[1]
-        return eye_factor(n_outputs, 1 / sqrt(n_outputs), outputs)
+        return eye_factor(n_outputs, 1 / sqrt(n_outputs), outputs.dtype, outputs.device)
 
     def residual(self, outputs: Tensor, y: Tensor) -> Tensor:
         return (outputs - y).mul_(1 / sqrt(outputs.shape[1]))
@@ -34,5 +34,5 @@ class SquaredError(Parameters, Loss):
     def hessian_product(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         return direction / outputs.shape[1]
 
-    def natural_scale(self, value: Tensor, output_scale: Tensor) -> Tensor:
-        return (value * output_scale.square()).sum(-1)
+    def report_weights(self, output_scale: Tensor) -> Tensor:
+        return output_scale.square()

@@ -34,7 +34,8 @@ class Geodesic:
     -----
     ``(gram + damping D) a = -J^T H f_vv`` with ``f_vv`` the second derivative of the outputs along the step
     ``v`` (Transtrum & Sethna, arXiv:1201.5885, eqs. 7-9). It is used for the models where
-    ``2 |a| <= largest_ratio |v|`` in the norm of D (their eq. 15); elsewhere the plain step is tried. ``f_vv`` is exact.
+    ``2 |a| <= largest_ratio |v|`` in the norm of D (their eq. 15); elsewhere the plain step is tried.
+    ``f_vv`` is exact.
     """
 
     def __init__(self, largest_ratio: float = 0.75):
@@ -49,17 +50,18 @@ class Geodesic:
         solve: Callable[[Tensor], Tensor],
         scaling: Tensor,
     ) -> Tensor:
-        network = problem.network
-        total = torch.zeros_like(step)
-        for X, forward, y, weights in problem.forward_passes(theta, kept):
-            bend = network.second_directional(theta, X, forward, step)
-            force = problem.loss.hessian_product(forward.outputs, y, bend) * weights[:, None, :]
-            total += network.vjp(theta, X, forward, force)
+        network, total = problem.network, None
+        for chunk, forward in problem.forward_passes(theta, kept):
+            bend = network.second_directional(theta, chunk.X, forward, step)
+            force = problem.loss.hessian_product(forward.outputs, chunk.y, bend) * chunk.weights[:, None, :]
+            part = network.vjp(theta, chunk.X, forward, force)
+            total = part if total is None else total + part
+        assert total is not None
         half = solve(total).mul_(-0.5)
-        ratio = (scaling * half * half).sum(1) / (scaling * step * step).sum(1)
-        # 2 |a| = 4 |half|; a NaN ratio compares as False
-        use = ratio <= (self.largest_ratio / 4) ** 2
-        return half.where(use[:, None], torch.zeros_like(half))
+        # 2 |a| <= largest_ratio |v|, with 2 |a| = 4 |half|; NaN compares as False
+        size = (scaling * half).mul_(half).sum(1)
+        use = size <= (scaling * step).mul_(step).sum(1).mul_((self.largest_ratio / 4) ** 2)
+        return torch.where(use[:, None], half, 0.0)
 
 
 ACCELERATIONS: dict[str, Callable[[], Acceleration]] = {"geodesic": Geodesic}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -31,6 +31,34 @@ def where(condition: Tensor, new: T, old: T) -> T:
     return _map(new, lambda a, b: a.where(condition.reshape(-1, *[1] * (a.ndim - 1)), b), old)
 
 
+def evolve(record: T, **changes: Any) -> T:
+    """Return a copy of a dataclass with some fields changed: ``dataclasses.replace`` for the inner loop."""
+    result = object.__new__(type(record))
+    result.__dict__.update(record.__dict__, **changes)
+    return result
+
+
+class Choice:
+    """Pick new or old values model by model, without work on the CPU where all models agree.
+
+    Parameters
+    ----------
+    mask : (B,) bool tensor
+    """
+
+    def __init__(self, mask: Tensor):
+        self.mask = mask
+        on_cpu = mask.device.type == "cpu"
+        self.all = on_cpu and bool(mask.all())
+        self.none = on_cpu and not self.all and not bool(mask.any())
+
+    def __call__(self, new: T, old: T) -> T:
+        """Return ``new`` where the mask holds, else ``old``; trees as in :func:`select`."""
+        if self.all:
+            return new
+        return old if self.none else where(self.mask, new, old)
+
+
 def _map(tree: Any, function: Any, *others: Any) -> Any:
     if isinstance(tree, Tensor):
         return function(tree, *others)
@@ -39,10 +67,11 @@ def _map(tree: Any, function: Any, *others: Any) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(_map(value, function, *(other[i] for other in others)) for i, value in enumerate(tree))
     if is_dataclass(tree) and not isinstance(tree, type):
-        return type(tree)(
-            **{
-                field.name: _map(getattr(tree, field.name), function, *(getattr(other, field.name) for other in others))
-                for field in fields(tree)
-            }
-        )
+        values: dict[str, Any] = {}
+        seen: dict[int, Any] = {}  # fields that share one object go on sharing it
+        for name, value in tree.__dict__.items():
+            if id(value) not in seen:
+                seen[id(value)] = _map(value, function, *(getattr(other, name) for other in others))
+            values[name] = seen[id(value)]
+        return evolve(tree, **values)
     return tree

@@ -17,8 +17,8 @@ class Accumulator(Protocol):
     def add(self, rows: Tensor) -> None:
         """Rows (B, P + 1, R n): columns ``sqrt(w) J^T S`` with ``sqrt(w) z`` below. The buffer is reused."""
 
-    def finish(self, theta: Tensor, penalty: Tensor) -> Any:
-        """Return the system, with the penalty (B, P) at theta (B, P) added."""
+    def finish(self, theta: Tensor, penalty: Tensor | None) -> Any:
+        """Return the system, with the penalty (B, P), if any, at theta (B, P) added."""
 
 
 class Workspace:
@@ -48,12 +48,11 @@ def linearise(
     symmetric product gives ``gram = sum w J^T S S^T J`` and ``gradient = sum w J^T S z`` together.
     """
     n_models, n_parameters = theta.shape
-    for X, forward, y, weights in problem.forward_passes(theta, kept):
-        root = weights.sqrt()
-        n = weights.shape[-1]
-        rows = workspace.view((n_models, n_parameters + 1, problem.n_curvature, n), theta)
-        factor = problem.loss.factor(forward.outputs, y) * root[:, None, None, :]
-        problem.network.pullback(theta, X, forward, factor, rows[:, :-1])
-        rows[:, -1] = problem.loss.residual(forward.outputs, y) * root[:, None, :]
+    for chunk, forward in problem.forward_passes(theta, kept):
+        root = chunk.root_weights
+        rows = workspace.view((n_models, n_parameters + 1, problem.n_curvature, root.shape[-1]), theta)
+        factor = problem.loss.factor(forward.outputs, chunk.y) * root[:, None, None, :]
+        problem.network.pullback(theta, chunk.X, forward, factor, rows[:, :-1])
+        torch.mul(problem.loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
         accumulator.add(rows.flatten(2))
     return accumulator.finish(theta, problem.penalty())

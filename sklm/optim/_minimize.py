@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..architectures._base import Forward
 from ._acceleration import Acceleration
-from ._batch import scatter, select, where
+from ._batch import Choice, evolve, scatter, select
 from ._batches import MiniBatches
 from ._curvature import Workspace, linearise
 from ._damping import DampingStrategy, GainRatio, Trial
 from ._isolation import isolated
-from ._problem import Evaluation, Problem
+from ._problem import Problem
 from ._scaling import identity
 from ._solvers import SOLVERS, LinearSolver, choose_solver
 from ._state import History, Progress, Solution, State
@@ -26,6 +26,7 @@ from ._stopping import Stopping, first_reason, stationary
 
 #: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
 POLL = 8
+_RUNNING = int(Status.RUNNING)
 
 Scaling = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[Progress], bool | None]
@@ -76,7 +77,7 @@ def levenberg_marquardt(
     One iteration is one trial step: linearise the models whose last step was accepted, solve, try, accept or not.
     With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
     """
-    with isolated(theta.device):
+    with isolated(theta.device, inference=not problem.network.uses_autograd):
         loop = _Loop(
             problem=problem,
             strategy=strategy or GainRatio(),
@@ -88,7 +89,9 @@ def levenberg_marquardt(
             validation=validation,
             callback=callback,
         )
-        return loop.run(theta.detach().clone(), damping)
+        solution = loop.run(theta.detach().clone(), damping)
+    with isolated(theta.device):
+        return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone())
 
 
 def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBatches | None = None) -> LinearSolver:
@@ -139,7 +142,7 @@ class _Loop:
         result = state
         try:
             state, work = self._drop(state, work)
-            while len(state.model):
+            while state.model.shape[0]:
                 if epochs is None:
                     state, work = self._iterate(self.problem, state, work)
                 else:
@@ -192,21 +195,24 @@ class _Loop:
                 break
         point = self.problem.evaluate(state.theta, keep=False)
         return replace(state, objective=point.objective, loss=point.loss), replace(
-            work, system=None, forwards=None, spare=None
+            work, system=None, forwards=None, spare=None, tiny=None
         )
 
     def _linearise(self, problem: Problem, state: State, work: _Work) -> _Work:
-        """Linearise the models whose parameters changed; all of them where asking which would wait for a GPU."""
+        """Linearise the models whose parameters changed.
+
+        All of them where asking which would wait for a GPU, or where picking them out costs more than it saves.
+        """
         if work.system is not None and work.stale.device.type == "cpu":
             index = work.stale.nonzero().squeeze(1)
             if len(index) == 0:
                 return work
-            if len(index) < len(work.stale):
-                part = replace(select(work, index), system=None)
+            if 2 * len(index) < len(work.stale):
+                part = select(replace(work, spare=None, system=None), index)
                 part = self._linearise(problem.models(index), select(state, index), part)
                 merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]
                 return replace(work, system=merged[0], scale=merged[1], largest=merged[2])
-        accumulator = self.solver.accumulator(*state.theta.shape, state.theta)
+        accumulator = self.solver.accumulator(state.theta)
         system = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
         largest = system.diagonal if work.largest is None else torch.maximum(work.largest, system.diagonal)
         scale = self.scaling(system.diagonal, largest)
@@ -223,21 +229,30 @@ class _Loop:
             step = step + self.acceleration.correct(problem, state.theta, work.forwards, step, factor.solve, work.scale)
         theta = state.theta + step
         point = problem.evaluate(theta, keep=self.batches is None, reuse=work.spare)
-        trial = _trial(state, point, predicted, factor.ok)
+        possible = factor.ok & (point.objective < torch.inf)
+        objective = torch.where(possible, point.objective, torch.inf)
+        gain = (state.objective - objective) / predicted.clamp_min(torch.finfo(theta.dtype).tiny)
+        trial = Trial(state.objective, objective, predicted, gain, state.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
-        accept = accept & torch.isfinite(trial.trial_objective) & (state.status == Status.RUNNING)
+        accept = accept & possible & (state.status == _RUNNING)
+        choose = Choice(accept)
         eps = torch.finfo(theta.dtype).eps
-        tiny = (step.square().sum(1) <= eps**2 * state.theta.square().sum(1)) & factor.ok
-        state = replace(
+        tiny = None
+        if not choose.all:
+            tiny = (step.square().sum(1) <= eps**2 * state.theta.square().sum(1)) & possible
+        forwards = spare = None
+        if point.forwards is not None and work.forwards is not None:
+            forwards = choose(point.forwards, work.forwards)
+            spare = work.forwards if choose.all else point.forwards
+        state = evolve(
             state,
-            theta=theta.where(accept[:, None], state.theta),
-            objective=point.objective.where(accept, state.objective),
-            loss=point.loss.where(accept, state.loss),
-            damping=damping.nan_to_num(nan=torch.inf).clamp(min=self.stopping.min_damping),
+            theta=choose(theta, state.theta),
+            objective=choose(point.objective, state.objective),
+            loss=choose(point.loss, state.loss),
+            damping=damping.clamp(min=self.stopping.min_damping),
             memory=memory,
         )
-        forwards, spare = _merge(accept, point.forwards, work.forwards)
-        return state, replace(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
+        return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
 
     def _judge(self, state: State, work: _Work, iteration: int, elapsed: float, history: History) -> State:
         """Best iterate, progress and stop reasons of every model."""
@@ -247,29 +262,35 @@ class _Loop:
             score = self.validation.evaluate(state.theta, keep=False).objective
             curves["validation"] = score
         history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
-        running = state.status == Status.RUNNING
-        better = (score < state.best_score) & running
-        progress = score < state.anchor * (1 - options.tol)
-        stall = (state.stall + 1).where(~progress, 0)
-        reasons = [(state.loss <= options.target_loss, Status.TARGET)]
-        if work.system is not None and work.tiny is not None:
+        running = state.status == _RUNNING
+        better = Choice((score < state.best_score) & running)
+        progress = Choice(score < state.anchor * (1 - options.tol))
+        stall = progress(torch.zeros_like(state.stall), state.stall + 1)
+        reasons = []
+        if options.target_loss >= 0:
+            reasons += [(state.loss <= options.target_loss, Status.TARGET)]
+        if work.system is not None:
             reasons += stationary(work.system, state, work.stale, options.gradient_tol)
+        if work.tiny is not None:
             reasons += [(work.tiny, Status.STEP)]
         reasons += [
-            (state.damping >= options.max_damping, Status.DAMPING),
+            (~(state.damping < options.max_damping), Status.DAMPING),
             (stall >= options.n_iter_no_change, Status.DECREASE if self.validation is None else Status.VALIDATION),
         ]
-        status = state.status.where(~running, first_reason(*reasons))
+        status = first_reason(state.status, running, reasons)
+        if options.together and options.target_loss >= 0:
+            reached = (status == int(Status.TARGET)).any()
+            status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
         if iteration >= options.max_iter:
             status = _mark(status, Status.MAX_ITER)
         elif elapsed >= options.max_time:
             status = _mark(status, Status.TIME)
-        return replace(
+        return evolve(
             state,
-            best_theta=state.theta.where(better[:, None], state.best_theta),
-            best_score=score.where(better, state.best_score),
-            best_loss=state.loss.where(better, state.best_loss),
-            anchor=score.where(progress, state.anchor),
+            best_theta=better(state.theta, state.best_theta),
+            best_score=better(score, state.best_score),
+            best_loss=better(state.loss, state.best_loss),
+            anchor=progress(score, state.anchor),
             stall=stall,
             status=status,
             n_iter=state.n_iter + running,
@@ -291,7 +312,7 @@ class _Loop:
 
     def _drop(self, state: State, work: _Work) -> tuple[State, _Work]:
         """Leave finished models out of the batch from here on."""
-        running = state.status == Status.RUNNING
+        running = state.status == _RUNNING
         if bool(running.all()):
             return state, work
         keep = running.nonzero().squeeze(1)
@@ -301,31 +322,9 @@ class _Loop:
         return select(state, keep), select(replace(work, spare=None), keep)
 
 
-def _trial(state: State, point: Evaluation, predicted: Tensor, ok: Tensor) -> Trial:
-    infinity = torch.full_like(predicted, torch.inf)
-    objective = point.objective.where(ok & torch.isfinite(point.objective), infinity)
-    tiny = torch.finfo(predicted.dtype).tiny
-    gain = ((state.objective - objective) / predicted.clamp_min(tiny)).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-    return Trial(state.objective, objective, predicted, gain, state.damping)
-
-
-def _merge(
-    accept: Tensor, new: list[Forward] | None, old: list[Forward] | None
-) -> tuple[list[Forward] | None, list[Forward] | None]:
-    """Forward passes of the next theta, those of the trial where it was accepted, and some that are free."""
-    if new is None or old is None:
-        return None, None
-    if accept.device.type == "cpu":
-        if bool(accept.all()):
-            return new, old
-        if not bool(accept.any()):
-            return old, new
-    return where(accept, new, old), new
-
-
 def _mark(status: Tensor, reason: Status) -> Tensor:
     """Give every running model this status."""
-    return status.where(status != Status.RUNNING, int(reason))
+    return status.where(status != _RUNNING, int(reason))
 
 
 def _store(result: State, state: State) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,16 @@ class Evaluation:
 
 
 @dataclass
+class Chunk:
+    """Some rows: inputs (.., F, n), targets (.., K, n), weights and their square roots (.., n)."""
+
+    X: Tensor
+    y: Tensor
+    weights: Tensor
+    root_weights: Tensor
+
+
+@dataclass
 class Problem:
     """``F(theta) = sum_n w_n l(f(x_n; theta), y_n) / sum_n w_n + alpha / 2 * |coefficients|^2``, model by model.
 
@@ -52,8 +62,8 @@ class Problem:
         Penalty of each model.
     penalty_mask : (P,) tensor
         1 where the penalty acts.
-    output_scale : (K,) tensor
-        Factor from the network's outputs to the units of the targets; only for reporting.
+    report_weights : (K,) or (1,) tensor
+        From the loss of each output to the reported one, in the units of the targets.
     max_rows : int
         Samples linearised at once.
     """
@@ -65,9 +75,10 @@ class Problem:
     weights: Tensor
     alpha: Tensor
     penalty_mask: Tensor
-    output_scale: Tensor
+    report_weights: Tensor
     max_rows: int
     penalised: bool
+    whole: Chunk | None = field(default=None, init=False)
 
     @property
     def n_samples(self) -> int:
@@ -78,14 +89,18 @@ class Problem:
         """R, curvature columns a sample."""
         return self.loss.curvature_columns(self.network.n_outputs)
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield inputs (.., F, n), targets (.., K, n) and weights (.., n) of consecutive rows."""
-        for start in range(0, self.n_samples, self.max_rows):
-            stop = min(start + self.max_rows, self.n_samples)
-            if stop - start == self.n_samples:
-                yield self.rows.chunk(0, stop), self.y, self.weights
-            else:
-                yield self.rows.chunk(start, stop), self.y[..., start:stop], self.weights[:, start:stop]
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield consecutive rows, ``max_rows`` at a time."""
+        n_samples = self.n_samples
+        if self.max_rows >= n_samples:
+            if self.whole is None:
+                self.whole = Chunk(self.rows.chunk(0, n_samples), self.y, self.weights, self.weights.sqrt())
+            yield self.whole
+            return
+        for start in range(0, n_samples, self.max_rows):
+            stop = min(start + self.max_rows, n_samples)
+            weights = self.weights[:, start:stop]
+            yield Chunk(self.rows.chunk(start, stop), self.y[..., start:stop], weights, weights.sqrt())
 
     def take(self, index: np.ndarray) -> Problem:
         """Restrict to the rows ``index`` (n,), with weights normalised again."""
@@ -119,12 +134,12 @@ class Problem:
 
         ``reuse`` holds kept forward passes of the same rows that may be written over.
         """
-        size = len(theta) * self.n_samples * self.network.floats_per_row * theta.element_size()
+        size = theta.shape[0] * self.n_samples * self.network.floats_per_row * theta.element_size()
         forwards: list[Forward] | None = [] if keep and size <= FORWARD_BYTES else None
         value = None
-        for number, (X, y, weights) in enumerate(self.chunks()):
-            forward = self.network.forward(theta, X, reuse[number] if reuse else None)
-            part = self.loss.value(forward.outputs, y, weights)
+        for number, chunk in enumerate(self.chunks()):
+            forward = self.network.forward(theta, chunk.X, reuse[number] if reuse else None, forwards is not None)
+            part = self.loss.value(forward.outputs, chunk.y, chunk.weights)
             value = part if value is None else value + part
             if forwards is not None:
                 forwards.append(forward)
@@ -132,14 +147,12 @@ class Problem:
         objective = value.sum(-1)
         if self.penalised:
             objective = objective + 0.5 * self.alpha * (theta.square() @ self.penalty_mask)
-        return Evaluation(objective, self.loss.natural_scale(value, self.output_scale), forwards)
+        return Evaluation(objective, value @ self.report_weights, forwards)
 
-    def forward_passes(
-        self, theta: Tensor, kept: list[Forward] | None
-    ) -> Iterator[tuple[Tensor, Forward, Tensor, Tensor]]:
-        """Yield inputs, forward pass, targets and weights of every chunk, computing what was not kept."""
-        for number, (X, y, weights) in enumerate(self.chunks()):
-            yield X, (kept[number] if kept is not None else self.network.forward(theta, X)), y, weights
+    def forward_passes(self, theta: Tensor, kept: list[Forward] | None) -> Iterator[tuple[Chunk, Forward]]:
+        """Yield every chunk with its forward pass, computing what was not kept."""
+        for number, chunk in enumerate(self.chunks()):
+            yield chunk, (kept[number] if kept is not None else self.network.forward(theta, chunk.X))
 
 
 def make_problem(
@@ -169,6 +182,7 @@ def make_problem(
         Non-negative, not all zero in a row. Any scale: they are normalised.
     alpha : float or (B,) tensor
     output_scale : (K,) tensor, optional
+        Factor from the network's outputs to the units of the targets; only for reporting.
     jacobian_max_rows : int, None or 'auto'
         Samples linearised at once; changes memory and speed, not the result.
 
@@ -191,6 +205,8 @@ def make_problem(
     total = weights.sum(-1, keepdim=True)
     if not bool((total > 0).all()) or bool((weights < 0).any()):
         raise ValueError("weights must be non-negative with a positive sum for every model.")
+    if output_scale is None:
+        output_scale = torch.ones(network.n_outputs, dtype=dtype, device=device)
     alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
     n_curvature = loss.curvature_columns(network.n_outputs)
     row_floats = network.floats_per_row + (network.n_parameters + 1) * n_curvature
@@ -202,9 +218,7 @@ def make_problem(
         weights=weights / total,
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
-        output_scale=torch.ones(network.n_outputs, dtype=dtype, device=device)
-        if output_scale is None
-        else output_scale,
+        report_weights=loss.report_weights(output_scale),
         max_rows=chunk_rows(jacobian_max_rows, rows.n_samples, n_models * row_floats * y.element_size(), device),
         penalised=bool((alphas != 0).any()),
     )

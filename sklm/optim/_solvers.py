@@ -3,7 +3,7 @@
 Every solver answers the same question, ``(gram + penalty + damping * scaling) step = -gradient``, for all models at
 once, and reports failures by a mask. Three calls, in this order:
 
-``accumulator(n_models, n_parameters, like)``
+``accumulator(theta)``
     at every linearisation; takes the rows chunk by chunk and ends in a *system*, a dataclass of tensors that has at
     least ``gradient`` (B, P) and ``diagonal`` (B, P), the diagonal of the Gauss-Newton matrix without penalty.
 ``prepare(system, scaling)``
@@ -46,7 +46,7 @@ class Factor:
 class LinearSolver(Protocol):
     """See the module's docstring for when each method is called."""
 
-    def accumulator(self, n_models: int, n_parameters: int, like: Tensor) -> Accumulator: ...
+    def accumulator(self, theta: Tensor) -> Accumulator: ...
     def prepare(self, system: Any, scaling: Tensor) -> Any: ...
     def factorise(self, system: Any, damping: Tensor, scaling: Tensor) -> Factor: ...
     def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int: ...
@@ -62,8 +62,7 @@ class NormalSystem:
 
 
 class _NormalAccumulator:
-    def __init__(self, n_models: int, n_parameters: int, like: Tensor) -> None:
-        self.shape = (n_models, n_parameters + 1, n_parameters + 1)
+    def __init__(self) -> None:
         self.total: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
@@ -72,19 +71,21 @@ class _NormalAccumulator:
         else:
             self.total.baddbmm_(rows, rows.mT)
 
-    def finish(self, theta: Tensor, penalty: Tensor) -> NormalSystem:
+    def finish(self, theta: Tensor, penalty: Tensor | None) -> NormalSystem:
         assert self.total is not None
         gram, gradient = self.total[:, :-1, :-1], self.total[:, :-1, -1]
         diagonal = gram.diagonal(dim1=1, dim2=2).clone()
-        gram.diagonal(dim1=1, dim2=2).add_(penalty)
-        return NormalSystem(gram, gradient + penalty * theta, diagonal)
+        if penalty is not None:
+            gram.diagonal(dim1=1, dim2=2).add_(penalty)
+            gradient = gradient + penalty * theta
+        return NormalSystem(gram, gradient, diagonal)
 
 
 class Cholesky:
     """Primal P x P Cholesky factorisation: the fastest for more rows than parameters."""
 
-    def accumulator(self, n_models: int, n_parameters: int, like: Tensor) -> Accumulator:
-        return _NormalAccumulator(n_models, n_parameters, like)
+    def accumulator(self, theta: Tensor) -> Accumulator:
+        return _NormalAccumulator()
 
     def prepare(self, system: NormalSystem, scaling: Tensor) -> NormalSystem:
         return system
@@ -122,8 +123,8 @@ class Eigh:
     damping alone decides about directions the data do not determine.
     """
 
-    def accumulator(self, n_models: int, n_parameters: int, like: Tensor) -> Accumulator:
-        return _NormalAccumulator(n_models, n_parameters, like)
+    def accumulator(self, theta: Tensor) -> Accumulator:
+        return _NormalAccumulator()
 
     def prepare(self, system: NormalSystem, scaling: Tensor) -> SpectralSystem:
         root = scaling.sqrt()
@@ -160,7 +161,7 @@ class TriangularSystem:
 class _TriangularAccumulator:
     """QR of the rows seen so far, updated chunk by chunk; memory does not grow with the rows."""
 
-    def __init__(self, n_models: int, n_parameters: int, like: Tensor) -> None:
+    def __init__(self) -> None:
         self.triangle: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
@@ -169,14 +170,18 @@ class _TriangularAccumulator:
             tall = torch.cat([self.triangle, tall], dim=1)
         self.triangle = torch.linalg.qr(tall, mode="r").R
 
-    def finish(self, theta: Tensor, penalty: Tensor) -> TriangularSystem:
+    def finish(self, theta: Tensor, penalty: Tensor | None) -> TriangularSystem:
         assert self.triangle is not None
         data = self.triangle[:, :, :-1]
         diagonal = data.square().sum(1)
-        root = penalty.sqrt()
-        below = torch.cat([torch.diag_embed(root), (root * theta).unsqueeze(-1)], dim=2)
-        full = torch.linalg.qr(torch.cat([self.triangle, below], dim=1), mode="r").R
         n = theta.shape[1]
+        full = self.triangle
+        if penalty is not None:
+            root = penalty.sqrt()
+            below = torch.cat([torch.diag_embed(root), (root * theta).unsqueeze(-1)], dim=2)
+            full = torch.linalg.qr(torch.cat([full, below], dim=1), mode="r").R
+        if full.shape[1] < n + 1:  # fewer rows than parameters
+            full = torch.cat([full, full.new_zeros(full.shape[0], n + 1 - full.shape[1], n + 1)], dim=1)
         triangle, target = full[:, :n, :n], full[:, :n, n]
         return TriangularSystem(triangle, target, torch.bmm(triangle.mT, target.unsqueeze(-1)).squeeze(-1), diagonal)
 
@@ -188,8 +193,8 @@ class QR:
     Rows are folded into a triangle chunk by chunk (Golub & Van Loan, 4th ed., section 5.3).
     """
 
-    def accumulator(self, n_models: int, n_parameters: int, like: Tensor) -> Accumulator:
-        return _TriangularAccumulator(n_models, n_parameters, like)
+    def accumulator(self, theta: Tensor) -> Accumulator:
+        return _TriangularAccumulator()
 
     def prepare(self, system: TriangularSystem, scaling: Tensor) -> TriangularSystem:
         return system
@@ -226,15 +231,16 @@ class DualSystem:
 
 
 class _DualAccumulator:
-    def __init__(self, n_models: int, n_parameters: int, like: Tensor) -> None:
+    def __init__(self) -> None:
         self.parts: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
         self.parts.append(rows.clone())
 
-    def finish(self, theta: Tensor, penalty: Tensor) -> DualSystem:
+    def finish(self, theta: Tensor, penalty: Tensor | None) -> DualSystem:
         rows = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=2)
         jacobian, residual = rows[:, :-1], rows[:, -1]
+        penalty = torch.zeros_like(theta) if penalty is None else penalty
         pull = penalty * theta
         gradient = torch.bmm(jacobian, residual.unsqueeze(-1)).squeeze(-1) + pull
         return DualSystem(jacobian, residual, penalty, pull, gradient, jacobian.square().sum(2))
@@ -251,8 +257,8 @@ class Dual:
     damping, as the primal solvers.
     """
 
-    def accumulator(self, n_models: int, n_parameters: int, like: Tensor) -> Accumulator:
-        return _DualAccumulator(n_models, n_parameters, like)
+    def accumulator(self, theta: Tensor) -> Accumulator:
+        return _DualAccumulator()
 
     def prepare(self, system: DualSystem, scaling: Tensor) -> DualSystem:
         return system

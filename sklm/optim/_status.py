@@ -21,6 +21,7 @@ class Status(IntEnum):
     INTERRUPTED = 10
     CALLBACK = 11
     NONFINITE = 12
+    SUPERSEDED = 13
 
     @property
     def message(self) -> str:
@@ -60,4 +61,5 @@ _MESSAGES = {
     Status.INTERRUPTED: "The fit was interrupted; the best model so far is kept.",
     Status.CALLBACK: "A callback asked to stop.",
     Status.NONFINITE: "The objective is not finite at the start.",
+    Status.SUPERSEDED: "Another start of the same fit reached target_loss first.",
 }

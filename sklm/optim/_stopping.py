@@ -27,7 +27,9 @@ class Stopping:
     n_iter_no_change : int
         ... and the number of iterations within which there must be some.
     target_loss : float
-        Loss, in the units of the targets and without penalty, at which to stop.
+        Loss, in the units of the targets and without penalty, at which to stop; negative for none.
+    together : bool
+        The models are starts of one fit: when one reaches ``target_loss``, the others stop too.
     gradient_tol : float
         Largest ``|g_j| / sqrt(gram_jj 2 F)``, the cosine between residual and Jacobian column for squared error
         (More 1978, eq. 2.9); free of units.
@@ -39,7 +41,8 @@ class Stopping:
     max_time: float = float("inf")
     tol: float = 1e-4
     n_iter_no_change: int = 20
-    target_loss: float = 0.0
+    target_loss: float = -1.0
+    together: bool = False
     gradient_tol: float = 1e-10
     max_damping: float = 1e16
     min_damping: float = 1e-14
@@ -52,13 +55,18 @@ def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tup
     """
     eps = torch.finfo(state.objective.dtype).eps
     exact = state.objective <= (4 * eps) ** 2 * state.start
-    bound = 2 * tol**2 * state.objective[:, None] * system.diagonal
+    bound = (2 * tol**2 * state.objective)[:, None] * system.diagonal
     flat = (system.gradient.square() <= bound).all(1) & ~stale
     return [(exact, Status.EXACT), (flat, Status.GRADIENT)]
 
 
-def first_reason(*reasons: tuple[Tensor, Status]) -> Tensor:
-    """Return for every model (B,) the first status whose mask holds, else RUNNING; int64."""
-    masks = torch.stack([mask for mask, _ in reasons])
-    codes = torch.tensor([int(status) for _, status in reasons], device=masks.device)
-    return codes[masks.to(torch.int8).argmax(0)] * masks.any(0)
+def first_reason(status: Tensor, running: Tensor, reasons: list[tuple[Tensor, Status]]) -> Tensor:
+    """Give every running model (B,) the first status whose mask holds; others keep theirs."""
+    done = reasons[0][0]
+    for mask, _ in reasons[1:]:
+        done = done | mask
+    if done.device.type == "cpu" and not bool(done.any()):
+        return status
+    for mask, reason in reversed(reasons):
+        status = torch.where(mask & running, int(reason), status)
+    return status
