@@ -333,7 +333,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     def _warn(self, status: Status, solution: Solution, row: int) -> None:
         if status is Status.INTERRUPTED:
-            warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=4)
+            warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=5)
         elif status is Status.MAX_ITER:
             curve = solution.history["objective"][:, row]
             curve = curve[np.isfinite(curve)]
@@ -344,5 +344,5 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
                 f"{fall:.1e} relative over the last {self.n_iter_no_change} iterations; tol={self.tol}). The best "
                 "model so far is kept. If it is not good enough, raise max_iter or n_init; if it is, raise tol.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )

@@ -59,7 +59,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         Iterations of the start that won.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
-        'interrupted' or 'callback'.
+        'interrupted', 'callback' or 'superseded'.
     message_ : str
         The same as a sentence.
     converged_ : bool

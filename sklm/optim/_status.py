@@ -44,6 +44,7 @@ _CONVERGED = frozenset(
         Status.DAMPING,
         Status.VALIDATION,
         Status.CALLBACK,
+        Status.SUPERSEDED,
     }
 )
 
