@@ -23,6 +23,7 @@ from ._solvers import SOLVERS, LinearSolver, choose_solver
 from ._state import History, Progress, Solution, State
 from ._status import Status
 from ._stopping import Stopping, first_reason, stationary
+from ._threads import suited_threads
 
 #: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
 POLL = 8
@@ -77,7 +78,12 @@ def levenberg_marquardt(
     One iteration is one trial step: linearise the models whose last step was accepted, solve, try, accept or not.
     With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
     """
-    with isolated(theta.device, inference=not problem.network.uses_autograd):
+    rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
+    work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
+    with (
+        isolated(theta.device, inference=not problem.network.uses_autograd),
+        suited_threads(work, theta.device),
+    ):
         loop = _Loop(
             problem=problem,
             strategy=strategy or GainRatio(),
