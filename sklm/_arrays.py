@@ -24,10 +24,16 @@ def refuse_text_and_dates(value: Any, name: str) -> None:
     """
     dtypes = getattr(value, "dtypes", None)
     if dtypes is not None and hasattr(value, "columns"):  # a data frame, column by column
-        for column in value.columns:
-            refuse_text_and_dates(value[column], f"column {column!r} of {name}")
+        names = list(value.columns)
+        twice = sorted({str(column) for column in names if names.count(column) > 1})
+        if twice:
+            raise ValueError(f"{name} has columns of the same name: {twice}. Rename them, or pass {name}.to_numpy().")
+        for number, column in enumerate(names):
+            refuse_text_and_dates(value.iloc[:, number], f"column {column!r} of {name}")
         return
     if type(value).__module__.startswith("scipy.sparse"):
+        if name == "y":  # scikit-learn says it for the others
+            raise TypeError(f"{name} is sparse; pass a dense array, for example {name}.toarray().")
         return
     array = np.asarray(value)
     if array.dtype.kind in "USMmV":
@@ -45,9 +51,34 @@ def refuse_text_and_dates(value: Any, name: str) -> None:
                 )
             if not isinstance(item, numbers.Number | np.generic | type(None)):
                 raise TypeError(
-                    f"{name} holds {type(item).__name__} objects: argument must be a string or a number is what numpy "
-                    "says, and here it must be a number."
+                    f"{name} holds {type(item).__name__} objects; an argument must be numeric, neither string nor "
+                    "object: convert it to a number."
                 )
+
+
+@dataclass(frozen=True)
+class RowView:
+    """Some rows of an array (N, F) without copying it: ``view[i:j]`` and ``view[index]`` read just those.
+
+    array : (N, F) ndarray or RowView; rows : (n,) ndarray of int
+    """
+
+    array: Any
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.array.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return self.array[self.rows[index]]
 
 
 @dataclass(frozen=True)
@@ -74,13 +105,13 @@ class Scaling:
         return (array - self.mean) * self.inverse
 
 
-def no_scaling(array: np.ndarray) -> Scaling:
+def no_scaling(array: np.ndarray | RowView) -> Scaling:
     """Leave the columns of (N, F) as they are."""
     n = array.shape[1]
-    return Scaling(np.zeros(n), np.ones(n), np.ones(n), array.min(axis=0), array.max(axis=0))
+    return Scaling(np.zeros(n), np.ones(n), np.ones(n), *_range(array))
 
 
-def standard_scaling(array: np.ndarray, weights: np.ndarray, *, keep_constant: bool = False) -> Scaling:
+def standard_scaling(array: np.ndarray | RowView, weights: np.ndarray, *, keep_constant: bool = False) -> Scaling:
     """Weighted mean and standard deviation of the columns, without overflow, underflow or a copy of the array.
 
     Parameters
@@ -95,7 +126,7 @@ def standard_scaling(array: np.ndarray, weights: np.ndarray, *, keep_constant: b
     Two passes, the second on centred values divided by the largest of them, so that neither an offset of 1e8 nor
     values of 1e-200 lose digits.
     """
-    low, high = array.min(axis=0).astype(float), array.max(axis=0).astype(float)
+    low, high = _range(array)
     constant = low == high
     share = weights / weights.sum()
     middle = low / 2 + high / 2
@@ -109,7 +140,17 @@ def standard_scaling(array: np.ndarray, weights: np.ndarray, *, keep_constant: b
     return Scaling(mean, scale, inverse, low, high)
 
 
-def _block_sum(array: np.ndarray, share: np.ndarray, function: Any) -> np.ndarray:
+def _range(array: np.ndarray | RowView) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of every column, float64."""
+    lows, highs = [], []
+    for start in range(0, len(array), _BLOCK):
+        block = array[start : start + _BLOCK]
+        lows.append(block.min(axis=0))
+        highs.append(block.max(axis=0))
+    return np.min(lows, axis=0).astype(np.float64), np.max(highs, axis=0).astype(np.float64)
+
+
+def _block_sum(array: np.ndarray | RowView, share: np.ndarray, function: Any) -> np.ndarray:
     """Weighted sum over rows of ``function(block)``, block by block."""
     total = np.zeros(array.shape[1])
     for start in range(0, len(array), _BLOCK):

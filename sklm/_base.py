@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from ._arrays import Scaling
+from ._arrays import RowView, Scaling
 from ._sklearn import Interval, Options, StrOptions
 from ._verbose import IterationLines, ProgressLine
 from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, Inputs, ModuleArchitecture, Network
@@ -55,13 +57,19 @@ class TrainingSet:
     X : (N, F) float ndarray, raw; y : (N, K) float64 ndarray, raw; weights : (N,) float64, positive.
     """
 
-    X: np.ndarray
+    X: np.ndarray | RowView
     y: np.ndarray
     weights: np.ndarray
 
     def take(self, index: np.ndarray) -> TrainingSet:
-        """Rows ``index``."""
-        return TrainingSet(self.X[index], self.y[index], self.weights[index])
+        """Rows ``index``; large X are not copied."""
+        X = RowView(self.X, index) if self.is_large else self.X[index]
+        return TrainingSet(X, self.y[index], self.weights[index])
+
+    @property
+    def is_large(self) -> bool:
+        """Whether X is read in pieces instead of being copied."""
+        return self.X.nbytes > available_bytes(torch.device("cpu")) // 4
 
 
 class BaseLM(CallbackSupportMixin, BaseEstimator):
@@ -178,6 +186,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             return ModuleArchitecture(self.architecture)
         return self.architecture
 
+    def _own_architecture(self) -> Architecture:
+        """A copy of the architecture that later changes of the parameter do not reach."""
+        with torch.inference_mode(False):
+            return copy.deepcopy(self._make_architecture())
+
     def _make_loss(self) -> Loss:
         return LOSSES[self.loss]() if isinstance(self.loss, str) else self.loss
 
@@ -189,6 +202,8 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             name = "cuda" if torch.cuda.is_available() and work > 1e9 else "cpu"
         try:
             device = torch.device(name)
+            if device.type == "meta":
+                raise RuntimeError("'meta' tensors hold no numbers")
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={self.device!r} cannot be used here: {error}. Use 'cpu' or 'auto'.") from error
@@ -211,6 +226,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     def _options(self, architecture: Architecture) -> dict[str, Any]:
         """Keyword arguments of the engine."""
         scaling = architecture.damping_scaling if self.damping_scaling == "auto" else self.damping_scaling
+        if isinstance(self.damping_strategy, type):
+            raise ValueError(
+                f"The 'damping_strategy' parameter of {type(self).__name__} must be an object, not a class: write "
+                f"{self.damping_strategy.__name__}()."
+            )
         strategy = (
             STRATEGIES[self.damping_strategy]() if isinstance(self.damping_strategy, str) else self.damping_strategy
         )
@@ -236,19 +256,20 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         alpha: float,
     ) -> Problem:
         dtype = DTYPES[self.dtype]
-        if data.X.nbytes <= available_bytes(torch.device("cpu")) // 4:
-            rows: Any = TensorRows(samples_last(x.apply(data.X), device, dtype))
-        else:
+        rows: Any
+        if data.is_large:
             rows = StreamedRows(data.X, x.mean, x.inverse, device, dtype)
+        else:
+            rows = TensorRows(samples_last(x.apply(data.X[:]), device, dtype))
         return make_problem(
             network,
             self._make_loss(),
             rows,
             samples_last(y.apply(data.y), device, dtype).mT,
             n_models=n_models,
-            weights=torch.from_numpy(data.weights).to(device, dtype),
+            weights=torch.tensor(data.weights, device=device, dtype=dtype),
             alpha=alpha,
-            output_scale=torch.from_numpy(y.scale).to(device, dtype),
+            output_scale=torch.tensor(y.scale, device=device, dtype=dtype),
             jacobian_max_rows=self.jacobian_max_rows,
         )
 
@@ -263,11 +284,16 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         )
         free = 0.8 * available_bytes(device)
         if need > free:
+            few_rows = resolve_solver("auto", problem).working_bytes(1, network.n_parameters, n_rows, dtype.itemsize)
+            help_ = (
+                "solver='auto', which solves in the space of the rows"
+                if few_rows <= free
+                else "a batch_size below the number of parameters, which is solved in the space of the rows"
+            )
             raise MemoryError(
                 f"A network of {network.n_parameters} parameters on {n_rows} rows needs about {human(need)} for its "
-                f"Gauss-Newton system, and {human(free)} are free on {device}. Use fewer or smaller hidden layers, "
-                "dtype='float32' (half), or a batch_size below the number of parameters, which is solved in the space "
-                "of the rows."
+                f"Gauss-Newton system, and {human(free)} are free on {device}. Use {help_}, fewer or smaller hidden "
+                "layers, or dtype='float32' (half)."
             )
         return max(1, int(free // max(need, 1)))
 
@@ -290,7 +316,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         at_once = self._check_memory(problem, options["solver"], device)
         growth = Growth(seed, finalists=1 if self.n_init == "auto" else None)
         solutions: list[tuple[Solution, int]] = []
+        began, max_time = time.monotonic(), options["stopping"].max_time
         for first in range(0, len(theta), at_once):
+            left = max(max_time - (time.monotonic() - began), 0.0)
+            options = {**options, "stopping": replace(options["stopping"], max_time=left)}
             starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
             part = problem.models(torch.arange(first, first + len(starts), device=device))
             valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
@@ -306,9 +335,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
                     **options,
                 )
             solutions.append((solution, solution.best))
-            if Status.INTERRUPTED in solution.status:
+            if {Status.INTERRUPTED, Status.CALLBACK, Status.TIME}.intersection(solution.status):
                 break
-        return min(solutions, key=lambda pair: np.nan_to_num(pair[0].score[pair[1]], nan=np.inf))
+            if options["stopping"].target_loss >= 0 and Status.TARGET in solution.status:
+                break
+        return min(solutions, key=lambda pair: pair[0].rank[pair[1]])
 
     def _n_starts(self, architecture: Architecture, network: Network, data: TrainingSet) -> int:
         """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
@@ -322,7 +353,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     def _inputs(self, data: TrainingSet, x: Scaling) -> Inputs:
         low, high = x.apply(x.low[None])[0], x.apply(x.high[None])[0]
-        return Inputs(low, high, len(data.X), lambda index: x.apply(np.asarray(data.X[index], dtype=np.float64)))
+        cumulative = np.cumsum(data.weights) / np.sum(data.weights)
+
+        def rows(quantile: np.ndarray) -> np.ndarray:
+            index = np.minimum(np.searchsorted(cumulative, quantile, side="right"), len(cumulative) - 1)
+            return x.apply(np.asarray(data.X[index], dtype=np.float64))
+
+        return Inputs(low, high, len(data.X), rows)
 
     # -- while and after ----------------------------------------------------------------------------------------
 
@@ -331,10 +368,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             return []
         return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
 
-    def _warn(self, status: Status, solution: Solution, row: int) -> None:
-        if status is Status.INTERRUPTED:
+    def _warn(self, solution: Solution, row: int) -> None:
+        if Status.INTERRUPTED in solution.status:
             warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=5)
-        elif status is Status.MAX_ITER:
+        elif solution.status[row] is Status.MAX_ITER:
             curve = solution.history["objective"][:, row]
             curve = curve[np.isfinite(curve)]
             back = curve[max(len(curve) - 1 - int(min(self.n_iter_no_change, 2**31)), 0)]

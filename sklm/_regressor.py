@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ._base import DTYPES, BaseLM, TrainingSet
 from ._callbacks import FitCallbacks
 from ._docs import document
 from ._sklearn import _check_sample_weight, _fit_context
-from .architectures import Architecture, MLPNetwork, ModuleNetwork, Network
+from .architectures import Architecture, MLPNetwork, ModuleNetwork, Network, ScaledModule
 from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._data import samples_last
 from .optim._isolation import isolated
@@ -64,6 +63,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         The same as a sentence.
     converged_ : bool
         False if a limit or a person ended the fit.
+    damping_ : float
+        The last damping; ``partial_fit`` goes on from it.
     theta_ : ndarray of shape (n_parameters,)
         Parameters as the optimiser sees them: for standardised inputs and outputs where ``standardize`` is on.
     x_mean_, x_inverse_scale_, y_mean_, y_scale_ : ndarray
@@ -169,8 +170,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
     def _validate(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[TrainingSet, bool]:
         """Return clean data and whether y was one-dimensional."""
         refuse_text_and_dates(X, "X")
-        if y is not None:
-            refuse_text_and_dates(y, "y")
+        for value, name in ((y, "y"), (sample_weight, "sample_weight")):
+            if value is not None:
+                refuse_text_and_dates(value, name)
         X, y = validate_data(
             self, X, y, reset=reset, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True, order=None
         )
@@ -189,9 +191,10 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
     def _train(
         self, data: TrainingSet, flat: bool, previous: LMRegressor | None, owner: LMRegressor, given: tuple
     ) -> dict[str, Any]:
-        architecture = copy.deepcopy(self._make_architecture())
+        architecture = self._own_architecture()
         network = architecture.build(data.X.shape[1], data.y.shape[1])
         self._check_penalty(network)
+        options = self._options(architecture)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         held_out = None
         if self.early_stopping:
@@ -207,15 +210,13 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
             callbacks = FitCallbacks(
                 owner, self, given, self._printers(), lambda t: self._core(architecture, t, x, y, flat)
             )
-            solution, row = self._solve(
-                problem, theta, self._options(architecture), validation, seed, callbacks.per_iteration, device
-            )
+            solution, row = self._solve(problem, theta, options, validation, seed, callbacks.per_iteration, device)
         if solution.status[row] is Status.NONFINITE:
             raise ValueError(
                 "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
                 "training rows. Check the module's starting values, or choose other ones."
             )
-        self._warn(solution.status[row], solution, row)
+        self._warn(solution, row)
         fitted = self._core(architecture, solution.theta[row].cpu().double().numpy(), x, y, flat)
         fitted.update(self._report(solution, row, validation))
         callbacks.finish(fitted)
@@ -260,7 +261,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
     def _step(self, data: TrainingSet, flat: bool, previous: LMRegressor | None) -> dict[str, Any]:
         """One accepted step, for ``partial_fit``."""
         if previous is None:
-            architecture = copy.deepcopy(self._make_architecture())
+            architecture = self._own_architecture()
             network = architecture.build(data.X.shape[1], data.y.shape[1])
             self._check_penalty(network)
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -307,9 +308,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         n_held = int(np.ceil(self.validation_fraction * n_samples))
         if n_held < 2 or n_samples - n_held < 1:
             raise ValueError(
-                f"early_stopping with validation_fraction={self.validation_fraction} leaves {n_held} of {n_samples} "
-                "rows for validation; at least 2 are needed, and 1 for training. Raise validation_fraction or pass "
-                "more rows."
+                f"early_stopping with validation_fraction={self.validation_fraction} leaves {n_held} of "
+                f"n_samples={n_samples} rows for validation; at least 2 are needed, and 1 for training. Raise "
+                "validation_fraction or pass more rows."
             )
         train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed)
         return data.take(np.sort(train)), data.take(np.sort(held))
@@ -431,7 +432,10 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
             network, weights, biases = self._layers()
             parts: list[torch.nn.Module] = []
             for weight, bias in zip(weights, biases, strict=True):
-                linear = torch.nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64, device="cpu")
+                # skip_init: torch.nn.Linear would draw from the caller's random numbers
+                linear = torch.nn.utils.skip_init(
+                    torch.nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64, device="cpu"
+                )
                 linear.weight.copy_(torch.tensor(weight, device="cpu"))
                 linear.bias.copy_(torch.tensor(bias, device="cpu"))
                 parts += [linear, network.activation.module()]
@@ -441,10 +445,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         x, y = self._stored_scalings()
         if np.all(x.inverse == 1) and np.all(x.mean == 0) and np.all(y.scale == 1) and np.all(y.mean == 0):
             return module
-        raise AttributeError(
-            "to_module() of a module fitted with standardize=True would need scaling around it; use "
-            "x_mean_, x_inverse_scale_, y_mean_ and y_scale_ with the module's own parameters instead."
-        )
+        return ScaledModule(module, x.mean, x.inverse, y.mean, y.scale)
 
 
 def _squared_mean(problem: Problem) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from ._activations import ACTIVATIONS
 from ._base import Architecture, Forward, Network
 from ._mlp import MLP, MLPNetwork
-from ._module import ModuleArchitecture, ModuleNetwork
+from ._module import ModuleArchitecture, ModuleNetwork, ScaledModule
 from ._starts import STARTS, Inputs
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "ModuleArchitecture",
     "ModuleNetwork",
     "Network",
+    "ScaledModule",
 ]

@@ -123,12 +123,11 @@ class MLPNetwork(Network):
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
         theta, first, last = np.array(theta), self.layers[0], self.layers[-1]
         weight = theta[first.weight].reshape(first.fan_out, first.fan_in)
-        # a column that one of the scalings leaves out keeps its coefficient: there is no old meaning to keep
-        kept = (old_x.inverse != 0) & (new_x.inverse != 0)
+        # a column that the old scaling left out had no effect, and starts from none
         theta[first.bias] += weight @ ((new_x.mean - old_x.mean) * old_x.inverse)
-        ratio = np.where(kept, old_x.inverse * new_x.scale, 1.0)
+        ratio = np.where(new_x.inverse != 0, old_x.inverse * new_x.scale, 1.0)
         theta[first.weight] = (weight * ratio).ravel()
-        gain = np.where((old_y.scale != 0) & (new_y.scale != 0), old_y.scale * new_y.inverse, 1.0)
+        gain = np.where(new_y.inverse != 0, old_y.scale * new_y.inverse, 1.0)
         shift = (old_y.mean - new_y.mean) * new_y.inverse
         weight = theta[last.weight].reshape(last.fan_out, last.fan_in)
         theta[last.weight] = (weight * gain[:, None]).ravel()

@@ -50,17 +50,22 @@ class ModuleArchitecture(Parameters, Architecture):
         ValueError
             With what is wrong and what the module should return.
         """
-        network = ModuleNetwork(copy.deepcopy(self.module), n_outputs)
-        probe = torch.zeros((n_inputs, 2), dtype=torch.float64, device="cpu")
         with torch.inference_mode(False), torch.no_grad():
-            network = network.to(torch.device("cpu"), torch.float64)
+            network = ModuleNetwork(_own_copy(self.module), n_outputs).to(torch.device("cpu"), torch.float64)
+            probe = torch.linspace(0.1, 0.9, 2 * n_inputs, dtype=torch.float64, device="cpu").view(2, n_inputs)
             try:
-                outputs = network.raw(network.start, probe.mT)
+                outputs = network.raw(network.start, probe)
+                single = network.raw(network.start, probe[:1])
             except Exception as error:
                 raise ValueError(
                     f"The module could not be evaluated on a batch of shape (2, {n_inputs}): {error}"
                 ) from error
         _check_shape(outputs, 2, n_outputs)
+        if not torch.allclose(outputs[:1], single.reshape(outputs[:1].shape), rtol=1e-6, equal_nan=True):
+            raise ValueError(
+                "The module must treat every row on its own, but its output for the first of two rows changes when "
+                "the second one is left out. Remove operations over the rows, such as means over dimension 0."
+            )
         return network
 
     def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
@@ -79,12 +84,57 @@ class ModuleArchitecture(Parameters, Architecture):
 def _check_shape(outputs: object, n: int, n_outputs: int) -> None:
     if not isinstance(outputs, Tensor):
         raise ValueError(f"The module must return a tensor; it returned {type(outputs).__name__}.")
+    if not outputs.is_floating_point():
+        raise ValueError(f"The module must return real floating-point numbers; it returned {outputs.dtype}.")
     allowed = [(n, n_outputs)] + ([(n,)] if n_outputs == 1 else [])
     if tuple(outputs.shape) not in allowed:
         raise ValueError(
             f"The module must return shape {' or '.join(str(a).replace(str(n), 'n', 1) for a in allowed)} for n rows "
             f"and {n_outputs} target column(s); for n = {n} it returned {tuple(outputs.shape)}."
         )
+
+
+def _own_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy with ordinary tensors, also of a module made in inference mode."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        for name, p in list(part._parameters.items()):
+            if p is not None and p.is_inference():
+                part._parameters[name] = torch.nn.Parameter(p.clone(), p.requires_grad)
+        for name, buffer in list(part._buffers.items()):
+            if buffer is not None and buffer.is_inference():
+                part._buffers[name] = buffer.clone()
+    return module
+
+
+class ScaledModule(torch.nn.Module):
+    """A module of standardised inputs and outputs as one of raw ones.
+
+    module : torch.nn.Module; x_mean, x_inverse : (F,); y_mean, y_scale : (K,) ndarrays
+    """
+
+    x_mean: Tensor
+    x_inverse: Tensor
+    y_mean: Tensor
+    y_scale: Tensor
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        x_mean: np.ndarray,
+        x_inverse: np.ndarray,
+        y_mean: np.ndarray,
+        y_scale: np.ndarray,
+    ):
+        super().__init__()
+        self.module = module
+        for name, value in (("x_mean", x_mean), ("x_inverse", x_inverse), ("y_mean", y_mean), ("y_scale", y_scale)):
+            self.register_buffer(name, torch.tensor(np.array(value), dtype=torch.float64, device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, F) to (n, K)."""
+        outputs = self.module((x - self.x_mean) * self.x_inverse)
+        return outputs.reshape(len(x), -1) * self.y_scale + self.y_mean
 
 
 class ModuleNetwork(Network):

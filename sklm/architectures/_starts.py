@@ -27,7 +27,8 @@ class Inputs:
         Range of every column.
     n_samples : int
     rows : callable
-        ``rows(index)`` returns the inputs (n, F) of the rows ``index`` (n,).
+        ``rows(quantile)`` returns inputs (n, F) of rows at the quantiles (n,) in [0, 1) of the cumulative sample
+        weight, so that uniform quantiles draw rows by their weight.
     """
 
     low: np.ndarray
@@ -38,7 +39,7 @@ class Inputs:
     @classmethod
     def of(cls, X: np.ndarray) -> Inputs:
         """Describe an array (N, F)."""
-        return cls(X.min(axis=0), X.max(axis=0), len(X), lambda index: X[index])
+        return cls(X.min(axis=0), X.max(axis=0), len(X), lambda quantile: X[(quantile * len(X)).astype(int)])
 
 
 def _assemble(layers: list[Layer], draw: Callable[[int, Layer], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -123,7 +124,7 @@ def data(layers: list[Layer], active_range: float, inputs: Inputs, rng: np.rando
     first = layers[0]
     if len(layers) == 1 or inputs.n_samples < 2:
         return theta
-    pairs = rng.integers(0, inputs.n_samples, (first.fan_out, 2))
+    pairs = rng.uniform(size=(first.fan_out, 2))
     left, right = inputs.rows(pairs[:, 0]), inputs.rows(pairs[:, 1])
     difference = right - left
     distance = np.linalg.norm(difference, axis=1)

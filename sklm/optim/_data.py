@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,11 +49,12 @@ class TensorRows:
 class StreamedRows:
     """Inputs in a numpy array (N, F), such as a read-only memory map: converted and scaled a chunk at a time.
 
+    array : anything that gives rows (n, F) for ``array[i:j]`` and ``array[index]``
     mean, inverse_scale : (F,) ndarray; a row becomes ``(x - mean) * inverse_scale``.
     rows : (N',) ndarray of int, or None for all; the rows of ``array`` in use.
     """
 
-    array: np.ndarray
+    array: Any
     mean: np.ndarray
     inverse_scale: np.ndarray
     device: torch.device

@@ -17,7 +17,7 @@ from ._status import Status
 from ._stopping import Stopping
 
 #: reasons that end the whole fit, not only a stage
-_FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME, Status.MAX_ITER, Status.NONFINITE)
+_FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME)
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def fit_growing(
         )
         solution = current if solution is None else _chain(solution, current)
         if growth.finalists is not None and growth.finalists < len(solution.score):
-            keep = np.argsort(solution.score, kind="stable")[: growth.finalists]
+            keep = np.argsort(solution.rank, kind="stable")[: growth.finalists]
             solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
         theta, damping = solution.theta, solution.damping.clamp(max=1.0)
-        if int(solution.n_iter.max()) >= stopping.max_iter or all(status in _FINAL for status in current.status):
+        if int(solution.n_iter.max()) >= stopping.max_iter or any(status in _FINAL for status in current.status):
             return _on_all_rows(solution, problem, validation)
     done = 0 if solution is None else int(solution.n_iter.max())
     current = levenberg_marquardt(

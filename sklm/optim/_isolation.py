@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ._threads import safe_after_fork
+
 
 @contextmanager
 def isolated(device: torch.device, inference: bool = False) -> Iterator[None]:
@@ -15,5 +17,10 @@ def isolated(device: torch.device, inference: bool = False) -> Iterator[None]:
     With ``inference`` the block runs in inference mode, a tenth faster for small problems; its tensors must be cloned
     before they leave.
     """
-    with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with (
+        torch.inference_mode(inference),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        safe_after_fork(),
+    ):
         yield

@@ -271,7 +271,9 @@ class _Loop:
         running = state.status == _RUNNING
         better = Choice((score < state.best_score) & running)
         progress = Choice(score < state.anchor * (1 - options.tol))
-        stall = progress(torch.zeros_like(state.stall), state.stall + 1)
+        # a rejected step has not been taken: too many of them end in the damping's maximum
+        waited = 1 if self.batches is not None else work.stale
+        stall = progress(torch.zeros_like(state.stall), state.stall + waited)
         reasons = []
         if options.target_loss >= 0:
             reasons += [(state.loss <= options.target_loss, Status.TARGET)]

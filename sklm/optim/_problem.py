@@ -66,6 +66,8 @@ class Problem:
         From the loss of each output to the reported one, in the units of the targets.
     max_rows : int
         Samples linearised at once.
+    penalised : bool
+        Whether any alpha is positive; saves the work where none is.
     """
 
     network: Network

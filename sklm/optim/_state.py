@@ -101,10 +101,15 @@ class Solution:
     history: dict[str, np.ndarray]
 
     @property
+    def rank(self) -> np.ndarray:
+        """Scores to compare models by, (B,): exact fits are equal, whatever rounding left of them; NaN is worst."""
+        exact = np.array([status is Status.EXACT for status in self.status])
+        return np.where(exact, 0.0, np.nan_to_num(self.score, nan=np.inf, posinf=np.inf))
+
+    @property
     def best(self) -> int:
-        """The model with the lowest finite score."""
-        score = np.where(np.isfinite(self.score), self.score, np.inf)
-        return int(np.argmin(score))
+        """The first of the models with the lowest score."""
+        return int(np.argmin(self.rank))
 
 
 @dataclass

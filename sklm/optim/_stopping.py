@@ -25,7 +25,7 @@ class Stopping:
     tol : float
         Relative decrease of the objective (or validation loss) that counts as progress ...
     n_iter_no_change : int
-        ... and the number of iterations within which there must be some.
+        ... and the number of accepted steps (or epochs) within which there must be some.
     target_loss : float
         Loss, in the units of the targets and without penalty, at which to stop; negative for none.
     together : bool

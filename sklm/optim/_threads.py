@@ -1,7 +1,8 @@
-"""Keep small problems on one processor core."""
+"""How many processor cores a fit uses: one for small problems, and one in a forked process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,34 @@ from threadpoolctl import ThreadpoolController
 
 #: multiplications of one linearisation below which a second thread costs more than it brings (docs/performance.md)
 ONE_THREAD_WORK = 2e7
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@contextmanager
+def safe_after_fork() -> Iterator[None]:
+    """Use one thread of torch for a block in a process made by ``os.fork``, where its thread pool is gone.
+
+    Without this, torch waits for ever for threads that the fork did not copy.
+    """
+    number = torch.get_num_threads()
+    if not _forked or number == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Peak memory of a fit of 10^6 rows and 493 parameters, and agreement of different chunk sizes.
 
-    python tests/benchmarks/memory.py
+python tests/benchmarks/memory.py
 """
 
 import argparse

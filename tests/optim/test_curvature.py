@@ -1,0 +1,89 @@
+"""The Gauss-Newton matrix and the gradient, against a Jacobian assembled by autograd."""
+
+import numpy as np
+import pytest
+import torch
+
+from sklm.losses import SquaredError
+from sklm.optim import SOLVERS, make_problem
+from sklm.optim._curvature import Workspace, linearise
+
+from .. import reference
+from ..problems import CASES, SURFACE, tensor
+
+
+def system(problem, theta, kept=None):
+    """Lower triangle of the Gauss-Newton matrix with penalty, gradient, and diagonal without penalty."""
+    accumulator = SOLVERS["cholesky"]().accumulator(theta)
+    result = linearise(problem, theta, kept, accumulator, Workspace())
+    return result.gram.tril(), result.gradient, result.diagonal
+
+
+def explicit(case, theta, weights, alpha):
+    X, y = case.data()
+    network = case.network()
+    rows, residual = reference.stacked_rows(reference.perceptron(network.sizes, case.activation, X), theta, y, weights)
+    penalty = float(alpha) * network.coefficient_mask
+    gram = rows.T @ rows
+    return np.tril(gram + np.diag(penalty)), rows.T @ residual + penalty * theta.numpy(), np.diag(gram)
+
+
+@pytest.mark.parametrize("max_rows", [7, None])
+@pytest.mark.parametrize("case", CASES.values(), ids=str)
+def test_equals_the_explicit_jacobian(case, max_rows):
+    rng = np.random.default_rng(0)
+    weights, alpha = tensor(rng.uniform(size=(3, case.n_samples))), tensor([0.0, 0.1, 2.0])
+    problem = case.problem(3, weights=weights, alpha=alpha, jacobian_max_rows=max_rows)
+    theta = case.starts(3)
+    got = system(problem, theta)
+    for model in range(3):
+        for part, expected in zip(got, explicit(case, theta[model], weights[model], alpha[model]), strict=True):
+            np.testing.assert_allclose(part[model], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_is_that_of_the_objective():
+    problem = SURFACE.problem(2, alpha=0.3)
+    theta = SURFACE.starts(2).requires_grad_()
+    X, y = SURFACE.data()
+    outputs = [reference.perceptron(problem.network.sizes, "tanh", X)(t) for t in theta]
+    loss = sum((out - y).square().mean() / 2 for out in outputs)
+    (loss + 0.15 * (theta.square() @ problem.penalty_mask).sum()).backward()
+    torch.testing.assert_close(system(problem, theta.detach())[1], theta.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("max_rows", [1, 7, 100, "auto"])
+@pytest.mark.parametrize("case", CASES.values(), ids=str)
+def test_chunks_change_nothing(case, max_rows):
+    theta = case.starts(2)
+    whole = system(case.problem(2, alpha=0.1, jacobian_max_rows=None), theta)
+    parts = system(case.problem(2, alpha=0.1, jacobian_max_rows=max_rows), theta)
+    for part, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("max_rows", [7, None])
+def test_kept_forward_passes_give_the_same(max_rows):
+    problem, theta = SURFACE.problem(2, jacobian_max_rows=max_rows), SURFACE.starts(2)
+    kept = problem.evaluate(theta).forwards
+    assert kept is not None
+    for part, expected in zip(system(problem, theta, kept), system(problem, theta), strict=True):
+        assert torch.equal(part, expected)
+
+
+def test_rows_of_one_model_each():
+    rng = np.random.default_rng(0)
+    X, y, theta = tensor(rng.normal(size=(2, 8, 2))), tensor(rng.normal(size=(2, 8, 3))), SURFACE.starts(2)
+    network = SURFACE.network()
+    together = system(make_problem(network, SquaredError(), X, y, n_models=2), theta)
+    for model in range(2):
+        alone = system(make_problem(network, SquaredError(), X[model], y[model]), theta[model : model + 1])
+        for part, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(part[model], expected[0], rtol=1e-12, atol=1e-14)
+
+
+def test_a_buffer_serves_smaller_and_larger_shapes():
+    workspace, like = Workspace(), torch.zeros(1, dtype=torch.float64)
+    first = workspace.view((2, 3), like)
+    assert first.shape == (2, 3)
+    assert workspace.view((4,), like).data_ptr() == first.data_ptr()
+    assert workspace.view((5, 2, 2), like).shape == (5, 2, 2)

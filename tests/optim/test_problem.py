@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from sklm.losses import SquaredError
+from sklm.optim import make_problem
+
+from .. import reference
+from ..problems import CASES, CURVE, SURFACE, tensor
+
+
+def objective(case, theta, weights, alpha):
+    """``F(theta)`` of one model, written out."""
+    X, y = case.data()
+    network = case.network()
+    outputs = reference.perceptron(network.sizes, case.activation, X)(theta)
+    loss = ((outputs - y) ** 2).mean(1) / 2
+    coefficients = theta[torch.from_numpy(network.coefficient_mask)]
+    return float((weights * loss).sum() / weights.sum() + alpha / 2 * coefficients.square().sum())
+
+
+@pytest.mark.parametrize("max_rows", [7, None])
+@pytest.mark.parametrize("case", CASES.values(), ids=str)
+def test_objective_is_the_weighted_mean_loss_plus_penalty(case, max_rows):
+    rng = np.random.default_rng(0)
+    weights, alpha = tensor(rng.uniform(size=(3, case.n_samples))), tensor([0.0, 0.1, 2.0])
+    problem = case.problem(3, weights=weights, alpha=alpha, jacobian_max_rows=max_rows)
+    theta = case.starts(3)
+    point = problem.evaluate(theta)
+    expected = [objective(case, *row) for row in zip(theta, weights, alpha, strict=True)]
+    np.testing.assert_allclose(point.objective, expected, rtol=1e-12)
+    unpenalised = [objective(case, *row, 0.0) for row in zip(theta, weights, strict=True)]
+    np.testing.assert_allclose(point.loss, unpenalised, rtol=1e-12)
+    torch.testing.assert_close(problem.evaluate(theta, keep=False).objective, point.objective, rtol=1e-14, atol=0)
+
+
+def test_memory_of_an_old_evaluation_may_be_reused():
+    problem = SURFACE.problem(3, jacobian_max_rows=20)
+    old, theta = problem.evaluate(SURFACE.starts(3, seed=1)), SURFACE.starts(3)
+    fresh = problem.evaluate(theta).objective
+    assert torch.equal(problem.evaluate(theta, reuse=old.forwards).objective, fresh)
+
+
+def test_loss_is_reported_in_squared_units_of_the_targets():
+    X, y = SURFACE.data()
+    scale = tensor([1.0, 10.0, 100.0])
+    problem = make_problem(SURFACE.network(), SquaredError(), X, y, output_scale=scale)
+    theta = SURFACE.starts()
+    error = (problem.network.forward(theta, X.mT.contiguous()).outputs[0].mT - y) * scale
+    np.testing.assert_allclose(problem.evaluate(theta).loss, [error.square().mean() / 2], rtol=1e-12)
+
+
+def test_scale_of_the_weights_does_not_matter():
+    weights = tensor(np.random.default_rng(0).uniform(size=CURVE.n_samples))
+    theta = CURVE.starts()
+    values = [CURVE.problem(weights=scale * weights).evaluate(theta).objective for scale in (1.0, 1e-200, 1e200)]
+    torch.testing.assert_close(values[1], values[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(values[2], values[0], rtol=1e-12, atol=0)
+
+
+def test_every_model_may_have_its_own_rows_and_targets():
+    theta, rng = SURFACE.starts(3), np.random.default_rng(0)
+    X, y = tensor(rng.normal(size=(3, 8, 2))), tensor(rng.normal(size=(3, 8, 3)))
+    network = SURFACE.network()
+    together = make_problem(network, SquaredError(), X, y, n_models=3).evaluate(theta)
+    for model in range(3):
+        alone = make_problem(network, SquaredError(), X[model], y[model]).evaluate(theta[model : model + 1])
+        torch.testing.assert_close(together.objective[model], alone.objective[0], rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("max_rows", [1, 7, 40, 100, None, "auto"])
+def test_chunks_are_all_rows_once_in_order(max_rows):
+    X, y = CURVE.data()
+    weights = torch.arange(1.0, 41, dtype=torch.float64)
+    chunks = list(CURVE.problem(weights=weights, jacobian_max_rows=max_rows).chunks())
+    for parts, whole in zip(
+        zip(*((c.X, c.y, c.weights, c.root_weights) for c in chunks), strict=True),
+        (X.mT, y.mT, weights[None] / 820, (weights[None] / 820).sqrt()),
+        strict=True,
+    ):
+        torch.testing.assert_close(torch.cat(parts, dim=-1), whole, rtol=1e-15, atol=0)
+    if isinstance(max_rows, int):
+        assert max(c.X.shape[-1] for c in chunks) == min(max_rows, 40)
+
+
+def test_take_restricts_rows_and_normalises_weights_again():
+    weights = tensor(np.random.default_rng(0).uniform(size=(2, 40)))
+    problem, theta, index = CURVE.problem(2, weights=weights, alpha=0.1), CURVE.starts(2), np.array([30, 3, 4, 11])
+    X, y = CURVE.data()
+    expected = make_problem(
+        CURVE.network(), SquaredError(), X[index], y[index], n_models=2, weights=weights[:, index], alpha=0.1
+    )
+    part = problem.take(index)
+    assert part.n_samples == 4
+    torch.testing.assert_close(part.evaluate(theta).objective, expected.evaluate(theta).objective, rtol=1e-13, atol=0)
+
+
+def test_take_of_rows_without_weight_is_finite():
+    weights = torch.ones(40, dtype=torch.float64)
+    weights[:5] = 0
+    assert CURVE.problem(weights=weights).take(np.arange(5)).evaluate(CURVE.starts()).objective.isfinite().all()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_models_restricts_to_some_models(shared):
+    rng, n_models = np.random.default_rng(0), 4
+    shape = () if shared else (n_models,)
+    X, y = tensor(rng.normal(size=(*shape, 9, 2))), tensor(rng.normal(size=(*shape, 9, 3)))
+    weights = tensor(rng.uniform(size=9 if shared else (n_models, 9)))
+    alpha = tensor(rng.uniform(size=n_models))
+    problem = make_problem(SURFACE.network(), SquaredError(), X, y, n_models=n_models, weights=weights, alpha=alpha)
+    theta, index = SURFACE.starts(n_models), torch.tensor([2, 0])
+    torch.testing.assert_close(
+        problem.models(index).evaluate(theta[index]).objective, problem.evaluate(theta).objective[index]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": torch.zeros(40)}, r"y must have shape \(N, K\)"),
+        ({"y": torch.zeros(39, 1)}, "with N = 40"),
+        ({"y": torch.zeros(40, 2)}, "2 columns but the network has 1 outputs"),
+        ({"weights": torch.ones(39)}, "weights must be"),
+        ({"weights": torch.ones(3, 40)}, "weights must be"),
+        ({"weights": -torch.ones(40)}, "non-negative"),
+        ({"weights": torch.zeros(40)}, "positive sum"),
+        ({"weights": torch.cat([torch.ones(1, 40), torch.zeros(1, 40)])}, "positive sum for every model"),
+        ({"weights": torch.full((40,), torch.nan)}, "non-negative"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    X, y = CURVE.data()
+    options = {"network": CURVE.network(), "loss": SquaredError(), "X": X, "y": y, "n_models": 2, **change}
+    with pytest.raises(ValueError, match=message):
+        make_problem(**options)

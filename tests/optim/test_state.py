@@ -1,0 +1,37 @@
+import numpy as np
+import torch
+
+from sklm.optim import Solution, Status
+from sklm.optim._state import History
+
+from ..problems import tensor
+
+
+def test_history_puts_values_where_their_models_belong():
+    history = History()
+    history.append(torch.tensor([0, 1, 2]), loss=tensor([10.0, 11, 12]), damping=tensor([1.0, 1, 1]))
+    history.append(torch.tensor([2, 0]), loss=tensor([22.0, 20]), damping=tensor([2.0, 2]))
+    curves = history.arrays(np.array([2, 1, 2]))
+    np.testing.assert_array_equal(curves["loss"], [[10, 11, 12], [20, np.nan, 22]])
+    np.testing.assert_array_equal(curves["damping"], [[1, 1, 1], [2, np.nan, 2]])
+    assert np.isnan(curves["validation"]).all()
+    assert curves["validation"].shape == (2, 3)
+
+
+def test_history_forgets_models_carried_along_after_their_end():
+    history = History()
+    for value in range(3):
+        history.append(torch.tensor([0, 1]), loss=tensor([value, value]))
+    np.testing.assert_array_equal(history.arrays(np.array([3, 1]))["loss"], [[0, 0], [1, np.nan], [2, np.nan]])
+
+
+def solution(score):
+    n_models = len(score)
+    theta, zeros = torch.zeros((n_models, 1)), np.zeros(n_models)
+    return Solution(theta, theta[:, 0], np.array(score), zeros, [Status.DECREASE] * n_models, zeros.astype(int), {})
+
+
+def test_best_is_the_lowest_finite_score():
+    assert solution([3.0, 1.0, 2.0]).best == 1
+    assert solution([np.nan, np.inf, 2.0]).best == 2
+    assert solution([-np.inf, 5.0]).best == 1

@@ -1,0 +1,346 @@
+"""Every reason to stop, reached by a problem made for it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from sklm.losses import SquaredError
+from sklm.optim import (
+    SCALINGS,
+    SOLVERS,
+    Geodesic,
+    MiniBatches,
+    Multiplicative,
+    Status,
+    Stopping,
+    levenberg_marquardt,
+    make_problem,
+)
+
+from .. import reference
+from ..problems import CURVE, PLANE, SURFACE, Case, Nist, tensor
+
+ENDLESS = {"max_iter": 10_000, "tol": 0.0, "n_iter_no_change": 10**6, "gradient_tol": 0.0}
+
+
+def fit(case, stopping, *, near=0.3, n_models=1, problem=None, **options):
+    problem = problem or case.problem(n_models)
+    return levenberg_marquardt(problem, case.starts(n_models, near=near), stopping=Stopping(**stopping), **options)
+
+
+def assert_best_of_history(solution, problem, model=0):
+    """What is returned is the best point that was seen, and its score is right."""
+    curve = solution.history["objective"][:, model]
+    start = np.inf if len(curve) == 0 else np.nanmin(curve)
+    assert solution.score[model] <= start
+    np.testing.assert_allclose(problem.evaluate(solution.theta).objective[model], solution.score[model], rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", [PLANE, CURVE], ids=str)
+def test_gradient(case):
+    solution = fit(case, ENDLESS | {"gradient_tol": 1e-6})
+    assert solution.status == [Status.GRADIENT]
+    X, y = case.data()
+    function = reference.perceptron(case.network().sizes, case.activation, X)
+    gradient = reference.jacobian(lambda theta: (function(theta) - y).square().mean() / 2, solution.theta[0])
+    assert gradient.abs().max() < 1e-6
+
+
+def test_gradient_does_not_depend_on_the_units_of_the_targets():
+    n_iter = []
+    for unit in (1, 2**20):  # powers of two, so that rounding is the same
+        X, y = PLANE.data()
+        problem = make_problem(PLANE.network(), SquaredError(), X, unit * y)
+        solution = levenberg_marquardt(
+            problem, unit * PLANE.starts(), stopping=Stopping(**ENDLESS | {"gradient_tol": 1e-6})
+        )
+        assert solution.status == [Status.GRADIENT]
+        n_iter.append(solution.n_iter[0])
+    assert n_iter[0] == n_iter[1]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("case", [PLANE, CURVE, SURFACE], ids=str)
+def test_without_tolerances_a_fit_ends_at_rounding(case, solver):
+    solution = fit(case, ENDLESS, solver=solver)
+    assert solution.status[0] in (Status.GRADIENT, Status.STEP, Status.DAMPING)
+    assert solution.n_iter[0] < 2000
+
+
+class Never:
+    """Reject every step."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def start(self, damping):
+        return {}
+
+    def update(self, trial, memory):
+        return torch.zeros_like(trial.gain_ratio, dtype=torch.bool), self.factor * trial.damping, memory
+
+
+def test_step():
+    solution = fit(CURVE, ENDLESS | {"max_damping": 1e30}, strategy=Never(10.0))
+    assert solution.status == [Status.STEP]
+    assert solution.damping[0] > 1e10
+
+
+@pytest.mark.parametrize("factor", [10.0, float("inf"), float("nan")])
+def test_damping(factor):
+    solution = fit(CURVE, ENDLESS | {"max_damping": 1e3}, strategy=Never(factor))
+    assert solution.status == [Status.DAMPING]
+    assert torch.equal(solution.theta, CURVE.starts(near=0.3))
+    assert solution.n_iter[0] == (5 if factor == 10 else 1)
+
+
+def test_damping_stays_above_its_minimum():
+    solution = fit(PLANE, {"max_iter": 10, "min_damping": 1e-3}, strategy=Multiplicative())
+    assert np.nanmin(solution.history["damping"]) == 1e-3
+
+
+@pytest.mark.parametrize("patience", [1, 4])
+def test_decrease(patience):
+    """No relative fall of ten percent within some iterations, counted by hand."""
+    solution = fit(SURFACE, ENDLESS | {"tol": 0.1, "n_iter_no_change": patience}, near=0, n_models=4)
+    assert solution.status == [Status.DECREASE] * 4
+    start = SURFACE.problem(4).evaluate(SURFACE.starts(4)).objective.numpy()
+    for model in range(4):
+        anchor, stall, n_iter = start[model], 0, 0
+        for value in solution.history["objective"][:, model]:
+            n_iter += 1
+            anchor, stall = (value, 0) if value < 0.9 * anchor else (anchor, stall + 1)
+            if stall == patience:
+                break
+        assert solution.n_iter[model] == n_iter
+    assert len(set(solution.n_iter)) > 1
+
+
+def test_target_is_a_loss_in_the_units_of_the_targets_and_without_penalty():
+    X, y = CURVE.data()
+    scale = tensor([10.0])
+    problem = make_problem(CURVE.network(), SquaredError(), X, y, alpha=1e-3, output_scale=scale)
+    solution = fit(CURVE, ENDLESS | {"target_loss": 3.0}, near=1.0, problem=problem)
+    assert solution.status == [Status.TARGET]
+    curve = solution.history["loss"][:, 0]
+    assert (curve[:-1] > 3.0).all()
+    assert curve[-1] <= 3.0
+    assert solution.loss[0] == curve[-1]
+
+
+def test_no_target_by_default_even_for_a_perfect_fit():
+    assert Stopping().target_loss < 0
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1.0, 1e100])
+def test_exact(unit):
+    """Data without noise, whatever their size."""
+    case = Case("exact plane", hidden=(), n_samples=12, n_inputs=3, noise=0.0)
+    X, y = case.data()
+    problem = make_problem(case.network(), SquaredError(), X, unit * y)
+    solution = levenberg_marquardt(problem, torch.zeros_like(case.starts()), stopping=Stopping(**ENDLESS))
+    assert solution.status == [Status.EXACT]
+    np.testing.assert_allclose(solution.theta, unit * case.truth(), rtol=1e-12)
+
+
+def test_exact_at_the_start():
+    X, y = PLANE.data()
+    theta = torch.zeros_like(PLANE.starts())
+    problem = make_problem(PLANE.network(), SquaredError(), X, torch.zeros_like(y))
+    solution = levenberg_marquardt(problem, theta)
+    assert solution.status == [Status.EXACT]
+    assert torch.equal(solution.theta, theta)
+    assert solution.score.tolist() == [0.0]
+
+
+def test_max_iter():
+    solution = fit(SURFACE, {"max_iter": 3}, near=0, n_models=2)
+    assert solution.status == [Status.MAX_ITER] * 2
+    assert solution.n_iter.tolist() == [3, 3]
+    assert solution.history["objective"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 1), (0.1, 3)])
+def test_time(seconds, most):
+    """One iteration is done in any case; here every one takes 60 ms."""
+    solution = fit(SURFACE, ENDLESS | {"max_time": seconds}, callback=lambda progress: time.sleep(0.06))
+    assert solution.status == [Status.TIME]
+    assert 1 <= solution.n_iter[0] <= most
+    assert_best_of_history(solution, SURFACE.problem())
+
+
+def test_validation_stops_and_returns_the_best_by_validation():
+    """A large net on few noisy rows: the validation loss rises again."""
+    case = Case("overfit", hidden=(20,), n_samples=40, noise=1.0)
+    problem = case.problem()
+    train, valid = problem.take(np.arange(0, 40, 2)), problem.take(np.arange(1, 40, 2))
+    solution = fit(
+        case, {"max_iter": 200, "n_iter_no_change": 7}, near=0, problem=train, validation=valid, acceleration=Geodesic()
+    )
+    assert solution.status == [Status.VALIDATION]
+    curve = solution.history["validation"][:, 0]
+    assert solution.n_iter[0] == len(curve) < 200
+    assert solution.score[0] == curve.min()
+    assert np.argmin(curve) < len(curve) - 1
+    np.testing.assert_allclose(valid.evaluate(solution.theta).objective, solution.score, rtol=1e-12)
+    np.testing.assert_allclose(train.evaluate(solution.theta).loss, solution.loss, rtol=1e-12)
+    assert solution.loss[0] > solution.history["loss"][-1, 0]
+
+
+def test_callback():
+    seen = []
+
+    def third(progress):
+        seen.append((progress.iteration, progress.n_active))
+        return progress.iteration == 3
+
+    solution = fit(SURFACE, ENDLESS, near=0, n_models=2, callback=third)
+    assert solution.status == [Status.CALLBACK] * 2
+    assert seen == [(1, 2), (2, 2), (3, 2)]
+    assert solution.n_iter.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("value", [None, False, 0])
+def test_a_callback_that_returns_nothing_true_goes_on(value):
+    assert fit(SURFACE, {"max_iter": 4}, callback=lambda progress: value).status == [Status.MAX_ITER]
+
+
+def interrupt(progress):
+    if progress.iteration == 4:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batches", [None, 10])
+def test_keyboard_interrupt(batches):
+    solution = fit(
+        SURFACE,
+        ENDLESS,
+        near=0,
+        n_models=3,
+        callback=interrupt,
+        batches=batches and MiniBatches(60, batches, seed=0),
+    )
+    assert solution.status == [Status.INTERRUPTED] * 3
+    assert solution.n_iter.tolist() == [4, 4, 4]
+    for model in range(3):
+        assert_best_of_history(solution, SURFACE.problem(3), model)
+
+
+def test_keyboard_interrupt_keeps_what_ended_before():
+    solution = fit(SURFACE, ENDLESS | {"target_loss": 0.001}, n_models=6, callback=interrupt)
+    assert set(solution.status) == {Status.TARGET, Status.INTERRUPTED}
+    for model, status in enumerate(solution.status):
+        assert (solution.loss[model] <= 0.001) == (status is Status.TARGET)
+
+
+def test_an_error_in_a_callback_is_not_swallowed():
+    def fail(progress):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        fit(SURFACE, ENDLESS, callback=fail)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise on Windows")
+@pytest.mark.parametrize("delay", [0.02, 0.1, 0.15])
+def test_interrupt_signal(delay):
+    """Control-C at any moment ends the fit with the best model so far."""
+    timer = threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT))
+    problem = SURFACE.problem(2)
+    started = threading.Event()
+
+    def start_timer(progress):
+        if not started.is_set():
+            started.set()
+            timer.start()
+
+    solution = fit(
+        SURFACE,
+        ENDLESS | {"max_iter": 10**7, "max_time": 20.0, "max_damping": float("inf")},
+        n_models=2,
+        strategy=Never(1.0),
+        callback=start_timer,
+    )
+    timer.join()
+    assert solution.status == [Status.INTERRUPTED] * 2
+    assert_best_of_history(solution, problem)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_start_is_left_out_and_the_others_are_fitted(value):
+    theta = SURFACE.starts(3)
+    alone = levenberg_marquardt(SURFACE.problem(2), theta[[0, 2]], stopping=Stopping(max_iter=20))
+    theta[1, -1] = value
+    solution = levenberg_marquardt(SURFACE.problem(3), theta, stopping=Stopping(max_iter=20))
+    assert solution.status == [Status.MAX_ITER, Status.NONFINITE, Status.MAX_ITER]
+    assert solution.n_iter.tolist() == [20, 0, 20]
+    assert np.isnan(solution.history["objective"][:, 1]).all()
+    assert solution.score[1] == np.inf
+    assert solution.best != 1
+    np.testing.assert_allclose(solution.score[[0, 2]], alone.score, rtol=1e-9)
+    np.testing.assert_allclose(solution.loss[[0, 2]], alone.loss, rtol=1e-9)
+
+
+def test_nothing_but_non_finite_starts():
+    solution = levenberg_marquardt(SURFACE.problem(2), torch.full_like(SURFACE.starts(2), torch.nan))
+    assert solution.status == [Status.NONFINITE] * 2
+    assert solution.history["objective"].shape == (0, 2)
+
+
+OVERFLOW = Nist(
+    "overflow",
+    lambda x, a: torch.exp(a * x),
+    x=tuple(np.linspace(0, 20, 11)),
+    y=tuple(np.exp(0.5 * np.linspace(0, 20, 11))),
+    starts=((-0.5,),),
+    parameters=(0.5,),
+    residual_sum=0.0,
+)
+LOGARITHM = Nist(
+    "logarithm",
+    lambda x, a: torch.log(a - x),
+    x=(0.0, 0.5, 0.9),
+    y=tuple(np.log(1.0 + 1e-3 - np.array([0.0, 0.5, 0.9]))),
+    starts=((3.0,),),
+    parameters=(1.001,),
+    residual_sum=0.0,
+)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("case", [OVERFLOW, LOGARITHM], ids=lambda case: case.name)
+def test_a_non_finite_trial_is_a_rejection_and_the_fit_goes_on(case, solver, scaling):
+    """The first steps jump to where the model overflows or is undefined."""
+    problem = case.problem()
+    thetas = [problem.network.start[None].clone()]
+    solution = levenberg_marquardt(
+        problem,
+        thetas[0],
+        damping=1e-14,
+        scaling=SCALINGS[scaling],
+        solver=solver,
+        stopping=Stopping(max_iter=500, n_iter_no_change=500),
+        callback=lambda progress: thetas.append(progress.state.theta.clone()),
+    )
+    assert torch.equal(thetas[1], thetas[0])
+    assert np.isfinite(solution.history["objective"]).all()
+    np.testing.assert_allclose(solution.theta[0], case.parameters, rtol=1e-6)
+
+
+def test_together_one_model_at_the_target_stops_the_others():
+    options = ENDLESS | {"target_loss": 0.001}
+    apart = fit(SURFACE, options | {"max_iter": 20}, n_models=6)
+    solution = fit(SURFACE, options | {"together": True}, n_models=6)
+    first = np.array([status is Status.TARGET for status in solution.status])
+    assert first.any()
+    assert not first.all()
+    assert {status for status in solution.status if status is not Status.TARGET} == {Status.SUPERSEDED}
+    assert len(set(solution.n_iter)) == 1
+    assert solution.n_iter[0] == min(apart.n_iter)

@@ -1,0 +1,123 @@
+"""Slow, independent oracles: autograd, numpy, scipy. Nothing here knows how sklm computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+from torch.autograd.functional import jacobian as autograd_jacobian
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "logistic": torch.sigmoid,
+    "relu": torch.relu,
+    "softplus": lambda z: torch.log1p(torch.exp(z)),
+    "elu": torch.nn.functional.elu,
+    "silu": torch.nn.functional.silu,
+    "sin": torch.sin,
+    "identity": lambda z: z,
+}
+
+Function = Callable[[Tensor], Tensor]
+
+
+def perceptron(sizes: list[int], activation: str, X: Tensor) -> Function:
+    """``theta (P,) -> outputs (N, K)`` of a perceptron: for every layer the weights row by row, then the biases."""
+
+    def outputs(theta: Tensor) -> Tensor:
+        a, start = X, 0
+        for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+            weight = theta[start : start + fan_in * fan_out].reshape(fan_out, fan_in)
+            start += fan_in * fan_out
+            a = a @ weight.T + theta[start : start + fan_out]
+            start += fan_out
+            if index < len(sizes) - 2:
+                a = ACTIVATIONS[activation](a)
+        return a
+
+    return outputs
+
+
+def jacobian(function: Function, theta: Tensor) -> Tensor:
+    """Derivative (..., P) of ``function(theta)`` (...) by reverse-mode autograd."""
+    return autograd_jacobian(function, theta, vectorize=True)
+
+
+def bend(function: Function, theta: Tensor, direction: Tensor) -> Tensor:
+    """Second derivative of ``function`` along a line, by differentiating ``<u, f>`` twice along it and once by u."""
+    t = torch.zeros((), dtype=theta.dtype, requires_grad=True)
+    outputs = function(theta + t * direction)
+    u = torch.zeros_like(outputs, requires_grad=True)
+    product = (u * outputs).sum()
+    for _ in range(2):
+        (product,) = torch.autograd.grad(product, t, create_graph=True, materialize_grads=True)
+        if not product.requires_grad:
+            return torch.zeros_like(outputs).detach()
+    return torch.autograd.grad(product, u, materialize_grads=True)[0]
+
+
+def stacked_rows(
+    function: Function, theta: Tensor, y: Tensor, weights: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Jacobian (N K, P) and residual (N K,) of ``sum_n w_n |f_n - y_n|^2 / (2 K sum w)`` as half a sum of squares."""
+    n_samples, n_outputs = y.shape
+    weights = torch.ones(n_samples, dtype=y.dtype) if weights is None else weights
+    root = (weights / weights.sum() / n_outputs).sqrt()[:, None].expand_as(y).reshape(-1)
+    residual = root * (function(theta) - y).reshape(-1)
+    rows = root[:, None] * jacobian(function, theta).reshape(-1, len(theta))
+    return rows.numpy(), residual.numpy()
+
+
+def damped_step(
+    rows: np.ndarray, residual: np.ndarray, theta: np.ndarray, penalty: np.ndarray, damped: np.ndarray
+) -> np.ndarray:
+    """Minimise ``|J p + z|^2 + sum penalty (theta + p)^2 + sum damped p^2`` as one least-squares problem."""
+    stacked = np.concatenate([rows, np.diag(np.sqrt(penalty)), np.diag(np.sqrt(damped))])
+    target = np.concatenate([residual, np.sqrt(penalty) * theta, np.zeros_like(theta)])
+    return -np.linalg.lstsq(stacked, target)[0]
+
+
+def textbook_curve(function: Function, theta: Tensor, y: Tensor, damping: float, n_iter: int) -> np.ndarray:
+    """Objectives (n_iter,) of Levenberg-Marquardt as in Madsen, Nielsen & Tingleff (2004), algorithm 3.16."""
+
+    def objective(theta: Tensor) -> float:
+        return float(0.5 * (function(theta) - y).square().mean())
+
+    growth, curve = 2.0, []
+    value = objective(theta)
+    for _ in range(n_iter):
+        rows, residual = stacked_rows(function, theta, y)
+        gradient = rows.T @ residual
+        step = -np.linalg.solve(rows.T @ rows + damping * np.eye(len(theta)), gradient)
+        predicted = 0.5 * step @ (damping * step - gradient)
+        trial = theta + torch.from_numpy(step)
+        ratio = (value - objective(trial)) / predicted
+        if ratio > 0:
+            theta, value = trial, objective(trial)
+            damping *= max(1 / 3, 1 - (2 * ratio - 1) ** 3)
+            growth = 2.0
+        else:
+            damping *= growth
+            growth *= 2
+        curve.append(value)
+    return np.array(curve)
+
+
+def scipy_optimum(function: Function, theta: Tensor, y: Tensor) -> tuple[np.ndarray, float]:
+    """Parameters and mean squared error / 2 that MINPACK finds from ``theta``."""
+
+    def residual(parameters: np.ndarray) -> np.ndarray:
+        return (function(torch.from_numpy(parameters)) - y).reshape(-1).numpy()
+
+    def derivative(parameters: np.ndarray) -> np.ndarray:
+        return jacobian(function, torch.from_numpy(parameters)).reshape(-1, len(parameters)).numpy()
+
+    tolerance = {"ftol": 1e-15, "xtol": 1e-15, "gtol": 1e-15}
+    result = scipy.optimize.least_squares(
+        residual, theta.numpy(), derivative, method="lm", x_scale="jac", max_nfev=5000, **tolerance
+    )
+    return result.x, result.cost / y.numel()
