@@ -72,6 +72,14 @@ class TrainingSet:
         return self.X.nbytes > available_bytes(torch.device("cpu")) // 4
 
 
+def _standardised(X: np.ndarray | RowView, x: Scaling, dtype: torch.dtype, block: int = 65536) -> torch.Tensor:
+    """Standardised inputs (F, N), written block by block so that only one copy of X exists."""
+    result = np.empty((X.shape[1], len(X)), dtype=np.float32 if dtype == torch.float32 else np.float64)
+    for start in range(0, len(X), block):
+        result[:, start : start + block] = x.apply(np.asarray(X[start : start + block], dtype=np.float64)).T
+    return torch.from_numpy(result)
+
+
 class BaseLM(CallbackSupportMixin, BaseEstimator):
     """Hyperparameters and engine set-up of the Levenberg-Marquardt estimators."""
 
@@ -260,7 +268,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         if data.is_large:
             rows = StreamedRows(data.X, x.mean, x.inverse, device, dtype)
         else:
-            rows = TensorRows(samples_last(x.apply(data.X[:]), device, dtype))
+            rows = TensorRows(_standardised(data.X, x, dtype).to(device))
         return make_problem(
             network,
             self._make_loss(),

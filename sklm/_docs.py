@@ -60,10 +60,10 @@ target_loss : float or None, default=None
     Stop when the training loss (half the mean squared error in squared units of y) is this low.
 tol : float or 'auto', default='auto'
     Stop when the objective (or, with ``early_stopping``, the validation loss) fell by less than this, relative, over
-    the number of iterations below. 'auto' is 1e-4 for MLPs and 1e-12 for modules, whose parameters matter by
+    the number of iterations below. 'auto' is 1e-3 for MLPs and 1e-12 for modules, whose parameters matter by
     themselves.
 n_iter_no_change : int, default=20
-    Number of iterations within which the objective has to fall by ``tol``.
+    Number of accepted steps (or epochs) within which the objective has to fall by ``tol``.
 early_stopping : bool, default=False
     Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
     them.

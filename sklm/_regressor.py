@@ -51,14 +51,14 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         Damping after every iteration.
     validation_scores_ : ndarray of shape (n_iter_,) or None
         R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
-        with ``early_stopping=True``.
+        with ``early_stopping=True``; the negative loss there for a loss other than the squared error.
     best_validation_score_ : float or None
         Largest of them: the score of the model that is kept.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
-        'interrupted', 'callback' or 'superseded'.
+        'interrupted', 'callback' or 'superseded'; after ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool
@@ -242,8 +242,10 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         ran = np.isfinite(history["damping"])
         scores = None
         if validation is not None:
-            spread = float((validation.y.square() * validation.weights).sum() - _squared_mean(validation))
-            scores = 1 - 2 * history["validation"][ran] * len(validation.y) / spread
+            scores = -history["validation"][ran]
+            if validation.loss.is_squared:
+                spread = float((validation.y.square() * validation.weights).sum() - _squared_mean(validation))
+                scores = 1 + 2 * scores * len(validation.y) / spread
         status = solution.status[row]
         return {
             "loss_": float(solution.loss[row]),
@@ -288,6 +290,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
             )
         fitted = self._core(architecture, solution.theta[0].cpu().double().numpy(), x, y, flat)
         fitted.update(self._report(solution, 0, None))
+        moved = solution.status[0] is Status.CALLBACK
+        fitted["status_"], fitted["converged_"] = ("one_step" if moved else "no_step"), False
+        fitted["message_"] = (
+            "One step was taken." if moved else "No step lowered the objective of the batch; the damping was raised."
+        )
         if previous is not None:
             fitted["n_iter_"] = previous.n_iter_ + 1
             for name in ("loss_curve_", "damping_curve_"):

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import scipy.optimize
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.autograd.functional import jacobian as autograd_jacobian
 
@@ -23,6 +24,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 Function = Callable[[Tensor], Tensor]
+
+#: for loops of many small operations, in which a second thread only makes the first one wait
+one_thread = ThreadpoolController().wrap(limits=1)
 
 
 def perceptron(sizes: list[int], activation: str, X: Tensor) -> Function:
@@ -42,11 +46,13 @@ def perceptron(sizes: list[int], activation: str, X: Tensor) -> Function:
     return outputs
 
 
+@one_thread
 def jacobian(function: Function, theta: Tensor) -> Tensor:
     """Derivative (..., P) of ``function(theta)`` (...) by reverse-mode autograd."""
     return autograd_jacobian(function, theta, vectorize=True)
 
 
+@one_thread
 def bend(function: Function, theta: Tensor, direction: Tensor) -> Tensor:
     """Second derivative of ``function`` along a line, by differentiating ``<u, f>`` twice along it and once by u."""
     t = torch.zeros((), dtype=theta.dtype, requires_grad=True)
@@ -81,6 +87,7 @@ def damped_step(
     return -np.linalg.lstsq(stacked, target)[0]
 
 
+@one_thread
 def textbook_curve(function: Function, theta: Tensor, y: Tensor, damping: float, n_iter: int) -> np.ndarray:
     """Objectives (n_iter,) of Levenberg-Marquardt as in Madsen, Nielsen & Tingleff (2004), algorithm 3.16."""
 
@@ -107,6 +114,7 @@ def textbook_curve(function: Function, theta: Tensor, y: Tensor, damping: float,
     return np.array(curve)
 
 
+@one_thread
 def scipy_optimum(function: Function, theta: Tensor, y: Tensor) -> tuple[np.ndarray, float]:
     """Parameters and mean squared error / 2 that MINPACK finds from ``theta``."""
 

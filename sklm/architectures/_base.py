@@ -115,7 +115,7 @@ class Architecture(ABC):
     solver: str = "auto"
     #: whether ``n_init='auto'`` means several starts, and what ``tol='auto'`` means
     restarts: bool = True
-    tol: float = 1e-4
+    tol: float = 1e-3
 
     @abstractmethod
     def build(self, n_inputs: int, n_outputs: int) -> Network:

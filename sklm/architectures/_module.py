@@ -75,6 +75,7 @@ class ModuleArchitecture(Parameters, Architecture):
                 f"init must be 'auto' for a module, which starts from the values it carries; got {init!r}."
             )
         assert isinstance(network, ModuleNetwork)
+        network.check_differentiable(inputs.rows(np.array([0.0, 0.5])))
         carried = network.start.cpu().double().numpy()
         spread = np.where(carried == 0, 1.0, np.abs(carried))
         draws = [rng.normal(size=carried.shape) for rng in generators]
@@ -179,6 +180,22 @@ class ModuleNetwork(Network):
         for p in module.parameters():
             p.requires_grad_(True)
         return module
+
+    def check_differentiable(self, rows: np.ndarray) -> None:
+        """Raise ValueError if the module's Jacobian cannot be taken row by row; rows (n, F)."""
+        with torch.inference_mode(False), torch.no_grad():
+            X = torch.tensor(np.array(rows).T, dtype=torch.float64, device="cpu")
+            theta = self.start.unsqueeze(0)
+            cotangents = torch.ones((1, self.n_outputs, 1, X.shape[1]), dtype=torch.float64, device="cpu")
+            out = torch.empty((1, self.n_parameters, 1, X.shape[1]), dtype=torch.float64, device="cpu")
+            try:
+                self.pullback(theta, X, self.forward(theta, X), cotangents, out)
+            except Exception as error:
+                raise ValueError(
+                    "The module cannot be differentiated row by row with torch.func.vmap and jacrev. Use torch "
+                    "operations only, no `if` on values (torch.where instead) and no writing into tensors made inside "
+                    f"forward (torch.stack instead). torch says: {error}"
+                ) from error
 
     def _split(self, theta: Tensor) -> dict[str, Tensor]:
         parts = torch.split(theta, self.sizes)

@@ -18,6 +18,9 @@ class Loss(ABC):
     the engine multiplies by sample weights.
     """
 
+    #: whether R^2 measures what this loss minimises
+    is_squared = False
+
     @abstractmethod
     def curvature_columns(self, n_outputs: int) -> int:
         """R, the number of columns of ``S`` for K outputs."""

@@ -17,6 +17,8 @@ class SquaredError(Parameters, Loss):
     Here ``S = I / sqrt(K)`` and ``z = (f - y) / sqrt(K)``.
     """
 
+    is_squared = True
+
     def curvature_columns(self, n_outputs: int) -> int:
         return n_outputs
 

@@ -1,5 +1,6 @@
 """The Levenberg-Marquardt engine, free of scikit-learn: batched over models, split over rows."""
 
+from .._parameters import Parameters
 from ._acceleration import ACCELERATIONS, Geodesic
 from ._batches import MiniBatches
 from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial
@@ -25,6 +26,7 @@ __all__ = [
     "Growth",
     "MiniBatches",
     "Multiplicative",
+    "Parameters",
     "Problem",
     "Progress",
     "Solution",

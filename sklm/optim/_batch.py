@@ -68,10 +68,12 @@ def _map(tree: Any, function: Any, *others: Any) -> Any:
         return type(tree)(_map(value, function, *(other[i] for other in others)) for i, value in enumerate(tree))
     if is_dataclass(tree) and not isinstance(tree, type):
         values: dict[str, Any] = {}
-        seen: dict[int, Any] = {}  # fields that share one object go on sharing it
+        seen: dict[tuple[int, ...], Any] = {}  # fields that share one object everywhere go on sharing it
         for name, value in tree.__dict__.items():
-            if id(value) not in seen:
-                seen[id(value)] = _map(value, function, *(getattr(other, name) for other in others))
-            values[name] = seen[id(value)]
+            rest = [getattr(other, name) for other in others]
+            key = (id(value), *map(id, rest))
+            if key not in seen:
+                seen[key] = _map(value, function, *rest)
+            values[name] = seen[key]
         return evolve(tree, **values)
     return tree

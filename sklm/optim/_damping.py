@@ -103,8 +103,7 @@ class Multiplicative(Parameters):
 
     def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
         accept = trial.trial_objective < trial.objective
-        factor = torch.where(accept, 1 / self.decrease, self.increase).to(trial.damping.dtype)
-        return accept, trial.damping * factor, memory
+        return accept, torch.where(accept, trial.damping / self.decrease, trial.damping * self.increase), memory
 
 
 class DelayedGratification(Multiplicative):

@@ -76,56 +76,57 @@ def fit_growing(
     growth : Growth
     """
     began, solution = time.monotonic(), None
+    done, latest = np.zeros(len(theta), dtype=int), 0
     order = np.random.default_rng(growth.seed).permutation(problem.n_samples)
     for size in growth.sizes(problem):
         stage = problem.take(np.sort(order[:size]))
         fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
-        done = 0 if solution is None else int(solution.n_iter.max())
         current = levenberg_marquardt(
             stage,
             theta,
             damping=damping,
-            stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8), done, began),
+            stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8), began),
             validation=replace(fresh, penalised=False),
-            callback=_shifted(callback, done),
+            callback=_shifted(callback, latest),
+            done=done,
             **options,
         )
+        latest += len(current.history["loss"])
         solution = current if solution is None else _chain(solution, current)
         if growth.finalists is not None and growth.finalists < len(solution.score):
             keep = np.argsort(solution.rank, kind="stable")[: growth.finalists]
             solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
-        theta, damping = solution.theta, solution.damping.clamp(max=1.0)
-        if int(solution.n_iter.max()) >= stopping.max_iter or any(status in _FINAL for status in current.status):
+        theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
+        if any(status in _FINAL for status in current.status):
             return _on_all_rows(solution, problem, validation)
-    done = 0 if solution is None else int(solution.n_iter.max())
     current = levenberg_marquardt(
         problem,
         theta,
         damping=damping,
-        stopping=_remaining(stopping, done, began),
+        stopping=_remaining(stopping, began),
         validation=validation,
-        callback=_shifted(callback, done),
+        callback=_shifted(callback, latest),
+        done=done,
         **options,
     )
     return current if solution is None else _chain(solution, current)
 
 
-def _remaining(stopping: Stopping, done: int, began: float) -> Stopping:
-    elapsed = time.monotonic() - began
-    return replace(stopping, max_iter=max(stopping.max_iter - done, 1), max_time=max(stopping.max_time - elapsed, 0.0))
+def _remaining(stopping: Stopping, began: float) -> Stopping:
+    return replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
 
 
-def _shifted(callback: Any, done: int) -> Any:
-    """Number the iterations on from ``done``."""
-    if callback is None or done == 0:
+def _shifted(callback: Any, latest: int) -> Any:
+    """Number the iterations on from ``latest``."""
+    if callback is None or latest == 0:
         return callback
-    return lambda progress: callback(Progress(progress.iteration + done, progress.state, progress.n_active))
+    return lambda progress: callback(Progress(progress.iteration + latest, progress.state, progress.n_active))
 
 
 def _chain(first: Solution, second: Solution) -> Solution:
     """The second solution, with the first one's iterations before it."""
     history = {name: np.concatenate([first.history[name], curve]) for name, curve in second.history.items()}
-    return replace(second, n_iter=first.n_iter + second.n_iter, history=history)
+    return replace(second, history=history)
 
 
 def _keep(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,7 @@ def levenberg_marquardt(
     batches: MiniBatches | None = None,
     validation: Problem | None = None,
     callback: Callback | None = None,
+    done: np.ndarray | None = None,
 ) -> Solution:
     """Minimise ``problem`` from B starting points at once.
 
@@ -68,6 +70,8 @@ def levenberg_marquardt(
         Rows to choose the best iterate by, and to stop by when it no longer improves.
     callback : function, optional
         Called with a :class:`Progress` after every iteration (epoch with mini-batches); true stops the fit.
+    done : (B,) ndarray of int, optional
+        Iterations that the models have behind them, counted towards ``max_iter`` and in the result's ``n_iter``.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def levenberg_marquardt(
             validation=validation,
             callback=callback,
         )
-        solution = loop.run(theta.detach().clone(), damping)
+        solution = loop.run(theta.detach().clone(), damping, np.zeros(len(theta), int) if done is None else done)
     with isolated(theta.device):
         return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone())
 
@@ -140,11 +144,12 @@ class _Loop:
     callback: Callback | None
     workspace: Workspace = field(default_factory=Workspace)
 
-    def run(self, theta: Tensor, damping: float | Tensor) -> Solution:
+    def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
         """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
         began, iteration, history = time.monotonic(), 0, History()
         epochs = iter(self.batches) if self.batches is not None else None
-        state, work = self._start(theta, damping)
+        state, work = self._start(theta, damping, done)
+        latest = int(done.max())
         result = state
         try:
             state, work = self._drop(state, work)
@@ -154,22 +159,24 @@ class _Loop:
                 else:
                     state, work = self._epoch(epochs, state, work)
                 iteration += 1
-                state = self._judge(state, work, iteration, time.monotonic() - began, history)
-                if self._looks(iteration):
+                state = self._judge(state, work, time.monotonic() - began, history)
+                if self._looks(iteration, iteration + latest):
                     state = self._report(state, iteration)
                     result = _store(result, state)
                     state, work = self._drop(state, work)
         except KeyboardInterrupt:
             state = replace(state, status=_mark(state.status, Status.INTERRUPTED))
             result = _store(result, state)
-        return _solution(result, history)
+        return _solution(result, history, done)
 
-    def _start(self, theta: Tensor, damping: float | Tensor) -> tuple[State, _Work]:
+    def _start(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> tuple[State, _Work]:
         n_models = len(theta)
         point = self.problem.evaluate(theta, keep=self.batches is None)
         score = point.objective if self.validation is None else self.validation.evaluate(theta, keep=False).objective
         finite = torch.isfinite(point.objective) & torch.isfinite(score)
         counter = torch.zeros(n_models, dtype=torch.int64, device=theta.device)
+        n_iter = torch.tensor(done, dtype=torch.int64, device=theta.device)
+        status = torch.where(n_iter < self.stopping.max_iter, _RUNNING, int(Status.MAX_ITER))
         damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(n_models).clone()
         state = State(
             model=torch.arange(n_models, device=theta.device),
@@ -184,8 +191,8 @@ class _Loop:
             best_loss=point.loss,
             anchor=score,
             stall=counter,
-            status=torch.where(finite, int(Status.RUNNING), int(Status.NONFINITE)),
-            n_iter=counter,
+            status=torch.where(finite, status, int(Status.NONFINITE)),
+            n_iter=n_iter,
         )
         return state, _Work(forwards=point.forwards, stale=torch.ones_like(finite))
 
@@ -222,6 +229,8 @@ class _Loop:
         system = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
         largest = system.diagonal if work.largest is None else torch.maximum(work.largest, system.diagonal)
         scale = self.scaling(system.diagonal, largest)
+        if not isinstance(scale, Tensor) or scale.shape != largest.shape:
+            raise TypeError(f"The damping scaling must return a tensor of shape {tuple(largest.shape)}; got {scale!r}.")
         return replace(work, system=self.solver.prepare(system, scale), scale=scale, largest=largest)
 
     def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
@@ -240,7 +249,13 @@ class _Loop:
         gain = (state.objective - objective) / predicted.clamp_min(torch.finfo(theta.dtype).tiny)
         trial = Trial(state.objective, objective, predicted, gain, state.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
-        accept = accept & possible & (state.status == _RUNNING)
+        if not isinstance(accept, Tensor) or accept.dtype != torch.bool or accept.shape != predicted.shape:
+            raise TypeError(
+                f"The damping strategy's update must return accept as a bool tensor of shape {tuple(predicted.shape)}; "
+                f"got {accept!r}."
+            )
+        running = state.status == _RUNNING
+        accept = accept & possible & running
         choose = Choice(accept)
         eps = torch.finfo(theta.dtype).eps
         tiny = None
@@ -255,12 +270,12 @@ class _Loop:
             theta=choose(theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
-            damping=damping.clamp(min=self.stopping.min_damping),
+            damping=torch.where(running, damping.clamp(min=self.stopping.min_damping), state.damping),
             memory=memory,
         )
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
 
-    def _judge(self, state: State, work: _Work, iteration: int, elapsed: float, history: History) -> State:
+    def _judge(self, state: State, work: _Work, elapsed: float, history: History) -> State:
         """Best iterate, progress and stop reasons of every model."""
         options, curves = self.stopping, {}
         score = state.objective
@@ -285,13 +300,13 @@ class _Loop:
             (~(state.damping < options.max_damping), Status.DAMPING),
             (stall >= options.n_iter_no_change, Status.DECREASE if self.validation is None else Status.VALIDATION),
         ]
+        n_iter = state.n_iter + running
+        reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
         status = first_reason(state.status, running, reasons)
         if options.together and options.target_loss >= 0:
             reached = (status == int(Status.TARGET)).any()
             status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
-        if iteration >= options.max_iter:
-            status = _mark(status, Status.MAX_ITER)
-        elif elapsed >= options.max_time:
+        if elapsed >= options.max_time:
             status = _mark(status, Status.TIME)
         return evolve(
             state,
@@ -301,14 +316,14 @@ class _Loop:
             anchor=progress(score, state.anchor),
             stall=stall,
             status=status,
-            n_iter=state.n_iter + running,
+            n_iter=n_iter,
         )
 
-    def _looks(self, iteration: int) -> bool:
+    def _looks(self, iteration: int, latest: int) -> bool:
         """Whether the host looks at the device now; it waits for all queued work when it does."""
         on_cpu = self.problem.y.device.type == "cpu"
         every = 1 if on_cpu or self.callback is not None or self.stopping.max_time < float("inf") else POLL
-        return iteration % every == 0 or iteration >= self.stopping.max_iter
+        return iteration % every == 0 or latest >= self.stopping.max_iter
 
     def _report(self, state: State, iteration: int) -> State:
         if self.callback is None:
@@ -342,7 +357,7 @@ def _store(result: State, state: State) -> State:
     return scatter(result, state.model, state)
 
 
-def _solution(result: State, history: History) -> Solution:
+def _solution(result: State, history: History, done: np.ndarray) -> Solution:
     n_iter = result.n_iter.cpu().numpy()
     return Solution(
         theta=result.best_theta,
@@ -351,5 +366,5 @@ def _solution(result: State, history: History) -> Solution:
         loss=result.best_loss.cpu().numpy(),
         status=[Status(code) for code in result.status.tolist()],
         n_iter=n_iter,
-        history=history.arrays(n_iter),
+        history=history.arrays(n_iter - done),
     )

@@ -149,7 +149,7 @@ class Problem:
         objective = value.sum(-1)
         if self.penalised:
             objective = objective + 0.5 * self.alpha * (theta.square() @ self.penalty_mask)
-        return Evaluation(objective, value @ self.report_weights, forwards)
+        return Evaluation(objective, (value * self.report_weights).sum(-1), forwards)
 
     def forward_passes(self, theta: Tensor, kept: list[Forward] | None) -> Iterator[tuple[Chunk, Forward]]:
         """Yield every chunk with its forward pass, computing what was not kept."""

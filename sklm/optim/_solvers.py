@@ -142,7 +142,8 @@ class Eigh:
             inner = torch.bmm(system.vectors.mT, (vector / system.root).unsqueeze(-1)).squeeze(-1)
             return torch.bmm(system.vectors, (inner / damped).unsqueeze(-1)).squeeze(-1) / system.root
 
-        return Factor(solve(system.gradient).neg_(), torch.isfinite(system.values).all(1), solve)
+        step = solve(system.gradient).neg_()
+        return Factor(step, torch.isfinite(step).all(1), solve)
 
     def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
         return 5 * n_models * (n_parameters + 1) ** 2 * itemsize

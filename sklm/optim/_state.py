@@ -102,9 +102,15 @@ class Solution:
 
     @property
     def rank(self) -> np.ndarray:
-        """Scores to compare models by, (B,): exact fits are equal, whatever rounding left of them; NaN is worst."""
+        """Scores to compare the starts of one fit by, (B,).
+
+        Exact fits are equal, whatever rounding left of them; NaN is worst; if a start reached ``target_loss``, only
+        those that did count.
+        """
         exact = np.array([status is Status.EXACT for status in self.status])
-        return np.where(exact, 0.0, np.nan_to_num(self.score, nan=np.inf, posinf=np.inf))
+        rank = np.where(exact, 0.0, np.nan_to_num(self.score, nan=np.inf, posinf=np.inf))
+        reached = np.array([status is Status.TARGET for status in self.status])
+        return np.where(reached, rank, np.inf) if reached.any() else rank
 
     @property
     def best(self) -> int:

@@ -210,15 +210,21 @@ def test_rescale_keeps_the_raw_function(hidden):
     np.testing.assert_allclose(raw(network, rescaled, X, new_x, new_y), expected, rtol=1e-9)
 
 
-def test_rescale_when_a_column_becomes_constant():
-    """A column of zero scale is left out; the function at its new value is kept."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(([0, 1], [2, 3]), ([1, 3.5], [1, 0])), (([0, 3.5], [2, 0]), ([1, -1], [1, 5]))],
+    ids=["becomes constant", "was constant"],
+)
+def test_rescale_with_a_constant_column(old, new):
+    """A column of zero scale is left out, and the function is kept wherever it was defined by the data."""
     rng = np.random.default_rng(0)
     network = MLP((4,)).build(2, 1)
     theta, X = rng.normal(size=network.n_parameters), rng.normal(size=(6, 2))
-    X[:, 1] = 3.5
-    old_x, new_x, y = affine([0, 1], [2, 3]), affine([1, 3.5], [1, 0]), affine([0], [1])
-    rescaled = network.rescale(theta, old_x, new_x, y, y)
-    np.testing.assert_allclose(raw(network, rescaled, X, new_x, y), raw(network, theta, X, old_x, y), rtol=1e-12)
+    old, new, y = affine(*old), affine(*new), affine([0], [1])
+    if new.scale[1] == 0:
+        X[:, 1] = 3.5
+    rescaled = network.rescale(theta, old, new, y, y)
+    np.testing.assert_allclose(raw(network, rescaled, X, new, y), raw(network, theta, X, old, y), rtol=1e-12)
 
 
 def test_rescale_does_not_write_to_its_arguments():

@@ -101,10 +101,11 @@ def test_path_of_a_model_does_not_depend_on_the_batch(max_iter, validate):
         np.testing.assert_allclose(together.score[model], alone.score[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("max_iter", [1, 2, 7, 20, 300])
-def test_max_iter_counts_all_stages_and_n_iter_is_the_length_of_the_curve(max_iter):
+@pytest.mark.parametrize("near", [0.3, 1.0])
+@pytest.mark.parametrize("max_iter", [1, 2, 7, 14, 20, 300])
+def test_max_iter_counts_all_stages_and_n_iter_is_the_length_of_the_curve(max_iter, near):
     problem = MANY.problem(3)
-    solution = grow(problem, MANY.starts(3, near=1.0), stopping=replace(STOPPING, max_iter=max_iter))
+    solution = grow(problem, MANY.starts(3, near=near), stopping=replace(STOPPING, max_iter=max_iter))
     for model in range(3):
         for name in ("objective", "loss", "damping"):
             assert len(curve_of(solution, model, name)) == solution.n_iter[model]
@@ -121,6 +122,17 @@ def test_max_iter_is_used_up_by_every_model_that_has_not_converged():
     )
     for model, status in enumerate(solution.status):
         assert status is not Status.MAX_ITER or solution.n_iter[model] == 40
+
+
+def test_a_stage_is_judged_on_other_rows_than_its_own():
+    problem = MANY.problem()
+    history = grow(problem, MANY.starts(near=0.3)).history
+    judged = ~np.isnan(history["validation"][:, 0])
+    assert judged[0]
+    assert not judged[-1]
+    assert (np.diff(judged.astype(int)) <= 0).all()
+    assert (history["validation"][judged] != history["objective"][judged]).all()
+    np.testing.assert_allclose(history["validation"][judged][-1], history["objective"][judged][-1], rtol=0.5)
 
 
 def test_rows_are_drawn_by_the_seed():
@@ -224,19 +236,19 @@ def test_weights_hold_in_every_stage():
 
 
 def test_finalists_are_the_best_of_the_first_stage():
-    problem, theta = MANY.problem(6), MANY.starts(6)
-    growth = replace(GROWTH, finalists=2)
-    solution = grow(problem, theta, growth)
-    every = grow(problem, theta)
-    assert solution.theta.shape == (2, 10)
+    """Two starts near the truth among those that can at best become a constant."""
+    theta = torch.zeros((6, 10), dtype=torch.float64)
+    theta[[1, 4]] = MANY.starts(2, near=0.1)
+    problem = MANY.problem(6)
+    solution = grow(problem, theta, replace(GROWTH, finalists=2))
     assert len(solution.status) == len(solution.score) == len(solution.n_iter) == 2
     assert solution.history["loss"].shape[1] == 2
-    for model in range(2):
+    for model, start in enumerate((1, 4)):
         assert len(curve_of(solution, model)) == solution.n_iter[model]
-    # each of them is one of those that go on when all do
-    for score in solution.score:
-        assert np.isclose(every.score, score, rtol=1e-6).any()
-    np.testing.assert_allclose(problem.models(torch.arange(2)).evaluate(solution.theta).objective, solution.score)
+        one = torch.tensor([start])
+        alone = grow(problem.models(one), theta[one])
+        np.testing.assert_allclose(curve_of(solution, model), curve_of(alone, 0), rtol=1e-6)
+        np.testing.assert_allclose(solution.theta[model], alone.theta[0], rtol=1e-6)
 
 
 def test_more_finalists_than_models_are_all_of_them():

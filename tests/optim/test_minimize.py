@@ -482,8 +482,8 @@ def as_on_a_gpu(monkeypatch):
             super().__init__(mask)
             self.all = self.none = False
 
-    def looks(self, iteration):
-        return iteration % _minimize.POLL == 0 or iteration >= self.stopping.max_iter
+    def looks(self, iteration, latest):
+        return iteration % _minimize.POLL == 0 or latest >= self.stopping.max_iter
 
     monkeypatch.setattr(_minimize, "Choice", Blind)
     monkeypatch.setattr(_minimize._Loop, "_looks", looks)

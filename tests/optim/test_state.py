@@ -25,13 +25,20 @@ def test_history_forgets_models_carried_along_after_their_end():
     np.testing.assert_array_equal(history.arrays(np.array([3, 1]))["loss"], [[0, 0], [1, np.nan], [2, np.nan]])
 
 
-def solution(score):
+def solution(score, status=Status.DECREASE):
     n_models = len(score)
     theta, zeros = torch.zeros((n_models, 1)), np.zeros(n_models)
-    return Solution(theta, theta[:, 0], np.array(score), zeros, [Status.DECREASE] * n_models, zeros.astype(int), {})
+    statuses = status if isinstance(status, list) else [status] * n_models
+    return Solution(theta, theta[:, 0], np.array(score), zeros, statuses, zeros.astype(int), {})
 
 
 def test_best_is_the_lowest_finite_score():
     assert solution([3.0, 1.0, 2.0]).best == 1
     assert solution([np.nan, np.inf, 2.0]).best == 2
-    assert solution([-np.inf, 5.0]).best == 1
+
+
+def test_exact_fits_are_equally_good():
+    """What rounding leaves of the objective is no reason to prefer one."""
+    got = solution([1e-5, 3e-32, 1e-32], [Status.DECREASE, Status.EXACT, Status.EXACT])
+    assert got.best == 1
+    assert got.rank.tolist() == [1e-5, 0, 0]

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklm.losses import SquaredError
 from sklm.optim import (
     SCALINGS,
     SOLVERS,
+    GainRatio,
     Geodesic,
     MiniBatches,
     Multiplicative,
@@ -107,19 +109,29 @@ def test_damping_stays_above_its_minimum():
 
 @pytest.mark.parametrize("patience", [1, 4])
 def test_decrease(patience):
-    """No relative fall of ten percent within some iterations, counted by hand."""
+    """No relative fall of ten percent within some accepted steps, counted by hand."""
     solution = fit(SURFACE, ENDLESS | {"tol": 0.1, "n_iter_no_change": patience}, near=0, n_models=4)
     assert solution.status == [Status.DECREASE] * 4
     start = SURFACE.problem(4).evaluate(SURFACE.starts(4)).objective.numpy()
     for model in range(4):
-        anchor, stall, n_iter = start[model], 0, 0
+        anchor = previous = start[model]
+        stall = n_iter = 0
         for value in solution.history["objective"][:, model]:
             n_iter += 1
-            anchor, stall = (value, 0) if value < 0.9 * anchor else (anchor, stall + 1)
+            if value < 0.9 * anchor:
+                anchor, stall = value, 0
+            else:
+                stall += value != previous
+            previous = value
             if stall == patience:
                 break
         assert solution.n_iter[model] == n_iter
     assert len(set(solution.n_iter)) > 1
+
+
+def test_rejections_alone_are_no_lack_of_decrease():
+    solution = fit(CURVE, {"max_iter": 12, "n_iter_no_change": 2}, strategy=Never(2.0))
+    assert solution.status == [Status.MAX_ITER]
 
 
 def test_target_is_a_loss_in_the_units_of_the_targets_and_without_penalty():
@@ -247,7 +259,16 @@ def test_an_error_in_a_callback_is_not_swallowed():
         fit(SURFACE, ENDLESS, callback=fail)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handling of control-C, which a process in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise on Windows")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("delay", [0.02, 0.1, 0.15])
 def test_interrupt_signal(delay):
     """Control-C at any moment ends the fit with the best model so far."""
@@ -332,6 +353,56 @@ def test_a_non_finite_trial_is_a_rejection_and_the_fit_goes_on(case, solver, sca
     assert torch.equal(thetas[1], thetas[0])
     assert np.isfinite(solution.history["objective"]).all()
     np.testing.assert_allclose(solution.theta[0], case.parameters, rtol=1e-6)
+
+
+class Everything:
+    """Accept whatever comes, and remember it."""
+
+    def __init__(self):
+        self.trials = []
+
+    def start(self, damping):
+        return {}
+
+    def update(self, trial, memory):
+        self.trials.append(float(trial.trial_objective[0]))
+        return torch.ones_like(trial.damping, dtype=torch.bool), 10 * trial.damping, memory
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("case", [OVERFLOW, LOGARITHM], ids=lambda case: case.name)
+def test_no_strategy_can_accept_a_non_finite_trial(case, solver):
+    """It sees an infinite objective, also where the model is undefined, and the parameters stay."""
+    problem, strategy = case.problem(), Everything()
+    solution = levenberg_marquardt(
+        problem,
+        problem.network.start[None],
+        damping=1e-14,
+        solver=solver,
+        strategy=strategy,
+        stopping=Stopping(max_iter=4),
+    )
+    assert strategy.trials[0] == np.inf
+    assert not np.isnan(strategy.trials).any()
+    assert np.isfinite(solution.history["objective"]).all()
+    assert solution.history["objective"][0, 0] == float(problem.evaluate(problem.network.start[None]).objective)
+
+
+class Failing(SOLVERS["cholesky"]):
+    """Report a failure with a step that would be fine."""
+
+    def factorise(self, system, damping, scaling):
+        factor = super().factorise(system, damping, scaling)
+        return replace(factor, ok=torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize("strategy", [GainRatio(), Everything()], ids=["gain ratio", "everything"])
+def test_a_failed_factorisation_is_a_rejection(strategy):
+    theta = SURFACE.starts(2, near=0.3)
+    solution = fit(SURFACE, {"max_iter": 4}, n_models=2, solver=Failing(), strategy=strategy)
+    assert torch.equal(solution.theta[1], theta[1])
+    assert not torch.equal(solution.theta[0], theta[0])
+    assert (np.diff(solution.history["damping"][:, 1]) > 0).all()
 
 
 def test_together_one_model_at_the_target_stops_the_others():
