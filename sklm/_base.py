@@ -351,6 +351,8 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     def _n_starts(self, architecture: Architecture, network: Network, data: TrainingSet) -> int:
         """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
+        if self.growing is True and self._batches(len(data.X), 0) is not None:
+            raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
         if self.n_init != "auto":
             return int(self.n_init)
         rows = min(data.y.size, 8 * network.n_parameters) if self._grows(len(data.X)) else data.y.size

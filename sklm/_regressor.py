@@ -58,7 +58,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         Iterations of the start that won.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
-        'interrupted', 'callback' or 'superseded'; after ``partial_fit`` 'one_step' or 'no_step'.
+        'interrupted' or 'callback'; after ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool

@@ -41,6 +41,10 @@ class Growth:
     factor: float = 4.0
     finalists: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.factor <= 1 or self.rows_per_parameter <= 0:
+            raise ValueError("factor must be above 1 and rows_per_parameter above 0.")
+
     def sizes(self, problem: Problem) -> list[int]:
         """Return the subset sizes for a problem; empty where it has too few rows for this to pay."""
         size = int(np.ceil(self.rows_per_parameter * problem.network.n_parameters / problem.n_curvature))
@@ -78,38 +82,44 @@ def fit_growing(
     began, solution = time.monotonic(), None
     done, latest = np.zeros(len(theta), dtype=int), 0
     order = np.random.default_rng(growth.seed).permutation(problem.n_samples)
-    for size in growth.sizes(problem):
-        stage = problem.take(np.sort(order[:size]))
-        fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
+    try:
+        for size in growth.sizes(problem):
+            stage = problem.take(np.sort(order[:size]))
+            fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
+            current = levenberg_marquardt(
+                stage,
+                theta,
+                damping=damping,
+                stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8), began),
+                validation=replace(fresh, penalised=False),
+                callback=_shifted(callback, latest),
+                done=done,
+                **options,
+            )
+            latest += len(current.history["loss"])
+            solution = current if solution is None else _chain(solution, current)
+            if growth.finalists is not None and growth.finalists < len(solution.score):
+                keep = np.argsort(solution.rank, kind="stable")[: growth.finalists]
+                solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
+            theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
+            if any(status in _FINAL for status in current.status):
+                return _on_all_rows(solution, problem, validation)
         current = levenberg_marquardt(
-            stage,
+            problem,
             theta,
             damping=damping,
-            stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8), began),
-            validation=replace(fresh, penalised=False),
+            stopping=_remaining(stopping, began),
+            validation=validation,
             callback=_shifted(callback, latest),
             done=done,
             **options,
         )
-        latest += len(current.history["loss"])
-        solution = current if solution is None else _chain(solution, current)
-        if growth.finalists is not None and growth.finalists < len(solution.score):
-            keep = np.argsort(solution.rank, kind="stable")[: growth.finalists]
-            solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
-        theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
-        if any(status in _FINAL for status in current.status):
-            return _on_all_rows(solution, problem, validation)
-    current = levenberg_marquardt(
-        problem,
-        theta,
-        damping=damping,
-        stopping=_remaining(stopping, began),
-        validation=validation,
-        callback=_shifted(callback, latest),
-        done=done,
-        **options,
-    )
-    return current if solution is None else _chain(solution, current)
+        return current if solution is None else _chain(solution, current)
+    except KeyboardInterrupt:  # between two stages; inside one, the loop handles it
+        if solution is None:
+            raise
+        solution = replace(solution, status=[Status.INTERRUPTED] * len(solution.status))
+        return _on_all_rows(solution, problem, validation)
 
 
 def _remaining(stopping: Stopping, began: float) -> Stopping:

@@ -38,6 +38,8 @@ def chunk_rows(requested: int | str | None, n_samples: int, bytes_per_row: int, 
     if requested is None:
         return max(n_samples, 1)
     if isinstance(requested, str):
+        if requested != "auto":
+            raise ValueError(f"jacobian_max_rows must be a positive integer, None or 'auto'; got {requested!r}.")
         budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
         requested = max(budget // max(bytes_per_row, 1), 64)
     return max(1, min(int(requested), n_samples))

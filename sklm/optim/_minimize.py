@@ -77,11 +77,23 @@ def levenberg_marquardt(
     -------
     Solution
 
+    Raises
+    ------
+    ValueError
+        If theta does not fit the problem.
+    TypeError
+        If a strategy or scaling of your own returns something else than its protocol says.
+
     Notes
     -----
     One iteration is one trial step: linearise the models whose last step was accepted, solve, try, accept or not.
     With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
     """
+    if theta.ndim != 2 or theta.shape != (len(problem.alpha), problem.network.n_parameters):
+        raise ValueError(
+            f"theta must have shape ({len(problem.alpha)}, {problem.network.n_parameters}), models x parameters of the "
+            f"problem; got {tuple(theta.shape)}."
+        )
     rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
     work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
     with (

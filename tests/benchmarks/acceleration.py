@@ -118,16 +118,15 @@ if __name__ == "__main__":
     if args.options:
         print("| option | " + " | ".join(PROBLEMS) + " |\n|---|" + "---|" * len(PROBLEMS))
         for label, options in VARIANTS.items():
-            print(
-                f"| {label} | " + " | ".join(f"{run(name, **options)[0]:.1e}" for name in PROBLEMS) + " |", flush=True
-            )
+            cells = [f"{run(name, **options)[0]:.1e}" for name in PROBLEMS]
+            print(f"| {label} | {' | '.join(cells)} |", flush=True)
     else:
-        print(
-            "| problem | plain: error | s | geodesic: error | s | error ratio | time ratio |\n|---|---|---|---|---|---|---|"
-        )
+        print("| problem | plain: error | s | geodesic: error | s | error ratio | time ratio |")
+        print("|---|---|---|---|---|---|---|")
         for name in PROBLEMS:
             (plain, t0), (geodesic, t1) = run(name, acceleration=None), run(name)
             print(
-                f"| {name} | {plain:.1e} | {t0:.2f} | {geodesic:.1e} | {t1:.2f} | {plain / geodesic:.1f} | {t1 / t0:.2f} |",
+                f"| {name} | {plain:.1e} | {t0:.2f} | {geodesic:.1e} | {t1:.2f} | {plain / geodesic:.1f} "
+                f"| {t1 / t0:.2f} |",
                 flush=True,
             )

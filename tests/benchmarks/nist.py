@@ -86,6 +86,5 @@ if __name__ == "__main__":
     for name in FORMULAS:
         if (pathlib.Path(folder) / f"{name}.dat").exists():
             (d1, m1, t1), (d2, m2, t2) = fit(name, folder, 0), fit(name, folder, 1)
-            print(
-                f"| {name} | {d1:.1f} ({m1.status_}) | {m1.n_iter_} | {d2:.1f} ({m2.status_}) | {m2.n_iter_} | {t1 + t2:.2f} |"
-            )
+            first, second = f"{d1:.1f} ({m1.status_}) | {m1.n_iter_}", f"{d2:.1f} ({m2.status_}) | {m2.n_iter_}"
+            print(f"| {name} | {first} | {second} | {t1 + t2:.2f} |")
