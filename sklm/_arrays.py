@@ -124,17 +124,18 @@ def standard_scaling(array: np.ndarray | RowView, weights: np.ndarray, *, keep_c
     Notes
     -----
     Two passes, the second on centred values divided by the largest of them, so that neither an offset of 1e8 nor
-    values of 1e-200 lose digits.
+    values of 1e-200 lose digits. A column whose range is a few units of rounding is constant.
     """
     low, high = _range(array)
-    constant = low == high
-    share = weights / weights.sum()
+    constant = high / 2 - low / 2 <= 4 * np.finfo(float).eps * np.maximum(np.abs(low), np.abs(high))
+    share = weights / weights.max()
+    share = share / share.sum()
     middle = low / 2 + high / 2
     mean = middle + _block_sum(array, share, lambda block: block - middle)
     reach = np.maximum(high - mean, mean - low)
     reach[constant] = 1.0
     scale = reach * np.sqrt(_block_sum(array, share, lambda block: ((block - mean) / reach) ** 2))
-    mean[constant] = low[constant]
+    mean[constant] = middle[constant]
     scale[constant] = 1.0 if keep_constant else 0.0
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     return Scaling(mean, scale, inverse, low, high)

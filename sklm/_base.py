@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -205,13 +206,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     def _make_device(self, work: float) -> torch.device:
         """Resolve ``device``; ``work`` is about the number of multiplications of one linearisation."""
         name = str(self.device)
+        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", name):
+            raise ValueError(f"device must be 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'; got {self.device!r}.")
         if name == "auto":
             # a GPU pays only where a linearisation is long against launching its kernels
             name = "cuda" if torch.cuda.is_available() and work > 1e9 else "cpu"
         try:
             device = torch.device(name)
-            if device.type == "meta":
-                raise RuntimeError("'meta' tensors hold no numbers")
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={self.device!r} cannot be used here: {error}. Use 'cpu' or 'auto'.") from error
@@ -219,7 +220,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             raise ValueError("device='mps' has no float64; use dtype='float32' or device='cpu'.")
         return device
 
-    def _stopping(self, architecture: Architecture) -> Stopping:
+    def _stopping(self, architecture: Architecture, scaling: Any) -> Stopping:
         eps = torch.finfo(DTYPES[self.dtype]).eps
         return Stopping(
             max_iter=self.max_iter,
@@ -229,6 +230,8 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             n_iter_no_change=int(min(self.n_iter_no_change, 2**31)),
             target_loss=-1.0 if self.target_loss is None else float(self.target_loss),
             gradient_tol=max(1e-10, eps),
+            # identity scaling multiplies a standardised problem; the others a diagonal of any size
+            min_damping=1e-14 if scaling == "identity" else 1e3 * torch.finfo(DTYPES[self.dtype]).tiny,
         )
 
     def _options(self, architecture: Architecture) -> dict[str, Any]:
@@ -248,7 +251,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             "scaling": SCALINGS[scaling] if isinstance(scaling, str) else scaling,
             "acceleration": None if self.acceleration is None else ACCELERATIONS[self.acceleration](),
             "solver": architecture.solver if self.solver == "auto" else self.solver,
-            "stopping": self._stopping(architecture),
+            "stopping": self._stopping(architecture, scaling),
         }
 
     # -- data to problems -------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             rows,
             samples_last(y.apply(data.y), device, dtype).mT,
             n_models=n_models,
-            weights=torch.tensor(data.weights, device=device, dtype=dtype),
+            weights=torch.tensor(data.weights / data.weights.max(), device=device, dtype=dtype),
             alpha=alpha,
             output_scale=torch.tensor(y.scale, device=device, dtype=dtype),
             jacobian_max_rows=self.jacobian_max_rows,
@@ -378,18 +381,23 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             return []
         return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
 
-    def _warn(self, solution: Solution, row: int) -> None:
+    def _warn(self, solution: Solution, row: int, options: dict[str, Any]) -> None:
         if Status.INTERRUPTED in solution.status:
             warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=5)
-        elif solution.status[row] is Status.MAX_ITER:
-            curve = solution.history["objective"][:, row]
-            curve = curve[np.isfinite(curve)]
-            back = curve[max(len(curve) - 1 - int(min(self.n_iter_no_change, 2**31)), 0)]
-            fall = (back - curve[-1]) / back if back > 0 else 0.0
+        elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
             warnings.warn(
-                f"{type(self).__name__} stopped at max_iter={self.max_iter} while the objective was still falling (by "
-                f"{fall:.1e} relative over the last {self.n_iter_no_change} iterations; tol={self.tol}). The best "
-                "model so far is kept. If it is not good enough, raise max_iter or n_init; if it is, raise tol.",
+                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is "
+                "kept. Try other starting values or scales of the parameters.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        elif solution.status[row] is Status.MAX_ITER:
+            tol = options["stopping"].tol
+            warnings.warn(
+                f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
+                f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
+                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data set "
+                "alpha (1e-4 to 1e-1) or early_stopping=True.",
                 ConvergenceWarning,
                 stacklevel=5,
             )

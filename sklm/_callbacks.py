@@ -76,6 +76,11 @@ class FitCallbacks:
             self._begin()
         return bool(stop)
 
+    def close(self) -> None:
+        """End the lines that printers have left open."""
+        for printer in self.printers:
+            getattr(printer, "close", lambda: None)()
+
     def finish(self, fitted: dict[str, Any]) -> None:
         """End the root task."""
         names = ("n_features_in_", "feature_names_in_")

@@ -16,7 +16,7 @@ from ._base import DTYPES, BaseLM, TrainingSet
 from ._callbacks import FitCallbacks
 from ._docs import document
 from ._sklearn import _check_sample_weight, _fit_context
-from .architectures import Architecture, MLPNetwork, ModuleNetwork, Network, ScaledModule
+from .architectures import MLP, Architecture, MLPNetwork, ModuleNetwork, Network, ScaledModule
 from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._data import samples_last
 from .optim._isolation import isolated
@@ -53,12 +53,13 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
         with ``early_stopping=True``; the negative loss there for a loss other than the squared error.
     best_validation_score_ : float or None
-        Largest of them: the score of the model that is kept.
+        The score there of the model that is kept.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
-        'interrupted' or 'callback'; after ``partial_fit`` 'one_step' or 'no_step'.
+        'interrupted', 'callback', 'derivative' (derivatives became infinite) or 'stalled' (no step helps, yet the
+        gradient is not zero); after ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool
@@ -146,8 +147,20 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         Returns
         -------
         self : LMRegressor
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be used, the architecture was changed since the first batch, or ``early_stopping`` is on.
         """
         first = not hasattr(self, "theta_")
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
+        if not first and isinstance(self.architecture_, MLP) and self._make_architecture() != self.architecture_:
+            raise ValueError(
+                f"The architecture was {self.architecture_} when the model was started and is "
+                f"{self._make_architecture()} now; partial_fit cannot go on. Call fit, or set it back."
+            )
         shadow = self._shadow()
         data, flat = shadow._validate(X, y, sample_weight, reset=first)
         with np.errstate(all="ignore"):
@@ -210,13 +223,12 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
             callbacks = FitCallbacks(
                 owner, self, given, self._printers(), lambda t: self._core(architecture, t, x, y, flat)
             )
-            solution, row = self._solve(problem, theta, options, validation, seed, callbacks.per_iteration, device)
-        if solution.status[row] is Status.NONFINITE:
-            raise ValueError(
-                "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
-                "training rows. Check the module's starting values, or choose other ones."
-            )
-        self._warn(solution, row)
+            try:
+                solution, row = self._solve(problem, theta, options, validation, seed, callbacks.per_iteration, device)
+            finally:
+                callbacks.close()
+        _refuse_nonfinite(solution, row)
+        self._warn(solution, row, options)
         fitted = self._core(architecture, solution.theta[row].cpu().double().numpy(), x, y, flat)
         fitted.update(self._report(solution, row, validation))
         callbacks.finish(fitted)
@@ -240,19 +252,19 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
     def _report(self, solution: Solution, row: int, validation: Problem | None) -> dict[str, Any]:
         history = {name: curve[:, row] for name, curve in solution.history.items()}
         ran = np.isfinite(history["damping"])
-        scores = None
+        scores = best_score = None
         if validation is not None:
-            scores = -history["validation"][ran]
+            scores, best_score = -history["validation"][ran], -float(solution.score[row])
             if validation.loss.is_squared:
-                spread = float((validation.y.square() * validation.weights).sum() - _squared_mean(validation))
-                scores = 1 + 2 * scores * len(validation.y) / spread
+                scale = 2 * len(validation.y) / _spread(validation)
+                scores, best_score = 1 + scale * scores, 1 + scale * best_score
         status = solution.status[row]
         return {
             "loss_": float(solution.loss[row]),
             "loss_curve_": history["loss"][ran],
             "damping_curve_": history["damping"][ran],
             "validation_scores_": scores,
-            "best_validation_score_": None if scores is None else float(np.max(scores)),
+            "best_validation_score_": best_score,
             "n_iter_": int(solution.n_iter[row]),
             "status_": status.name.lower(),
             "message_": status.message,
@@ -288,13 +300,14 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
                 callback=lambda progress: bool(progress.state.objective[0] < progress.state.start[0]),
                 **options,
             )
+        _refuse_nonfinite(solution, 0)
         fitted = self._core(architecture, solution.theta[0].cpu().double().numpy(), x, y, flat)
         fitted.update(self._report(solution, 0, None))
         moved = solution.status[0] is Status.CALLBACK
+        if not moved:  # one hopeless batch is no reason to distrust the next ones
+            fitted["damping_"] = float(damping)
         fitted["status_"], fitted["converged_"] = ("one_step" if moved else "no_step"), False
-        fitted["message_"] = (
-            "One step was taken." if moved else "No step lowered the objective of the batch; the damping was raised."
-        )
+        fitted["message_"] = "One step was taken." if moved else "No step lowered the objective of the batch."
         if previous is not None:
             fitted["n_iter_"] = previous.n_iter_ + 1
             for name in ("loss_curve_", "damping_curve_"):
@@ -455,5 +468,22 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
         return ScaledModule(module, x.mean, x.inverse, y.mean, y.scale)
 
 
-def _squared_mean(problem: Problem) -> torch.Tensor:
-    return (problem.y * problem.weights).sum(-1).square().sum()
+def _refuse_nonfinite(solution: Solution, row: int) -> None:
+    """Raise ValueError if the objective, or its derivative, was not finite at the start."""
+    status = solution.status[row]
+    if status is Status.NONFINITE:
+        raise ValueError(
+            "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
+            "training rows. Check the module's starting values, or choose other ones."
+        )
+    if status is Status.DERIVATIVE and not solution.moved[row]:
+        raise ValueError(
+            "The derivatives of the network are NaN or infinite on the training rows at the starting values, although "
+            "its output is finite. Look for functions such as sqrt or a fractional power at zero."
+        )
+
+
+def _spread(problem: Problem) -> float:
+    """Weighted variance of the targets, summed over outputs."""
+    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
+    return float(((problem.y - mean).square() * problem.weights).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from .optim import Progress
+from .optim import Progress, Status
 
 
 class ProgressLine:
@@ -21,23 +21,34 @@ class ProgressLine:
     def __init__(self, max_iter: int, every: float = 0.2):
         self.max_iter, self.every = max_iter, every
         self.began = self.shown = time.monotonic()
+        self.is_open = False
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        ends = progress.n_active == 0 or progress.iteration >= self.max_iter
+        ends = progress.n_active == 0
         if now - self.shown < self.every and not ends:
             return
-        self.shown = now
-        done = progress.iteration / self.max_iter
-        left = (now - self.began) / progress.iteration * (self.max_iter - progress.iteration)
-        bar = "#" * int(20 * done)
+        self.shown, elapsed = now, now - self.began
+        left = elapsed / progress.iteration * (self.max_iter - progress.iteration)
         leader = progress.leader
-        sys.stderr.write(
-            f"\r[{bar:<20}] {progress.iteration}/{self.max_iter}  loss {float(progress.state.best_loss[leader]):.4g}  "
-            f"damping {float(progress.state.damping[leader]):.1e}  "
-            + (f"done in {now - self.began:.1f} s\n" if ends else f"at most {left:.0f} s left ")
+        reason = Status(int(progress.state.status[leader])).name.lower()
+        bar = "#" * (20 if ends else int(20 * progress.iteration / self.max_iter))
+        line = (
+            f"[{bar:<20}] iteration {progress.iteration}, loss {float(progress.state.best_loss[leader]):.4g}, "
+            f"damping {float(progress.state.damping[leader]):.1e}, "
+            + (f"{elapsed:.1f} s, stopped by {reason}" if ends else f"at most {left:.0f} s left")
         )
+        sys.stderr.write(f"\r{line:<110}")
         sys.stderr.flush()
+        self.is_open = True
+        if ends:
+            self.close()
+
+    def close(self) -> None:
+        """Go to a new line, if one was begun."""
+        if self.is_open:
+            sys.stderr.write("\n")
+            self.is_open = False
 
 
 class IterationLines:

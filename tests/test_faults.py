@@ -127,7 +127,7 @@ def test_hidden_layers_that_are_none(sizes):
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta"])
 def test_device_that_is_not_there(device):
-    with pytest.raises(ValueError, match=rf"device='{device}' cannot be used here.*Use 'cpu' or 'auto'"):
+    with pytest.raises(ValueError, match=r"device.*'cpu'"):
         small(device=device).fit(*surface())
 
 
@@ -197,10 +197,10 @@ def test_hold_out_too_small():
 @pytest.mark.parametrize(
     ("module", "match"),
     [
-        (Rows(lambda a, X: a * X), r"must return shape \(n, 1\) or \(n,\).*for n = 2 it returned \(2, 2\)"),
-        (Rows(lambda a, X: a * X.sum()), r"for n = 2 it returned \(\)"),
+        (Rows(lambda a, X: a * X), r"must return shape \(n, 1\) or \(n,\).*for n = 3 it returned \(3, 2\)"),
+        (Rows(lambda a, X: a * X.sum()), r"for n = 3 it returned \(\)"),
         (Rows(lambda a, X: (a * X,)), "must return a tensor; it returned tuple"),
-        (torch.nn.Linear(3, 1), r"could not be evaluated on a batch of shape \(2, 2\)"),
+        (torch.nn.Linear(3, 1), r"could not be evaluated on a batch of shape \(3, 2\)"),
         (torch.nn.Identity(), "no parameter with requires_grad=True: there is nothing to fit"),
         (torch.nn.Linear(2, 1).requires_grad_(False), "no parameter with requires_grad=True"),
         (Rows(lambda a, X: torch.log(-a) * X[:, 0]), "objective is not finite at the starting values"),
@@ -266,14 +266,14 @@ def test_a_trial_that_is_not_finite_is_a_rejected_step(strategy):
 @pytest.mark.parametrize("strategy", ["gain_ratio", "multiplicative", "delayed_gratification"])
 def test_damping_has_a_cap_and_the_loop_ends(strategy):
     # finite only at the start: no step is ever accepted
-    module = Rows(lambda a, X: torch.where(a == 1.0, a, a * torch.nan) * X[:, 0])
+    module = Rows(lambda a, X: a * X[:, 0] + torch.where(a == 1.0, 0.0, torch.inf))
     X, y = surface()
     began = time.monotonic()
-    model = LMRegressor(
-        architecture=module, damping_strategy=strategy, max_iter=10**6, n_iter_no_change=np.inf, tol=0
-    ).fit(X, y)
+    model = LMRegressor(architecture=module, damping_strategy=strategy, max_iter=10**6, n_iter_no_change=np.inf, tol=0)
+    with pytest.warns(ConvergenceWarning, match="No step lowers the objective although its gradient is not zero"):
+        model.fit(X, y)
     assert time.monotonic() - began < 10
-    assert model.status_ in ("damping", "step")
+    assert (model.status_, model.converged_) == ("stalled", False)
     assert model.n_iter_ < 200
     assert model.theta_[0] == 1.0
     assert model.message_

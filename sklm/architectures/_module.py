@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -52,19 +53,20 @@ class ModuleArchitecture(Parameters, Architecture):
         """
         with torch.inference_mode(False), torch.no_grad():
             network = ModuleNetwork(_own_copy(self.module), n_outputs).to(torch.device("cpu"), torch.float64)
-            probe = torch.linspace(0.1, 0.9, 2 * n_inputs, dtype=torch.float64, device="cpu").view(2, n_inputs)
+            n = n_outputs + 2  # a number of rows that cannot be taken for another size
+            probe = torch.linspace(0.1, 0.9, n * n_inputs, dtype=torch.float64, device="cpu").view(n, n_inputs)
             try:
                 outputs = network.raw(network.start, probe)
                 single = network.raw(network.start, probe[:1])
             except Exception as error:
                 raise ValueError(
-                    f"The module could not be evaluated on a batch of shape (2, {n_inputs}): {error}"
+                    f"The module could not be evaluated on a batch of shape ({n}, {n_inputs}): {error}"
                 ) from error
-        _check_shape(outputs, 2, n_outputs)
+        _check_shape(outputs, n, n_outputs)
         if not torch.allclose(outputs[:1], single.reshape(outputs[:1].shape), rtol=1e-6, equal_nan=True):
             raise ValueError(
-                "The module must treat every row on its own, but its output for the first of two rows changes when "
-                "the second one is left out. Remove operations over the rows, such as means over dimension 0."
+                "The module must treat every row on its own, but its output for the first of some rows changes "
+                "when the others are left out. Remove operations over the rows, such as means over dimension 0."
             )
         return network
 
@@ -75,7 +77,7 @@ class ModuleArchitecture(Parameters, Architecture):
                 f"init must be 'auto' for a module, which starts from the values it carries; got {init!r}."
             )
         assert isinstance(network, ModuleNetwork)
-        network.check_differentiable(inputs.rows(np.array([0.0, 0.5])))
+        network.check_differentiable(inputs.rows(np.linspace(0, 1, 7, endpoint=False)))
         carried = network.start.cpu().double().numpy()
         spread = np.where(carried == 0, 1.0, np.abs(carried))
         draws = [rng.normal(size=carried.shape) for rng in generators]
@@ -196,6 +198,14 @@ class ModuleNetwork(Network):
                     "operations only, no `if` on values (torch.where instead) and no writing into tensors made inside "
                     f"forward (torch.stack instead). torch says: {error}"
                 ) from error
+        idle = [name for name, part in self._split(out.abs().amax((0, 2, 3))).items() if not bool(part.any())]
+        if idle:
+            warnings.warn(
+                f"The module's parameters {idle} have no influence on its output at the starting values. If that is "
+                "not meant, look for .item(), .detach() or .data in forward, or start elsewhere.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _split(self, theta: Tensor) -> dict[str, Tensor]:
         parts = torch.split(theta, self.sizes)

@@ -102,7 +102,9 @@ def fit_growing(
                 keep = np.argsort(solution.rank, kind="stable")[: growth.finalists]
                 solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
             theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
-            if any(status in _FINAL for status in current.status):
+            final = [status for status in current.status if status in _FINAL]
+            if final:
+                solution = replace(solution, status=[final[0]] * len(solution.status))
                 return _on_all_rows(solution, problem, validation)
         current = levenberg_marquardt(
             problem,
@@ -136,7 +138,7 @@ def _shifted(callback: Any, latest: int) -> Any:
 def _chain(first: Solution, second: Solution) -> Solution:
     """The second solution, with the first one's iterations before it."""
     history = {name: np.concatenate([first.history[name], curve]) for name, curve in second.history.items()}
-    return replace(second, history=history)
+    return replace(second, history=history, moved=first.moved | second.moved)
 
 
 def _keep(
@@ -152,6 +154,8 @@ def _keep(
         status=[solution.status[i] for i in index],
         n_iter=solution.n_iter[index],
         history={name: curve[:, index] for name, curve in solution.history.items()},
+        validated=solution.validated,
+        moved=solution.moved[index],
     )
     return solution, problem.models(rows), None if validation is None else validation.models(rows)
 
@@ -160,4 +164,6 @@ def _on_all_rows(solution: Solution, problem: Problem, validation: Problem | Non
     """Score a stage's result as the caller expects it."""
     point = problem.evaluate(solution.theta, keep=False)
     judged = point if validation is None else validation.evaluate(solution.theta, keep=False)
-    return replace(solution, score=judged.objective.cpu().numpy(), loss=point.loss.cpu().numpy())
+    return replace(
+        solution, validated=validation is not None, score=judged.objective.cpu().numpy(), loss=point.loss.cpu().numpy()
+    )

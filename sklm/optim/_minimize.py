@@ -23,7 +23,7 @@ from ._scaling import identity
 from ._solvers import SOLVERS, LinearSolver, choose_solver
 from ._state import History, Progress, Solution, State
 from ._status import Status
-from ._stopping import Stopping, first_reason, stationary
+from ._stopping import Stopping, first_reason, stationary, stuck
 from ._threads import suited_threads
 
 #: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
@@ -179,7 +179,9 @@ class _Loop:
         except KeyboardInterrupt:
             state = replace(state, status=_mark(state.status, Status.INTERRUPTED))
             result = _store(result, state)
-        return _solution(result, history, done)
+        solution = _solution(result, history, done)
+        moved = (solution.theta != theta).any(1).cpu().numpy()
+        return replace(solution, validated=self.validation is not None, moved=moved)
 
     def _start(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> tuple[State, _Work]:
         n_models = len(theta)
@@ -190,11 +192,12 @@ class _Loop:
         n_iter = torch.tensor(done, dtype=torch.int64, device=theta.device)
         status = torch.where(n_iter < self.stopping.max_iter, _RUNNING, int(Status.MAX_ITER))
         damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(n_models).clone()
+        null = self._null_objective(n_models, theta)
         state = State(
             model=torch.arange(n_models, device=theta.device),
             theta=theta,
             objective=point.objective,
-            start=point.objective,
+            start=torch.where(null > 0, torch.minimum(point.objective, null), point.objective),
             loss=point.loss,
             damping=damping,
             memory=self.strategy.start(damping),
@@ -207,6 +210,14 @@ class _Loop:
             n_iter=n_iter,
         )
         return state, _Work(forwards=point.forwards, stale=torch.ones_like(finite))
+
+    def _null_objective(self, n_models: int, theta: Tensor) -> Tensor:
+        """Loss (B,) of outputs that are all zero: the scale of the targets, and with it of rounding."""
+        total = theta.new_zeros(n_models)
+        for chunk in self.problem.chunks():
+            zero = theta.new_zeros(n_models, self.problem.network.n_outputs, chunk.weights.shape[-1])
+            total = total + self.problem.loss.value(zero, chunk.y, chunk.weights).sum(-1)
+        return total
 
     def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
         """One pass over all mini-batches, then the objective on all rows."""
@@ -272,7 +283,7 @@ class _Loop:
         eps = torch.finfo(theta.dtype).eps
         tiny = None
         if not choose.all:
-            tiny = (step.square().sum(1) <= eps**2 * state.theta.square().sum(1)) & possible
+            tiny = (step.abs() <= eps * state.theta.abs()).all(1) & possible & ~accept
         forwards = spare = None
         if point.forwards is not None and work.forwards is not None:
             forwards = choose(point.forwards, work.forwards)
@@ -306,10 +317,11 @@ class _Loop:
             reasons += [(state.loss <= options.target_loss, Status.TARGET)]
         if work.system is not None:
             reasons += stationary(work.system, state, work.stale, options.gradient_tol)
-        if work.tiny is not None:
-            reasons += [(work.tiny, Status.STEP)]
+        if work.system is not None and work.tiny is not None:
+            reasons += stuck(work.system, state, work.tiny, options)
+        elif self.batches is not None:
+            reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
         reasons += [
-            (~(state.damping < options.max_damping), Status.DAMPING),
             (stall >= options.n_iter_no_change, Status.DECREASE if self.validation is None else Status.VALIDATION),
         ]
         n_iter = state.n_iter + running

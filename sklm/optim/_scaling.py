@@ -32,7 +32,7 @@ def _positive(diagonal: Tensor) -> Tensor:
     # entries that rounding alone explains count as zero columns
     top = diagonal.amax(1, keepdim=True)
     top = top.where(top > 0, torch.ones_like(top))
-    return diagonal.where(diagonal > torch.finfo(diagonal.dtype).eps ** 2 * top, top)
+    return diagonal.where(diagonal > torch.finfo(diagonal.dtype).tiny, top)
 
 
 SCALINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -23,7 +23,7 @@ class State:
     theta : (b, P)
     objective, loss, damping : (b,)
     start : (b,)
-        Objective of the starting point.
+        Objective of the starting point or of zero outputs, whichever is smaller: the scale of an exact fit.
     memory : dict
         The damping strategy's.
     best_theta (b, P), best_score, best_loss : (b,)
@@ -90,6 +90,10 @@ class Solution:
     n_iter : (B,) ndarray of int
     history : dict of (T, B) ndarray
         ``objective``, ``loss``, ``damping`` and ``validation`` by iteration.
+    validated : bool
+        Whether ``score`` was taken on validation rows.
+    moved : (B,) ndarray of bool
+        Whether ``theta`` differs from the starting point.
     """
 
     theta: Tensor
@@ -99,15 +103,17 @@ class Solution:
     status: list[Status]
     n_iter: np.ndarray
     history: dict[str, np.ndarray]
+    validated: bool = False
+    moved: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     @property
     def rank(self) -> np.ndarray:
         """Scores to compare the starts of one fit by, (B,).
 
-        Exact fits are equal, whatever rounding left of them; NaN is worst; if a start reached ``target_loss``, only
-        those that did count.
+        Exact fits are equal, whatever rounding left of them, unless validation rows tell them apart; NaN is worst; if
+        a start reached ``target_loss``, only those that did count.
         """
-        exact = np.array([status is Status.EXACT for status in self.status])
+        exact = np.array([status is Status.EXACT and not self.validated for status in self.status])
         rank = np.where(exact, 0.0, np.nan_to_num(self.score, nan=np.inf, posinf=np.inf))
         reached = np.array([status is Status.TARGET for status in self.status])
         return np.where(reached, rank, np.inf) if reached.any() else rank

@@ -22,6 +22,8 @@ class Status(IntEnum):
     CALLBACK = 11
     NONFINITE = 12
     SUPERSEDED = 13
+    DERIVATIVE = 14
+    STALLED = 15
 
     @property
     def message(self) -> str:
@@ -62,5 +64,7 @@ _MESSAGES = {
     Status.INTERRUPTED: "The fit was interrupted; the best model so far is kept.",
     Status.CALLBACK: "A callback asked to stop.",
     Status.NONFINITE: "The objective is not finite at the start.",
+    Status.DERIVATIVE: "The objective is finite but its derivatives are not.",
+    Status.STALLED: "No step lowers the objective although its gradient is not zero.",
     Status.SUPERSEDED: "Another start of the same fit reached target_loss first.",
 }

@@ -11,6 +11,9 @@ from torch import Tensor
 from ._state import State
 from ._status import Status
 
+#: largest cosine between residual and Jacobian columns at which a fit that cannot go on counts as converged
+NEARLY_FLAT = 1e-3
+
 
 @dataclass(frozen=True)
 class Stopping:
@@ -49,15 +52,33 @@ class Stopping:
 
 
 def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tuple[Tensor, Status]]:
-    """Return masks (B,) of models whose fit is exact, or whose gradient was zero at the last linearisation.
+    """Return masks (B,) of models whose fit is exact, whose gradient was zero, or not finite, when last linearised.
 
     A model that has moved since (``stale``) is judged at the next linearisation.
     """
     eps = torch.finfo(state.objective.dtype).eps
     exact = state.objective <= (4 * eps) ** 2 * state.start
-    bound = (2 * tol**2 * state.objective)[:, None] * system.diagonal
-    flat = (system.gradient.square() <= bound).all(1) & ~stale
-    return [(exact, Status.EXACT), (flat, Status.GRADIENT)]
+    size = system.gradient.abs()
+    flat = (size <= _cosine_bound(system, state, tol)).all(1) & ~stale
+    return [(exact, Status.EXACT), (flat, Status.GRADIENT), (~(size.sum(1) < torch.inf), Status.DERIVATIVE)]
+
+
+def stuck(system: Any, state: State, tiny: Tensor, options: Stopping) -> list[tuple[Tensor, Status]]:
+    """Return masks (B,) of models that no step improves: at a minimum as far as rounding shows, or not.
+
+    ``tiny`` marks rejected steps below the resolution of the parameters.
+    """
+    capped = ~(state.damping < options.max_damping)
+    level = (system.gradient.abs() <= _cosine_bound(system, state, NEARLY_FLAT)).all(1)
+    # a residual of rounding errors has no direction
+    eps = torch.finfo(state.objective.dtype).eps
+    level = level | (state.objective <= (1000 * eps) ** 2 * state.start)
+    return [(tiny & level, Status.STEP), (capped & level, Status.DAMPING), (tiny | capped, Status.STALLED)]
+
+
+def _cosine_bound(system: Any, state: State, tol: float) -> Tensor:
+    """Largest gradient (B, P) whose cosine with the residual is at most ``tol``."""
+    return (tol * (2 * state.objective).sqrt())[:, None] * system.diagonal.sqrt()
 
 
 def first_reason(status: Tensor, running: Tensor, reasons: list[tuple[Tensor, Status]]) -> Tensor:

@@ -138,7 +138,7 @@ def test_rescale_returns_a_copy():
 def test_starts_scatter_around_what_the_module_carries():
     architecture = ModuleArchitecture(Formula(lambda x, a, b, c: a + b * x + c, (0.0, 1e-6, -1e3)))
     network = architecture.build(1, 1)
-    inputs = Inputs.of(np.zeros((3, 1)))
+    inputs = Inputs.of(np.ones((3, 1)))
 
     def starts(n_init):
         return architecture.starts(network, "auto", inputs, [np.random.default_rng([0, k]) for k in range(n_init)])
@@ -175,7 +175,7 @@ class Wrong(nn.Module):
         (Wrong(lambda x, s: s * x[:1, 0]), "return"),
         (Wrong(lambda x, s: (s * x)[:, :1, None]), "return"),
         (Wrong(lambda x, s: (s * x[:, 0], x)), "(?i)tensor"),
-        (Wrong(lambda x, s: x @ torch.ones((3, 1), dtype=x.dtype) * s), r"batch of shape \(2, 2\)"),
+        (Wrong(lambda x, s: x @ torch.ones((3, 1), dtype=x.dtype) * s), r"batch of shape \(3, 2\)"),
     ],
 )
 def test_unusable_modules_are_refused_with_what_is_wrong(module, message):

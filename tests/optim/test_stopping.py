@@ -90,14 +90,29 @@ class Never:
 
 def test_step():
     solution = fit(CURVE, ENDLESS | {"max_damping": 1e30}, strategy=Never(10.0))
-    assert solution.status == [Status.STEP]
+    assert solution.status == [Status.STALLED]  # the gradient is not zero, so this is no convergence
     assert solution.damping[0] > 1e10
+
+
+@pytest.mark.parametrize(("max_damping", "status"), [(1e30, Status.STEP), (1e3, Status.DAMPING)])
+def test_no_step_helps_at_a_minimum(max_damping, status):
+    found = fit(CURVE, {"max_iter": 500, "tol": 0.0})
+    again = levenberg_marquardt(
+        CURVE.problem(),
+        found.theta,
+        strategy=Never(10.0),
+        stopping=Stopping(max_iter=500, tol=0.0, n_iter_no_change=10**6, gradient_tol=0.0, max_damping=max_damping),
+    )
+    assert again.status == [status]
+    assert status.converged
+    assert torch.equal(again.theta, found.theta)
 
 
 @pytest.mark.parametrize("factor", [10.0, float("inf"), float("nan")])
 def test_damping(factor):
     solution = fit(CURVE, ENDLESS | {"max_damping": 1e3}, strategy=Never(factor))
-    assert solution.status == [Status.DAMPING]
+    assert solution.status == [Status.STALLED]
+    assert not Status.STALLED.converged
     assert torch.equal(solution.theta, CURVE.starts(near=0.3))
     assert solution.n_iter[0] == (5 if factor == 10 else 1)
 
