@@ -23,7 +23,7 @@ from ._scaling import identity
 from ._solvers import SOLVERS, LinearSolver, choose_solver
 from ._state import History, Progress, Solution, State
 from ._status import Status
-from ._stopping import Stopping, first_reason, stationary, stuck
+from ._stopping import Stopping, exact, first_reason, stationary, stuck
 from ._threads import suited_threads
 
 #: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
@@ -293,7 +293,7 @@ class _Loop:
             theta=choose(theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
-            damping=torch.where(running, damping.clamp(min=self.stopping.min_damping), state.damping),
+            damping=Choice(running)(damping.clamp(min=self.stopping.min_damping), state.damping),
             memory=memory,
         )
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
@@ -312,10 +312,10 @@ class _Loop:
         # a rejected step has not been taken: too many of them end in the damping's maximum
         waited = 1 if self.batches is not None else work.stale
         stall = progress(torch.zeros_like(state.stall), state.stall + waited)
-        reasons = []
+        reasons = [(exact(state), Status.EXACT)]
         if options.target_loss >= 0:
-            reasons += [(state.loss <= options.target_loss, Status.TARGET)]
-        if work.system is not None:
+            reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
+        if work.system is not None and not progress.all:  # where every model gains, none is stationary
             reasons += stationary(work.system, state, work.stale, options.gradient_tol)
         if work.system is not None and work.tiny is not None:
             reasons += stuck(work.system, state, work.tiny, options)

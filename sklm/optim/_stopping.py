@@ -51,16 +51,19 @@ class Stopping:
     min_damping: float = 1e-14
 
 
+def exact(state: State) -> Tensor:
+    """Return the mask (B,) of models whose objective is zero to rounding."""
+    return state.objective <= (4 * torch.finfo(state.objective.dtype).eps) ** 2 * state.start
+
+
 def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tuple[Tensor, Status]]:
-    """Return masks (B,) of models whose fit is exact, whose gradient was zero, or not finite, when last linearised.
+    """Return masks (B,) of models whose gradient was zero, or not finite, when last linearised.
 
     A model that has moved since (``stale``) is judged at the next linearisation.
     """
-    eps = torch.finfo(state.objective.dtype).eps
-    exact = state.objective <= (4 * eps) ** 2 * state.start
     size = system.gradient.abs()
     flat = (size <= _cosine_bound(system, state, tol)).all(1) & ~stale
-    return [(exact, Status.EXACT), (flat, Status.GRADIENT), (~(size.sum(1) < torch.inf), Status.DERIVATIVE)]
+    return [(flat, Status.GRADIENT), (~(size.sum(1) < torch.inf), Status.DERIVATIVE)]
 
 
 def stuck(system: Any, state: State, tiny: Tensor, options: Stopping) -> list[tuple[Tensor, Status]]:
