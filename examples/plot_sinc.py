@@ -91,7 +91,7 @@ right.axhline(
     ls="--",
     label=f"MLPRegressor, lbfgs, after {rivals['lbfgs'].n_iter_} iterations",
 )
-right.set(xlabel="iteration", ylabel="training loss", title="Progress", ylim=(1e-9, 10))
+right.set(xlabel="iteration", ylabel="training loss", title="Progress", ylim=(1e-9, 1))
 right.legend(loc="upper right", fontsize="small")
 figure.savefig("sinc.png", dpi=120)
 

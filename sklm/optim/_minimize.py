@@ -197,7 +197,7 @@ class _Loop:
             model=torch.arange(n_models, device=theta.device),
             theta=theta,
             objective=point.objective,
-            start=torch.where(null > 0, torch.minimum(point.objective, null), point.objective),
+            start=null.where(null > 0, point.objective),
             loss=point.loss,
             damping=damping,
             memory=self.strategy.start(damping),

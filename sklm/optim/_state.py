@@ -23,7 +23,7 @@ class State:
     theta : (b, P)
     objective, loss, damping : (b,)
     start : (b,)
-        Objective of the starting point or of zero outputs, whichever is smaller: the scale of an exact fit.
+        Loss of zero outputs (the starting objective where that is zero): the scale of an exact fit.
     memory : dict
         The damping strategy's.
     best_theta (b, P), best_score, best_loss : (b,)
