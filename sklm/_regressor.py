@@ -9,24 +9,21 @@ import torch
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from ._arrays import Scaling, no_scaling, refuse_text_and_dates, standard_scaling
 from ._base import DTYPES, BaseLM, TrainingSet
 from ._callbacks import FitCallbacks
 from ._docs import document
+from ._fitted import FittedNetwork
 from ._sklearn import _check_sample_weight, _fit_context
-from .architectures import MLP, Architecture, MLPNetwork, ModuleNetwork, Network, ScaledModule
+from .architectures import MLP, Architecture, Network
 from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
-from .optim._data import samples_last
 from .optim._isolation import isolated
-
-#: rows predicted at once
-_PREDICT_ROWS = 8192
 
 
 @document
-class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
+class LMRegressor(RegressorMixin, MultiOutputMixin, FittedNetwork, BaseLM):
     """Neural-network regression trained by Levenberg-Marquardt.
 
     Fits small networks (10 to some thousand weights) on 50 to 10^6 rows to errors that first-order methods do not
@@ -348,18 +345,6 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
             standard_scaling(data.y, data.weights, keep_constant=keep_constant),
         )
 
-    def _stored_scalings(self) -> tuple[Scaling, Scaling]:
-        def rebuild(mean: np.ndarray, scale: np.ndarray, inverse: np.ndarray) -> Scaling:
-            return Scaling(mean, scale, inverse, mean, mean)
-
-        def invert(values: np.ndarray) -> np.ndarray:
-            return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)
-
-        return (
-            rebuild(self.x_mean_, invert(self.x_inverse_scale_), self.x_inverse_scale_),
-            rebuild(self.y_mean_, self.y_scale_, invert(self.y_scale_)),
-        )
-
     def _starts(
         self,
         architecture: Architecture,
@@ -383,89 +368,6 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, BaseLM):
             old_x, old_y = previous._stored_scalings()
             theta[0] = network.rescale(previous.theta_, old_x, x, old_y, y)
         return theta
-
-    # -- using ----------------------------------------------------------------------------------------------------
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict targets.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        y : float64 ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was passed to ``fit``, in its units.
-        """
-        check_is_fitted(self)
-        refuse_text_and_dates(X, "X")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], order=None)
-        network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
-        cpu = torch.device("cpu")
-        result = np.empty((len(X), self.n_outputs_))
-        with isolated(cpu), np.errstate(all="ignore"):
-            network = network.to(cpu, torch.float64)
-            theta = torch.tensor(np.array(self.theta_)[None], dtype=torch.float64, device=cpu)
-            for start in range(0, len(X), _PREDICT_ROWS):
-                block = (X[start : start + _PREDICT_ROWS] - self.x_mean_) * self.x_inverse_scale_
-                outputs = network.forward(theta, samples_last(block, cpu, torch.float64)).outputs[0]
-                result[start : start + _PREDICT_ROWS] = outputs.mT.numpy() * self.y_scale_ + self.y_mean_
-        return result[:, 0] if self._flat_output else result
-
-    def _layers(self) -> tuple[MLPNetwork, list[np.ndarray], list[np.ndarray]]:
-        """The network with weights (n_out, n_in) and biases for raw inputs and outputs."""
-        check_is_fitted(self)
-        network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
-        if not isinstance(network, MLPNetwork):
-            raise AttributeError("coefs_ and intercepts_ exist for MLP architectures; use to_module() for a module.")
-        weights = [np.array(self.theta_[la.weight]).reshape(la.fan_out, la.fan_in) for la in network.layers]
-        biases = [np.array(self.theta_[layer.bias]) for layer in network.layers]
-        weights[0] = weights[0] * self.x_inverse_scale_
-        biases[0] = biases[0] - weights[0] @ self.x_mean_
-        weights[-1] = weights[-1] * self.y_scale_[:, None]
-        biases[-1] = biases[-1] * self.y_scale_ + self.y_mean_
-        return network, weights, biases
-
-    @property
-    def coefs_(self) -> list[np.ndarray]:
-        """Weights of each layer for raw X and y, (n_in, n_out)."""
-        return [weight.T for weight in self._layers()[1]]
-
-    @property
-    def intercepts_(self) -> list[np.ndarray]:
-        """Biases of each layer for raw X and y, (n_out,)."""
-        return self._layers()[2]
-
-    def to_module(self) -> torch.nn.Module:
-        """Return the fitted network for raw X and y as a float64 ``torch.nn.Module`` on the CPU.
-
-        An MLP becomes a ``torch.nn.Sequential`` that maps (n, n_features) to (n, n_outputs); a module architecture
-        comes back as a copy of the module with the fitted parameters (and, if ``standardize=True`` was asked for,
-        scaling layers around it).
-        """
-        check_is_fitted(self)
-        network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
-        with torch.inference_mode(False), torch.no_grad():
-            if isinstance(network, ModuleNetwork):
-                return self._scaled_module(network.load(self.theta_))
-            network, weights, biases = self._layers()
-            parts: list[torch.nn.Module] = []
-            for weight, bias in zip(weights, biases, strict=True):
-                # skip_init: torch.nn.Linear would draw from the caller's random numbers
-                linear = torch.nn.utils.skip_init(
-                    torch.nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64, device="cpu"
-                )
-                linear.weight.copy_(torch.tensor(weight, device="cpu"))
-                linear.bias.copy_(torch.tensor(bias, device="cpu"))
-                parts += [linear, network.activation.module()]
-        return torch.nn.Sequential(*parts[:-1])
-
-    def _scaled_module(self, module: torch.nn.Module) -> torch.nn.Module:
-        x, y = self._stored_scalings()
-        if np.all(x.inverse == 1) and np.all(x.mean == 0) and np.all(y.scale == 1) and np.all(y.mean == 0):
-            return module
-        return ScaledModule(module, x.mean, x.inverse, y.mean, y.scale)
 
 
 def _refuse_nonfinite(solution: Solution, row: int) -> None:
