@@ -10,6 +10,12 @@ import numpy as np
 from .optim import Progress
 
 
+def input_attributes(estimator: Any) -> dict[str, Any]:
+    """What validation has set on an estimator: number and names of the columns."""
+    names = ("n_features_in_", "feature_names_in_")
+    return {name: estimator.__dict__[name] for name in names if name in estimator.__dict__}
+
+
 class FitCallbacks:
     """Tasks of one ``fit``: a root task, and a subtask an iteration if a callback is registered.
 
@@ -63,12 +69,7 @@ class FitCallbacks:
 
         def attributes() -> dict[str, Any]:
             theta = progress.state.best_theta[progress.leader].cpu().double().numpy()
-            inputs = {
-                name: self.shadow.__dict__[name]
-                for name in ("n_features_in_", "feature_names_in_")
-                if name in self.shadow.__dict__
-            }
-            return {**inputs, **self.attributes(theta)}
+            return {**input_attributes(self.shadow), **self.attributes(theta)}
 
         stop = self.task.call_on_fit_task_end(estimator=self.owner, reconstruction_attributes=attributes, **self.data)
         self.task = None
@@ -83,8 +84,6 @@ class FitCallbacks:
 
     def finish(self, fitted: dict[str, Any]) -> None:
         """End the root task."""
-        names = ("n_features_in_", "feature_names_in_")
-        inputs = {name: self.shadow.__dict__[name] for name in names if name in self.shadow.__dict__}
         self.root.call_on_fit_task_end(
-            estimator=self.owner, reconstruction_attributes={**inputs, **fitted}, **self.data
+            estimator=self.owner, reconstruction_attributes={**input_attributes(self.shadow), **fitted}, **self.data
         )

@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from ._arrays import Scaling, no_scaling, refuse_text_and_dates, standard_scaling
 from ._base import DTYPES, BaseLM, TrainingSet
-from ._callbacks import FitCallbacks
+from ._callbacks import FitCallbacks, input_attributes
 from ._docs import document
 from ._fitted import FittedNetwork
 from ._sklearn import _check_sample_weight, _fit_context
@@ -172,10 +172,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, FittedNetwork, BaseLM):
         return shadow
 
     def _adopt(self, shadow: LMRegressor, fitted: dict[str, Any]) -> None:
-        names = ("n_features_in_", "feature_names_in_")
         if "feature_names_in_" not in shadow.__dict__:
             self.__dict__.pop("feature_names_in_", None)
-        self.__dict__.update({name: shadow.__dict__[name] for name in names if name in shadow.__dict__}, **fitted)
+        self.__dict__.update(input_attributes(shadow), **fitted)
 
     def _validate(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[TrainingSet, bool]:
         """Return clean data and whether y was one-dimensional."""
@@ -291,16 +290,17 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, FittedNetwork, BaseLM):
             problem = self._problem(network, data, x, y, 1, device, self.alpha)
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
+            start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
             solution = levenberg_marquardt(
                 problem,
-                torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype]),
-                callback=lambda progress: bool(progress.state.objective[0] < progress.state.start[0]),
+                start,
+                callback=lambda progress: not torch.equal(progress.state.theta, start),
                 **options,
             )
         _refuse_nonfinite(solution, 0)
         fitted = self._core(architecture, solution.theta[0].cpu().double().numpy(), x, y, flat)
         fitted.update(self._report(solution, 0, None))
-        moved = solution.status[0] is Status.CALLBACK
+        moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones
             fitted["damping_"] = float(damping)
         fitted["status_"], fitted["converged_"] = ("one_step" if moved else "no_step"), False

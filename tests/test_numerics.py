@@ -90,6 +90,20 @@ def test_an_interrupt_in_the_first_stage_is_not_forgotten():
     assert solution.status == [Status.INTERRUPTED]
 
 
+@pytest.mark.parametrize("damping", [1e-12, 1e-2, 1e2])
+@pytest.mark.parametrize("seed", range(4))
+def test_partial_fit_takes_one_step_and_says_so(damping, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, (100, 2))
+    y = np.sin(4 * X[:, 0]) * X[:, 1]
+    model = LMRegressor(8, random_state=seed, damping=damping).partial_fit(X, y)
+    for _ in range(3):
+        theta, loss = model.theta_, model.loss_
+        model.partial_fit(X, y)
+        assert (model.status_ == "one_step") == (not np.array_equal(model.theta_, theta))
+        assert model.loss_ < loss if model.status_ == "one_step" else model.loss_ == loss
+
+
 def test_partial_fit_keeps_its_damping_over_a_hopeless_batch():
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (20, 1))
