@@ -113,6 +113,8 @@ class MLPNetwork(Network):
         self.sizes = sizes
         self.activation = ACTIVATIONS[activation]
         self.layers = dense_layers(sizes)
+        self.last = len(self.layers) - 1
+        self.lengths = [length for la in self.layers for length in (la.fan_in * la.fan_out, la.fan_out)]
         self.n_parameters = self.layers[-1].bias.stop
         self.n_outputs = sizes[-1]
         self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
@@ -134,16 +136,22 @@ class MLPNetwork(Network):
         theta[last.bias] = theta[last.bias] * gain + shift
         return theta
 
+    def pieces(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Views of theta (B, P) by layer: weight (B, fan_out, fan_in) and bias (B, fan_out, 1)."""
+        parts = theta.unsqueeze(-1).split(self.lengths, 1)
+        return [
+            (parts[2 * index].view(-1, layer.fan_out, layer.fan_in), parts[2 * index + 1])
+            for index, layer in enumerate(self.layers)
+        ]
+
     def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None, derivatives: bool = True) -> Forward:
         activation, old = self.activation, reuse.saved if reuse is not None else None
         a = X.expand(theta.shape[0], *X.shape[-2:])
         values: list[Tensor] = []
         saved = Saved([], values, [] if activation.keeps_input else values, [])
-        for index, layer in enumerate(self.layers):
-            bias = theta[:, layer.bias].unsqueeze(-1)
-            weight = theta[:, layer.weight].view(-1, layer.fan_out, layer.fan_in)
+        for index, (weight, bias) in enumerate(self.pieces(theta)):
             saved.weights.append(weight)
-            if index == len(self.layers) - 1:
+            if index == self.last:
                 break
             z = torch.baddbmm(bias, weight, a, out=None if old is None else old.kept[index])
             if activation.keeps_input:
@@ -160,7 +168,7 @@ class MLPNetwork(Network):
     def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
         saved: Saved = forward.saved
         d = cotangents
-        for index in range(len(self.layers) - 1, -1, -1):
+        for index in range(self.last, -1, -1):
             layer = self.layers[index]
             a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
             rows = out[:, layer.weight].view(-1, layer.fan_out, layer.fan_in, *out.shape[2:])
@@ -173,7 +181,7 @@ class MLPNetwork(Network):
         saved: Saved = forward.saved
         d = cotangent.expand(theta.shape[0], *cotangent.shape[1:])
         parts: list[Tensor] = []
-        for index in range(len(self.layers) - 1, -1, -1):
+        for index in range(self.last, -1, -1):
             a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
             parts += [d.sum(-1), torch.bmm(d, a.mT).flatten(1)]
             if index:
@@ -191,16 +199,15 @@ class MLPNetwork(Network):
         saved: Saved = forward.saved
         a1: Tensor | None = None
         a2: Tensor | None = None
-        for index, layer in enumerate(self.layers):
-            weight, last = saved.weights[index], index == len(self.layers) - 1
-            change = direction[:, layer.weight].view(-1, layer.fan_out, layer.fan_in)
+        for index, (change, shift) in enumerate(self.pieces(direction)):
+            weight, last = saved.weights[index], index == self.last
             z2: Tensor | None = None
             if a1 is not None and a2 is not None:
                 z2 = torch.baddbmm(torch.bmm(weight, a2), change, a1, alpha=2)
             if last:
                 return torch.zeros_like(forward.outputs) if z2 is None else z2
             a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
-            z1 = torch.baddbmm(direction[:, layer.bias].unsqueeze(-1), change, a)
+            z1 = torch.baddbmm(shift, change, a)
             if a1 is not None:
                 z1 = z1.baddbmm_(weight, a1)
             first = saved.first[index]

@@ -40,6 +40,10 @@ class Loss(ABC):
     def residual(self, outputs: Tensor, y: Tensor) -> Tensor:
         """z, (B, R, n)."""
 
+    def project(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
+        """``S^T direction`` for a direction (B, K, n): (B, R, n)."""
+        return (self.factor(outputs, y) * direction.unsqueeze(2)).sum(1)
+
     def hessian_product(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         """``S S^T direction`` for a direction (B, K, n)."""
         factor = self.factor(outputs, y)

@@ -23,8 +23,12 @@ class Acceleration(Protocol):
         step: Tensor,
         solve: Callable[[Tensor], Tensor],
         scaling: Tensor,
+        rows: Tensor | None,
     ) -> Tensor:
-        """Return what to add to ``step`` (B, P)."""
+        """Return what to add to ``step`` (B, P).
+
+        ``rows`` are the columns ``sqrt(w) J^T S`` (B, P, R n) of all samples at theta, if they are still at hand.
+        """
 
 
 class Geodesic:
@@ -49,12 +53,17 @@ class Geodesic:
         step: Tensor,
         solve: Callable[[Tensor], Tensor],
         scaling: Tensor,
+        rows: Tensor | None,
     ) -> Tensor:
-        network, total = problem.network, None
+        network, loss, total = problem.network, problem.loss, None
         for chunk, forward in problem.forward_passes(theta, kept):
             bend = network.second_directional(theta, chunk.X, forward, step)
-            force = problem.loss.hessian_product(forward.outputs, chunk.y, bend) * chunk.weights[:, None, :]
-            part = network.vjp(theta, chunk.X, forward, force)
+            if rows is not None:
+                force = loss.project(forward.outputs, chunk.y, bend) * chunk.root_weights.unsqueeze(1)
+                part = torch.bmm(rows, force.flatten(1).unsqueeze(2)).squeeze(2)
+            else:
+                force = loss.hessian_product(forward.outputs, chunk.y, bend) * chunk.weights.unsqueeze(1)
+                part = network.vjp(theta, chunk.X, forward, force)
             total = part if total is None else total + part
         assert total is not None
         half = solve(total).mul_(-0.5)

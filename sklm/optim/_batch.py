@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+
+@lru_cache(maxsize=64)
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a scalar tensor, the same every time: cheaper in the inner loop than a Python number."""
+    with torch.inference_mode(False):
+        return torch.full((), value, dtype=dtype, device=device)
 
 
 def select(tree: T, index: Tensor) -> T:
@@ -51,6 +60,13 @@ class Choice:
         on_cpu = mask.device.type == "cpu"
         self.all = on_cpu and bool(mask.all())
         self.none = on_cpu and not self.all and not bool(mask.any())
+
+    @classmethod
+    def of_all(cls, like: Tensor) -> Choice:
+        """The choice of every model (B,), without looking."""
+        choice = object.__new__(cls)
+        choice.mask, choice.all, choice.none = constant(True, torch.bool, like.device), True, False
+        return choice
 
     def __call__(self, new: T, old: T) -> T:
         """Return ``new`` where the mask holds, else ``old``; trees as in :func:`select`."""

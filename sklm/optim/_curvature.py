@@ -39,8 +39,11 @@ class Workspace:
 
 def linearise(
     problem: Problem, theta: Tensor, kept: list[Forward] | None, accumulator: Accumulator, workspace: Workspace
-) -> Any:
-    """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator`` and return its system.
+) -> tuple[Any, Tensor | None]:
+    """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator``.
+
+    Returns the system and, where one chunk took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid until
+    the workspace is used again.
 
     Notes
     -----
@@ -48,11 +51,14 @@ def linearise(
     symmetric product gives ``gram = sum w J^T S S^T J`` and ``gradient = sum w J^T S z`` together.
     """
     n_models, n_parameters = theta.shape
+    flat = None
     for chunk, forward in problem.forward_passes(theta, kept):
         root = chunk.root_weights
         rows = workspace.view((n_models, n_parameters + 1, problem.n_curvature, root.shape[-1]), theta)
         factor = problem.loss.factor(forward.outputs, chunk.y) * root[:, None, None, :]
         problem.network.pullback(theta, chunk.X, forward, factor, rows[:, :-1])
         torch.mul(problem.loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
-        accumulator.add(rows.flatten(2))
-    return accumulator.finish(theta, problem.penalty())
+        flat = rows.flatten(2)
+        accumulator.add(flat)
+    whole = flat is not None and problem.max_rows >= problem.n_samples
+    return accumulator.finish(theta, problem.penalty()), flat[:, :-1] if flat is not None and whole else None

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._parameters import Parameters
+from ._batch import constant
 
 Memory = dict[str, Tensor]
 
@@ -76,11 +77,16 @@ class GainRatio(Parameters):
         return {"growth": torch.full_like(damping, 2.0)}
 
     def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
-        growth = memory["growth"]
-        accept = trial.gain_ratio > 0
-        shrink = (1 - (2 * trial.gain_ratio - 1) ** 3).clamp_(min=1 / self.decrease)
-        damping = trial.damping * shrink.where(accept, growth)
-        return accept, damping, {"growth": torch.where(accept, 2.0, 2 * growth)}
+        growth, ratio = memory["growth"], trial.gain_ratio
+        accept = ratio > 0
+        one = constant(1.0, ratio.dtype, ratio.device)
+        slope = torch.sub(ratio, one).add_(ratio)  # 2 rho - 1
+        shrink = torch.addcmul(one, slope, slope * slope, value=-1).clamp_(min=1 / self.decrease)
+        return (
+            accept,
+            trial.damping * shrink.where(accept, growth),
+            {"growth": torch.where(accept, constant(2.0, growth.dtype, growth.device), growth + growth)},
+        )
 
 
 class Multiplicative(Parameters):

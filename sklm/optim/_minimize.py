@@ -129,7 +129,8 @@ class _Work:
     """What belongs to the current linearisation.
 
     ``forwards`` are those of the state's theta, ``spare`` may be written over, ``stale`` marks models whose theta
-    has moved since the linearisation, ``tiny`` those whose last step was below rounding.
+    has moved since the linearisation, ``tiny`` those whose last step was below rounding. ``rows`` are the Jacobian rows
+    of the linearisation while they last.
     """
 
     forwards: list[Forward] | None
@@ -139,6 +140,7 @@ class _Work:
     scale: Tensor | None = None
     largest: Tensor | None = None
     tiny: Tensor | None = None
+    rows: Tensor | None = None
 
 
 @dataclass
@@ -156,6 +158,9 @@ class _Loop:
     callback: Callback | None
     workspace: Workspace = field(default_factory=Workspace)
 
+    def __post_init__(self) -> None:
+        self.on_cpu = self.problem.y.device.type == "cpu"
+
     def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
         """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
         began, iteration, history = time.monotonic(), 0, History()
@@ -171,7 +176,7 @@ class _Loop:
                 else:
                     state, work = self._epoch(epochs, state, work)
                 iteration += 1
-                state = self._judge(state, work, time.monotonic() - began, history)
+                state = self._judge(state, work, time.monotonic() - began, iteration + latest, history)
                 if self._looks(iteration, iteration + latest):
                     state = self._report(state, iteration)
                     result = _store(result, state)
@@ -231,7 +236,7 @@ class _Loop:
                 break
         point = self.problem.evaluate(state.theta, keep=False)
         return replace(state, objective=point.objective, loss=point.loss), replace(
-            work, system=None, forwards=None, spare=None, tiny=None
+            work, system=None, forwards=None, spare=None, tiny=None, rows=None
         )
 
     def _linearise(self, problem: Problem, state: State, work: _Work) -> _Work:
@@ -239,22 +244,26 @@ class _Loop:
 
         All of them where asking which would wait for a GPU, or where picking them out costs more than it saves.
         """
-        if work.system is not None and work.stale.device.type == "cpu":
+        if work.system is not None and self.on_cpu:
             index = work.stale.nonzero().squeeze(1)
-            if len(index) == 0:
+            if index.shape[0] == 0:
                 return work
-            if 2 * len(index) < len(work.stale):
-                part = select(replace(work, spare=None, system=None), index)
+            if 2 * index.shape[0] < work.stale.shape[0]:
+                part = select(replace(work, spare=None, system=None, rows=None), index)
                 part = self._linearise(problem.models(index), select(state, index), part)
                 merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]
-                return replace(work, system=merged[0], scale=merged[1], largest=merged[2])
+                return replace(work, system=merged[0], scale=merged[1], largest=merged[2], rows=None)
         accumulator = self.solver.accumulator(state.theta)
-        system = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
-        largest = system.diagonal if work.largest is None else torch.maximum(work.largest, system.diagonal)
-        scale = self.scaling(system.diagonal, largest)
-        if not isinstance(scale, Tensor) or scale.shape != largest.shape:
-            raise TypeError(f"The damping scaling must return a tensor of shape {tuple(largest.shape)}; got {scale!r}.")
-        return replace(work, system=self.solver.prepare(system, scale), scale=scale, largest=largest)
+        system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
+        largest, scale = work.largest, work.scale
+        if scale is None or self.scaling is not identity:
+            largest = system.diagonal if largest is None else torch.maximum(largest, system.diagonal)
+            scale = self.scaling(system.diagonal, largest)
+        if not isinstance(scale, Tensor) or scale.shape != state.theta.shape:
+            raise TypeError(
+                f"The damping scaling must return a tensor of shape {tuple(state.theta.shape)}; got {scale!r}."
+            )
+        return evolve(work, system=self.solver.prepare(system, scale), scale=scale, largest=largest, rows=rows)
 
     def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
         """One trial step of every model."""
@@ -262,13 +271,16 @@ class _Loop:
         assert work.scale is not None
         factor = self.solver.factorise(work.system, state.damping, work.scale)
         step = factor.step
-        predicted = 0.5 * ((state.damping[:, None] * work.scale * step - work.system.gradient) * step).sum(1)
+        shift = state.damping[:, None] * work.scale
+        predicted = torch.addcmul(work.system.gradient, shift, step, value=-1).mul_(step).sum(1).mul_(-0.5)
         if self.acceleration is not None:
-            step = step + self.acceleration.correct(problem, state.theta, work.forwards, step, factor.solve, work.scale)
+            step = step + self.acceleration.correct(
+                problem, state.theta, work.forwards, step, factor.solve, work.scale, work.rows
+            )
         theta = state.theta + step
         point = problem.evaluate(theta, keep=self.batches is None, reuse=work.spare)
-        possible = factor.ok & (point.objective < torch.inf)
-        objective = torch.where(possible, point.objective, torch.inf)
+        possible = Choice(factor.ok & (point.objective < torch.inf))
+        objective = point.objective if possible.all else torch.where(possible.mask, point.objective, torch.inf)
         gain = (state.objective - objective) / predicted.clamp_min(torch.finfo(theta.dtype).tiny)
         trial = Trial(state.objective, objective, predicted, gain, state.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
@@ -277,13 +289,14 @@ class _Loop:
                 f"The damping strategy's update must return accept as a bool tensor of shape {tuple(predicted.shape)}; "
                 f"got {accept!r}."
             )
-        running = state.status == _RUNNING
-        accept = accept & possible & running
+        running = self._running(state)
+        for needed in (possible, running):
+            accept = accept if needed.all else accept & needed.mask
         choose = Choice(accept)
         eps = torch.finfo(theta.dtype).eps
         tiny = None
         if not choose.all:
-            tiny = (step.abs() <= eps * state.theta.abs()).all(1) & possible & ~accept
+            tiny = (step.abs() <= eps * state.theta.abs()).all(1) & possible.mask & ~accept
         forwards = spare = None
         if point.forwards is not None and work.forwards is not None:
             forwards = choose(point.forwards, work.forwards)
@@ -293,25 +306,26 @@ class _Loop:
             theta=choose(theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
-            damping=Choice(running)(damping.clamp(min=self.stopping.min_damping), state.damping),
+            damping=running(damping.clamp(min=self.stopping.min_damping), state.damping),
             memory=memory,
         )
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
 
-    def _judge(self, state: State, work: _Work, elapsed: float, history: History) -> State:
-        """Best iterate, progress and stop reasons of every model."""
+    def _judge(self, state: State, work: _Work, elapsed: float, latest: int, history: History) -> State:
+        """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""
         options, curves = self.stopping, {}
         score = state.objective
         if self.validation is not None:
             score = self.validation.evaluate(state.theta, keep=False).objective
             curves["validation"] = score
         history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
-        running = state.status == _RUNNING
-        better = Choice((score < state.best_score) & running)
+        running = self._running(state)
+        better = score < state.best_score
+        better = Choice(better if running.all else better & running.mask)
         progress = Choice(score < state.anchor * (1 - options.tol))
         # a rejected step has not been taken: too many of them end in the damping's maximum
         waited = 1 if self.batches is not None else work.stale
-        stall = progress(torch.zeros_like(state.stall), state.stall + waited)
+        stall = (state.stall + waited).masked_fill_(progress.mask, 0)
         reasons = [(exact(state), Status.EXACT)]
         if options.target_loss >= 0:
             reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
@@ -324,9 +338,10 @@ class _Loop:
         reasons += [
             (stall >= options.n_iter_no_change, Status.DECREASE if self.validation is None else Status.VALIDATION),
         ]
-        n_iter = state.n_iter + running
-        reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
-        status = first_reason(state.status, running, reasons)
+        n_iter = state.n_iter + running.mask
+        if latest >= options.max_iter:
+            reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
+        status = first_reason(state.status, running.mask, reasons)
         if options.together and options.target_loss >= 0:
             reached = (status == int(Status.TARGET)).any()
             status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
@@ -343,10 +358,15 @@ class _Loop:
             n_iter=n_iter,
         )
 
+    def _running(self, state: State) -> Choice:
+        """Which models still move; on the CPU all, since finished ones leave the batch at once."""
+        if self.on_cpu:
+            return Choice.of_all(state.status)
+        return Choice(state.status == _RUNNING)
+
     def _looks(self, iteration: int, latest: int) -> bool:
         """Whether the host looks at the device now; it waits for all queued work when it does."""
-        on_cpu = self.problem.y.device.type == "cpu"
-        every = 1 if on_cpu or self.callback is not None or self.stopping.max_time < float("inf") else POLL
+        every = 1 if self.on_cpu or self.callback is not None or self.stopping.max_time < float("inf") else POLL
         return iteration % every == 0 or latest >= self.stopping.max_iter
 
     def _report(self, state: State, iteration: int) -> State:
@@ -366,7 +386,7 @@ class _Loop:
         self.problem = self.problem.models(keep)
         if self.validation is not None:
             self.validation = self.validation.models(keep)
-        return select(state, keep), select(replace(work, spare=None), keep)
+        return select(state, keep), select(replace(work, spare=None, rows=None), keep)
 
 
 def _mark(status: Tensor, reason: Status) -> Tensor:
@@ -376,7 +396,7 @@ def _mark(status: Tensor, reason: Status) -> Tensor:
 
 def _store(result: State, state: State) -> State:
     """Write the models of ``state`` into their rows of the whole batch."""
-    if len(result.model) == len(state.model):
+    if result.model.shape[0] == state.model.shape[0]:
         return state
     return scatter(result, state.model, state)
 

@@ -127,9 +127,9 @@ class Problem:
             alpha=self.alpha[index],
         )
 
-    def penalty(self) -> Tensor:
-        """Alpha times mask, (B, P)."""
-        return self.alpha[:, None] * self.penalty_mask
+    def penalty(self) -> Tensor | None:
+        """Alpha times mask, (B, P); None where no model is penalised."""
+        return self.alpha[:, None] * self.penalty_mask if self.penalised else None
 
     def evaluate(self, theta: Tensor, keep: bool = True, reuse: list[Forward] | None = None) -> Evaluation:
         """Objective and reported loss at theta (B, P); with ``keep``, small forward passes are kept.

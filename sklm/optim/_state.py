@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -63,10 +64,14 @@ class History:
     def arrays(self, n_iter: np.ndarray) -> dict[str, np.ndarray]:
         """Return one array (T, B) a curve, for models that ran n_iter (B,) iterations."""
         result = {name: np.full((len(self._entries), len(n_iter)), np.nan) for name in self.names}
-        for row, (model, values) in enumerate(self._entries):
-            index = model.cpu().numpy()
-            for name, value in values.items():
-                result[name][row, index] = value.detach().cpu().numpy()
+        row = 0
+        for _, same in groupby(self._entries, key=lambda entry: id(entry[0])):  # entries of the same models, in a row
+            entries = list(same)
+            index, rows = entries[0][0].cpu().numpy(), np.arange(row, row + len(entries))[:, None]
+            for name in entries[0][1]:
+                curve = torch.stack([values[name].detach() for _, values in entries])
+                result[name][rows, index] = curve.cpu().numpy()
+            row += len(entries)
         # between two looks at a device, finished models are carried along
         late = np.arange(len(self._entries))[:, None] >= n_iter
         return {name: np.where(late, np.nan, curve) for name, curve in result.items()}

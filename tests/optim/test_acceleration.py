@@ -104,13 +104,41 @@ def test_chunks_change_nothing():
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-8)
 
 
+def test_same_with_and_without_the_rows_of_the_linearisation():
+    """Models of which few, or all but few, accept: the rows are those of an earlier linearisation, or gone."""
+
+    class Forgetful(Geodesic):
+        def correct(self, problem, theta, kept, step, solve, scaling, rows):
+            return super().correct(problem, theta, kept, step, solve, scaling, None)
+
+    theta, seen = SURFACE.starts(5), []
+
+    class Counting(Geodesic):
+        def correct(self, problem, theta, kept, step, solve, scaling, rows):
+            seen.append(rows is not None)
+            return super().correct(problem, theta, kept, step, solve, scaling, rows)
+
+    curves = [
+        levenberg_marquardt(
+            SURFACE.problem(5, alpha=0.01),
+            theta,
+            damping=tensor([0.1, 1e-9, 1e-9, 1e-9, 1e-9]),
+            acceleration=rule,
+            stopping=Stopping(max_iter=20, tol=0.0),
+        ).history["objective"]
+        for rule in (Forgetful(), Counting())
+    ]
+    assert len(set(seen)) == 2
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-6)
+
+
 def test_it_is_registered_with_the_published_ratio():
     assert ACCELERATIONS["geodesic"]().largest_ratio == Geodesic().largest_ratio == 0.75
 
 
 def test_your_own_correction():
     class Shorten:
-        def correct(self, problem, theta, kept, step, solve, scaling):
+        def correct(self, problem, theta, kept, step, solve, scaling, rows):
             return -0.9 * step
 
     theta = CURVE.starts()

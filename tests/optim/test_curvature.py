@@ -15,7 +15,7 @@ from ..problems import CASES, SURFACE, tensor
 def system(problem, theta, kept=None):
     """Lower triangle of the Gauss-Newton matrix with penalty, gradient, and diagonal without penalty."""
     accumulator = SOLVERS["cholesky"]().accumulator(theta)
-    result = linearise(problem, theta, kept, accumulator, Workspace())
+    result, _ = linearise(problem, theta, kept, accumulator, Workspace())
     return result.gram.tril(), result.gradient, result.diagonal
 
 

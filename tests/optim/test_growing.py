@@ -81,8 +81,7 @@ def test_most_iterations_are_on_few_rows():
     grow(problem, theta, acceleration=Counting())
     assert n_rows == sorted(n_rows)
     assert set(n_rows) == {80, 320, 3000}
-    plain = levenberg_marquardt(problem, theta, stopping=STOPPING)
-    assert sum(n_rows) < 0.8 * plain.n_iter[0] * 3000
+    assert sum(n < 3000 for n in n_rows) > sum(n == 3000 for n in n_rows)
 
 
 @pytest.mark.parametrize("max_iter", [5, 17, 300])
