@@ -320,8 +320,8 @@ class _Loop:
             curves["validation"] = score
         history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
         running = self._running(state)
-        better = score < state.best_score
-        better = Choice(better if running.all else better & running.mask)
+        lower = score < state.best_score
+        better = Choice(lower if running.all else lower & running.mask)
         progress = Choice(score < state.anchor * (1 - options.tol))
         # a rejected step has not been taken: too many of them end in the damping's maximum
         waited = 1 if self.batches is not None else work.stale
