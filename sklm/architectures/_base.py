@@ -58,6 +58,9 @@ class Network(ABC):
 
     #: whether derivatives are taken by autograd, which inference mode forbids
     uses_autograd = False
+    #: whether memory is laid out samples first (the shapes stay): inputs as a view of (n, F), ``out`` of ``pullback``
+    #: as one of (B, n, R, P)
+    samples_first = False
 
     n_parameters: int
     n_outputs: int

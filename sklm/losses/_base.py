@@ -1,10 +1,11 @@
-"""What the engine asks of a loss."""
+"""What the engine and the estimators ask of a loss."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +16,24 @@ class Loss(ABC):
     Shapes: outputs and y are (B, K, n) or broadcast to it, samples last; R is the number of curvature columns.
     With ``S = factor`` and ``z = residual``: ``S S^T`` is the output Hessian (or its positive approximation)
     and ``S z`` is exactly the derivative of the loss with respect to the outputs. Everything is per sample;
-    the engine multiplies by sample weights.
+    the engine multiplies by sample weights. The smallest value of a loss is zero or, where the targets allow no exact
+    fit, above.
     """
 
     #: whether R^2 measures what this loss minimises
     is_squared = False
+    #: how targets are brought to a common scale before they reach the loss: 'standard' (mean 0 and standard deviation
+    #: 1), 'mean' (divided by their mean: for log links) or None
+    target_scaling: str | None = "standard"
+    #: whether targets must be positive, or must not be negative (scikit-learn's tags of the same name)
+    positive_only = False
+    non_negative = False
+    #: curvature columns drawn at random for every sample and linearisation; 0 for the exact ``factor``
+    n_draws = 0
 
     @abstractmethod
     def curvature_columns(self, n_outputs: int) -> int:
-        """R, the number of columns of ``S`` for K outputs."""
+        """R, the number of columns of ``S`` for K outputs (``n_draws`` where they are drawn)."""
 
     @abstractmethod
     def value(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -40,6 +50,18 @@ class Loss(ABC):
     def residual(self, outputs: Tensor, y: Tensor) -> Tensor:
         """z, (B, R, n)."""
 
+    def draw(self, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        """Random factor (B, K, n_draws, n) whose ``S S^T`` is the output Hessian in the mean.
+
+        noise : (n_draws, n), independent and uniform in [0, 1). Called instead of ``factor`` where ``n_draws > 0``;
+        the gradient is then taken from :meth:`gradient`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no random curvature.")
+
+    def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Derivative of the loss with respect to the outputs, (B, K, n)."""
+        return (self.factor(outputs, y) * self.residual(outputs, y).unsqueeze(1)).sum(2)
+
     def project(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         """``S^T direction`` for a direction (B, K, n): (B, R, n)."""
         return (self.factor(outputs, y) * direction.unsqueeze(2)).sum(1)
@@ -51,12 +73,23 @@ class Loss(ABC):
         return (factor * columns).sum(2)
 
     def report_weights(self, output_scale: Tensor) -> Tensor:
-        """Return weights (K,) that turn ``value`` (B, K) of standardised targets into units of the targets.
+        """Return weights (K,) that turn ``value`` (B, K) of scaled targets into units of the targets.
 
-        output_scale : (K,), what standardised outputs are multiplied by. Losses without units and with one value
-        in all return a one.
+        output_scale : (K,), what scaled targets are multiplied by. Losses without units and with one value in all
+        return a one.
         """
         return torch.ones_like(output_scale[:1])
+
+    def inverse_link(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the prediction (n, K) for raw outputs (n, K), both in scaled targets: the outputs themselves."""
+        return outputs
+
+    def check_targets(self, y: np.ndarray) -> None:
+        """Raise ValueError if targets (N, K), in the user's units, are outside the loss's range."""
+        if self.positive_only and np.any(y <= 0):
+            raise ValueError(f"{type(self).__name__} needs targets above zero; the smallest is {np.min(y):g}.")
+        if self.non_negative and np.any(y < 0):
+            raise ValueError(f"{type(self).__name__} needs targets not below zero; the smallest is {np.min(y):g}.")
 
 
 @lru_cache(maxsize=64)

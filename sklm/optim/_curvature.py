@@ -17,8 +17,8 @@ class Accumulator(Protocol):
     def add(self, rows: Tensor) -> None:
         """Rows (B, P + 1, R n): columns ``sqrt(w) J^T S`` with ``sqrt(w) z`` below. The buffer is reused."""
 
-    def finish(self, theta: Tensor, penalty: Tensor | None) -> Any:
-        """Return the system, with the penalty (B, P), if any, at theta (B, P) added."""
+    def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> Any:
+        """Return the system at theta (B, P), with the penalty (B, P) and the rest of the gradient (B, P), if any."""
 
 
 class Workspace:
@@ -48,17 +48,36 @@ def linearise(
     Notes
     -----
     Row n of model b is ``sqrt(w_n) [J_n^T S_n ; z_n]`` (P + 1 numbers for each of R columns), so that one
-    symmetric product gives ``gram = sum w J^T S S^T J`` and ``gradient = sum w J^T S z`` together.
+    symmetric product gives ``gram = sum w J^T S S^T J`` and ``gradient = sum w J^T S z`` together. Where S is drawn
+    at random, z is zero and the gradient comes from one more pass back.
     """
-    n_models, n_parameters = theta.shape
-    flat = None
+    network, loss, flat, gradient = problem.network, problem.loss, None, None
     for chunk, forward in problem.forward_passes(theta, kept):
         root = chunk.root_weights
-        rows = workspace.view((n_models, n_parameters + 1, problem.n_curvature, root.shape[-1]), theta)
-        factor = problem.loss.factor(forward.outputs, chunk.y) * root[:, None, None, :]
-        problem.network.pullback(theta, chunk.X, forward, factor, rows[:, :-1])
-        torch.mul(problem.loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
-        flat = rows.flatten(2)
+        rows, flat = _buffer(workspace, problem, theta, root.shape[-1])
+        if loss.n_draws:
+            assert chunk.noise is not None
+            factor = loss.draw(forward.outputs, chunk.y, chunk.noise)
+            rows[:, -1].zero_()
+            force = loss.gradient(forward.outputs, chunk.y) * chunk.weights.unsqueeze(1)
+            part = network.vjp(theta, chunk.X, forward, force)
+            gradient = part if gradient is None else gradient.add_(part)
+        else:
+            factor = loss.factor(forward.outputs, chunk.y)
+            torch.mul(loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
+        network.pullback(theta, chunk.X, forward, factor * root[:, None, None, :], rows[:, :-1])
         accumulator.add(flat)
-    whole = flat is not None and problem.max_rows >= problem.n_samples
-    return accumulator.finish(theta, problem.penalty()), flat[:, :-1] if flat is not None and whole else None
+    assert flat is not None
+    # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
+    whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
+    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole else None
+
+
+def _buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The rows of a chunk as (B, P + 1, R, n), in the network's layout, and the same memory as (B, P + 1, R n)."""
+    n_models, n_parameters = theta.shape
+    if problem.network.samples_first:
+        block = workspace.view((n_models, n, problem.n_curvature, n_parameters + 1), theta)
+        return block.permute(0, 3, 2, 1), block.flatten(1, 2).mT
+    rows = workspace.view((n_models, n_parameters + 1, problem.n_curvature, n), theta)
+    return rows, rows.flatten(2)

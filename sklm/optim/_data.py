@@ -27,9 +27,13 @@ class Rows(Protocol):
 
 @dataclass
 class TensorRows:
-    """Inputs in memory: ``X`` (F, N), shared between models, or (B, F, N)."""
+    """Inputs in memory: ``X`` (F, N), shared between models, or (B, F, N).
+
+    ``samples_first`` says that X is a view of (N, F) and that selected rows shall be one, too.
+    """
 
     X: Tensor
+    samples_first: bool = False
     n_samples: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,10 +43,13 @@ class TensorRows:
         return self.X if stop - start == self.n_samples else self.X[..., start:stop]
 
     def take(self, index: np.ndarray) -> TensorRows:
-        return TensorRows(self.X.index_select(-1, torch.from_numpy(index).to(self.X.device)))
+        rows = torch.from_numpy(index).to(self.X.device)
+        if self.samples_first:
+            return TensorRows(self.X.mT.index_select(-2, rows).mT, True)
+        return TensorRows(self.X.index_select(-1, rows))
 
     def models(self, index: Tensor) -> TensorRows:
-        return self if self.X.ndim == 2 else TensorRows(self.X[index])
+        return self if self.X.ndim == 2 else TensorRows(self.X[index], self.samples_first)
 
 
 @dataclass

@@ -48,6 +48,7 @@ def levenberg_marquardt(
     validation: Problem | None = None,
     callback: Callback | None = None,
     done: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Solution:
     """Minimise ``problem`` from B starting points at once.
 
@@ -72,6 +73,8 @@ def levenberg_marquardt(
         Called with a :class:`Progress` after every iteration (epoch with mini-batches); true stops the fit.
     done : (B,) ndarray of int, optional
         Iterations that the models have behind them, counted towards ``max_iter`` and in the result's ``n_iter``.
+    seed : int
+        Of the noise for losses with randomly drawn curvature.
 
     Returns
     -------
@@ -110,6 +113,7 @@ def levenberg_marquardt(
             batches=batches,
             validation=validation,
             callback=callback,
+            seed=seed,
         )
         solution = loop.run(theta.detach().clone(), damping, np.zeros(len(theta), int) if done is None else done)
     with isolated(theta.device):
@@ -156,10 +160,12 @@ class _Loop:
     batches: MiniBatches | None
     validation: Problem | None
     callback: Callback | None
+    seed: int
     workspace: Workspace = field(default_factory=Workspace)
 
     def __post_init__(self) -> None:
         self.on_cpu = self.problem.y.device.type == "cpu"
+        self.steps = 0
 
     def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
         """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
@@ -267,6 +273,9 @@ class _Loop:
 
     def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
         """One trial step of every model."""
+        if problem.loss.n_draws:
+            self.steps += 1
+            problem = problem.with_noise([self.seed, self.steps])
         work = self._linearise(problem, state, work)
         assert work.scale is not None
         factor = self.solver.factorise(work.system, state.damping, work.scale)

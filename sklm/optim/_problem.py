@@ -36,12 +36,13 @@ class Evaluation:
 
 @dataclass
 class Chunk:
-    """Some rows: inputs (.., F, n), targets (.., K, n), weights and their square roots (.., n)."""
+    """Some rows: inputs (.., F, n), targets (.., K, n), weights and their square roots (.., n), noise (m, n)."""
 
     X: Tensor
     y: Tensor
     weights: Tensor
     root_weights: Tensor
+    noise: Tensor | None = None
 
 
 @dataclass
@@ -68,6 +69,8 @@ class Problem:
         Samples linearised at once.
     penalised : bool
         Whether any alpha is positive; saves the work where none is.
+    noise : (m, N) tensor, optional
+        Uniform in [0, 1), for losses with random curvature; the same for all models.
     """
 
     network: Network
@@ -80,6 +83,7 @@ class Problem:
     report_weights: Tensor
     max_rows: int
     penalised: bool
+    noise: Tensor | None = None
     whole: Chunk | None = field(default=None, init=False)
 
     @property
@@ -96,13 +100,19 @@ class Problem:
         n_samples = self.n_samples
         if self.max_rows >= n_samples:
             if self.whole is None:
-                self.whole = Chunk(self.rows.chunk(0, n_samples), self.y, self.weights, self.weights.sqrt())
+                self.whole = Chunk(self.rows.chunk(0, n_samples), self.y, self.weights, self.weights.sqrt(), self.noise)
             yield self.whole
             return
         for start in range(0, n_samples, self.max_rows):
             stop = min(start + self.max_rows, n_samples)
             weights = self.weights[:, start:stop]
-            yield Chunk(self.rows.chunk(start, stop), self.y[..., start:stop], weights, weights.sqrt())
+            noise = None if self.noise is None else self.noise[:, start:stop]
+            yield Chunk(self.rows.chunk(start, stop), self.y[..., start:stop], weights, weights.sqrt(), noise)
+
+    def with_noise(self, seed: list[int]) -> Problem:
+        """Draw the noise anew, the same on every device and for every number of models and chunks."""
+        noise = np.random.default_rng(seed).random((self.loss.n_draws, self.n_samples))
+        return replace(self, noise=torch.from_numpy(noise).to(self.y.device, self.y.dtype))
 
     def take(self, index: np.ndarray) -> Problem:
         """Restrict to the rows ``index`` (n,), with weights normalised again."""
@@ -115,6 +125,7 @@ class Problem:
             y=self.y.index_select(-1, rows),
             weights=weights / total.where(total > 0, torch.ones_like(total)),
             max_rows=min(self.max_rows, len(index)),
+            noise=None,
         )
 
     def models(self, index: Tensor) -> Problem:
@@ -193,7 +204,13 @@ def make_problem(
     ValueError
         If shapes do not fit or a row of weights has no positive sum.
     """
-    rows: Rows = TensorRows(X.mT.contiguous()) if isinstance(X, Tensor) else X
+    rows: Rows
+    if not isinstance(X, Tensor):
+        rows = X
+    elif network.samples_first:
+        rows = TensorRows(X.contiguous().mT, True)
+    else:
+        rows = TensorRows(X.mT.contiguous())
     if y.ndim not in (2, 3) or y.shape[-2] != rows.n_samples:
         raise ValueError(f"y must have shape (N, K) or (B, N, K) with N = {rows.n_samples}; got {tuple(y.shape)}.")
     if y.shape[-1] != network.n_outputs:

@@ -71,13 +71,15 @@ class _NormalAccumulator:
         else:
             self.total.baddbmm_(rows, rows.mT)
 
-    def finish(self, theta: Tensor, penalty: Tensor | None) -> NormalSystem:
+    def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> NormalSystem:
         assert self.total is not None
         gram, gradient = self.total[:, :-1, :-1], self.total[:, :-1, -1]
         diagonal = gram.diagonal(dim1=1, dim2=2).clone()
         if penalty is not None:
             gram.diagonal(dim1=1, dim2=2).add_(penalty)
             gradient = gradient + penalty * theta
+        if extra is not None:
+            gradient = gradient + extra
         return NormalSystem(gram, gradient, diagonal)
 
 
@@ -171,7 +173,9 @@ class _TriangularAccumulator:
             tall = torch.cat([self.triangle, tall], dim=1)
         self.triangle = torch.linalg.qr(tall, mode="r").R
 
-    def finish(self, theta: Tensor, penalty: Tensor | None) -> TriangularSystem:
+    def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> TriangularSystem:
+        if extra is not None:
+            raise ValueError("solver='qr' cannot be used with randomly drawn curvature; use 'cholesky' or 'eigh'.")
         assert self.triangle is not None
         data = self.triangle[:, :, :-1]
         diagonal = data.square().sum(1)
@@ -221,7 +225,7 @@ class QR:
 
 @dataclass
 class DualSystem:
-    """All rows (B, P, N R), residuals (B, N R), penalty and penalty * theta (B, P)."""
+    """All rows (B, P, N R), residuals (B, N R), penalty and the gradient's part beside the rows, ``pull`` (B, P)."""
 
     rows: Tensor
     residual: Tensor
@@ -238,11 +242,11 @@ class _DualAccumulator:
     def add(self, rows: Tensor) -> None:
         self.parts.append(rows.clone())
 
-    def finish(self, theta: Tensor, penalty: Tensor | None) -> DualSystem:
+    def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> DualSystem:
         rows = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=2)
         jacobian, residual = rows[:, :-1], rows[:, -1]
         penalty = torch.zeros_like(theta) if penalty is None else penalty
-        pull = penalty * theta
+        pull = penalty * theta if extra is None else penalty * theta + extra
         gradient = torch.bmm(jacobian, residual.unsqueeze(-1)).squeeze(-1) + pull
         return DualSystem(jacobian, residual, penalty, pull, gradient, jacobian.square().sum(2))
 
@@ -255,7 +259,8 @@ class Dual:
     With ``m = penalty + damping * scaling`` the step minimises ``|J p + z|^2 + |theta + p|^2_penalty +
     |p|^2_damping``, and equals ``-(J^T u + penalty theta) / m`` where
     ``(J m^-1 J^T + I) u = z - J m^-1 penalty theta`` (Sherman-Morrison-Woodbury). Same step, same meaning of the
-    damping, as the primal solvers.
+    damping, as the primal solvers. A gradient beside the rows (of randomly drawn curvature) is added to
+    ``penalty theta``.
     """
 
     def accumulator(self, theta: Tensor) -> Accumulator:
