@@ -1,8 +1,9 @@
 """Neural networks for curves and tables, trained by Levenberg-Marquardt, as scikit-learn estimators."""
 
+from ._classifier import LMClassifier
 from ._regressor import LMRegressor
 from .architectures import MLP
 
 __version__ = "0.1.0"
 
-__all__ = ["MLP", "LMRegressor", "__version__"]
+__all__ = ["MLP", "LMClassifier", "LMRegressor", "__version__"]

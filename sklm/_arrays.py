@@ -105,19 +105,59 @@ class Scaling:
         return (array - self.mean) * self.inverse
 
 
+def flatten_images(X: Any, architecture: Any) -> Any:
+    """Return images (N, C, H, W) or (N, C, L) as rows (N, F), if that is what the architecture takes.
+
+    Raises
+    ------
+    ValueError
+        If the images have another shape than the architecture's ``input_shape``.
+    """
+    shape = getattr(architecture, "input_shape", None)
+    if shape is None or getattr(X, "ndim", 2) <= 2:
+        return X
+    if tuple(X.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"X holds images of shape {tuple(X.shape[1:])}; the architecture's input_shape is {tuple(shape)}."
+        )
+    return np.asarray(X).reshape(len(X), -1)
+
+
 def no_scaling(array: np.ndarray | RowView) -> Scaling:
     """Leave the columns of (N, F) as they are."""
     n = array.shape[1]
     return Scaling(np.zeros(n), np.ones(n), np.ones(n), *_range(array))
 
 
-def standard_scaling(array: np.ndarray | RowView, weights: np.ndarray, *, keep_constant: bool = False) -> Scaling:
+def mean_scaling(array: np.ndarray, weights: np.ndarray) -> Scaling:
+    """Division of positive columns (N, K) by their weighted mean, for log links."""
+    share = weights / weights.max()
+    scale = (share / share.sum()) @ array
+    return Scaling(np.zeros(array.shape[1]), scale, 1 / scale, *_range(array))
+
+
+def output_scaling(target_scaling: str | None, y: Scaling) -> Scaling:
+    """From the network's outputs to the linear predictor of raw targets, given the scaling of the targets.
+
+    For a log link (``target_scaling='mean'``) a factor of the targets is a shift of the outputs.
+    """
+    if target_scaling != "mean":
+        return y
+    one = np.ones_like(y.scale)
+    return Scaling(np.log(y.scale), one, one, y.low, y.high)
+
+
+def standard_scaling(
+    array: np.ndarray | RowView, weights: np.ndarray, *, groups: np.ndarray | None = None, keep_constant: bool = False
+) -> Scaling:
     """Weighted mean and standard deviation of the columns, without overflow, underflow or a copy of the array.
 
     Parameters
     ----------
     array : (N, F) ndarray, possibly a memory map
     weights : (N,) ndarray, positive
+    groups : (F,) ndarray of int, optional
+        Columns of the same group are scaled alike, by the mean and deviation of all their values.
     keep_constant : bool
         Give constant columns unit scale instead of leaving them out, for data that comes in pieces.
 
@@ -136,9 +176,27 @@ def standard_scaling(array: np.ndarray | RowView, weights: np.ndarray, *, keep_c
     reach[constant] = 1.0
     scale = reach * np.sqrt(_block_sum(array, share, lambda block: ((block - mean) / reach) ** 2))
     mean[constant] = middle[constant]
+    scale[constant] = 0.0
+    if groups is not None:
+        mean, scale = _pooled(mean, scale, groups)
+        constant = scale == 0
     scale[constant] = 1.0 if keep_constant else 0.0
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     return Scaling(mean, scale, inverse, low, high)
+
+
+def _pooled(mean: np.ndarray, scale: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (F,) of all values of the columns of a group."""
+    pooled_mean, pooled_scale = np.empty_like(mean), np.empty_like(scale)
+    for group in np.unique(groups):
+        member = groups == group
+        middle = mean[member].mean()
+        deviations = np.concatenate([scale[member], mean[member] - middle])
+        largest = np.abs(deviations).max()
+        share = deviations / largest if largest > 0 else deviations
+        pooled_mean[member] = middle
+        pooled_scale[member] = largest * np.sqrt((share**2).sum() / member.sum())
+    return pooled_mean, pooled_scale
 
 
 def _range(array: np.ndarray | RowView) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from abc import abstractmethod
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,70 +12,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
 
-from ._arrays import RowView, Scaling
 from ._sklearn import Interval, Options, StrOptions
-from ._verbose import IterationLines, ProgressLine
-from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, Inputs, ModuleArchitecture, Network
-from .losses import LOSSES, Loss
-from .optim import (
-    ACCELERATIONS,
-    SCALINGS,
-    SOLVERS,
-    STRATEGIES,
-    DampingStrategy,
-    Growth,
-    MiniBatches,
-    Problem,
-    Progress,
-    Solution,
-    Status,
-    Stopping,
-    StreamedRows,
-    TensorRows,
-    fit_growing,
-    levenberg_marquardt,
-    make_problem,
-)
-from .optim._data import samples_last
-from .optim._memory import available_bytes, human
-from .optim._minimize import resolve_solver
-
-#: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
-AUTO_STARTS, AUTO_WORK = 4, 5e7
+from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, ModuleArchitecture, Network
+from .losses import Loss
+from .optim import ACCELERATIONS, SCALINGS, SOLVERS, STRATEGIES, DampingStrategy, Stopping
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-
-
-@dataclass
-class TrainingSet:
-    """Validated training data.
-
-    X : (N, F) float ndarray, raw; y : (N, K) float64 ndarray, raw; weights : (N,) float64, positive.
-    """
-
-    X: np.ndarray | RowView
-    y: np.ndarray
-    weights: np.ndarray
-
-    def take(self, index: np.ndarray) -> TrainingSet:
-        """Rows ``index``; large X are not copied."""
-        X = RowView(self.X, index) if self.is_large else self.X[index]
-        return TrainingSet(X, self.y[index], self.weights[index])
-
-    @property
-    def is_large(self) -> bool:
-        """Whether X is read in pieces instead of being copied."""
-        return self.X.nbytes > available_bytes(torch.device("cpu")) // 4
-
-
-def _standardised(X: np.ndarray | RowView, x: Scaling, dtype: torch.dtype, block: int = 65536) -> torch.Tensor:
-    """Standardised inputs (F, N), written block by block so that only one copy of X exists."""
-    result = np.empty((X.shape[1], len(X)), dtype=np.float32 if dtype == torch.float32 else np.float64)
-    for start in range(0, len(X), block):
-        result[:, start : start + block] = x.apply(np.asarray(X[start : start + block], dtype=np.float64)).T
-    return torch.from_numpy(result)
 
 
 class BaseLM(CallbackSupportMixin, BaseEstimator):
@@ -88,7 +28,6 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "architecture": [Architecture, torch.nn.Module, None],
-        "loss": [StrOptions(set(LOSSES)), Loss],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "damping": [Interval(Real, 0, None, closed="neither")],
         "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
@@ -200,8 +139,9 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture())
 
-    def _make_loss(self) -> Loss:
-        return LOSSES[self.loss]() if isinstance(self.loss, str) else self.loss
+    @abstractmethod
+    def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
+        """The loss for a network, so many samples a step and what the targets mean."""
 
     def _make_device(self, work: float) -> torch.device:
         """Resolve ``device``; ``work`` is about the number of multiplications of one linearisation."""
@@ -253,151 +193,3 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             "solver": architecture.solver if self.solver == "auto" else self.solver,
             "stopping": self._stopping(architecture, scaling),
         }
-
-    # -- data to problems -------------------------------------------------------------------------------------
-
-    def _problem(
-        self,
-        network: Network,
-        data: TrainingSet,
-        x: Scaling,
-        y: Scaling,
-        n_models: int,
-        device: torch.device,
-        alpha: float,
-    ) -> Problem:
-        dtype = DTYPES[self.dtype]
-        rows: Any
-        if data.is_large:
-            rows = StreamedRows(data.X, x.mean, x.inverse, device, dtype)
-        else:
-            rows = TensorRows(_standardised(data.X, x, dtype).to(device))
-        return make_problem(
-            network,
-            self._make_loss(),
-            rows,
-            samples_last(y.apply(data.y), device, dtype).mT,
-            n_models=n_models,
-            weights=torch.tensor(data.weights / data.weights.max(), device=device, dtype=dtype),
-            alpha=alpha,
-            output_scale=torch.tensor(y.scale, device=device, dtype=dtype),
-            jacobian_max_rows=self.jacobian_max_rows,
-        )
-
-    def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
-        """Return how many models fit at once; raise MemoryError if not one does."""
-        network, dtype = problem.network, DTYPES[self.dtype]
-        n_rows = problem.n_samples * problem.n_curvature
-        if self.batch_size is not None:
-            n_rows = min(n_rows, self.batch_size * problem.n_curvature)
-        need = resolve_solver(solver, problem, self._batches(problem.n_samples, 0)).working_bytes(
-            1, network.n_parameters, n_rows, dtype.itemsize
-        )
-        free = 0.8 * available_bytes(device)
-        if need > free:
-            few_rows = resolve_solver("auto", problem).working_bytes(1, network.n_parameters, n_rows, dtype.itemsize)
-            help_ = (
-                "solver='auto', which solves in the space of the rows"
-                if few_rows <= free
-                else "a batch_size below the number of parameters, which is solved in the space of the rows"
-            )
-            raise MemoryError(
-                f"A network of {network.n_parameters} parameters on {n_rows} rows needs about {human(need)} for its "
-                f"Gauss-Newton system, and {human(free)} are free on {device}. Use {help_}, fewer or smaller hidden "
-                "layers, or dtype='float32' (half)."
-            )
-        return max(1, int(free // max(need, 1)))
-
-    def _batches(self, n_samples: int, seed: int) -> MiniBatches | None:
-        if self.batch_size is None or self.batch_size >= n_samples:
-            return None
-        return MiniBatches(n_samples, self.batch_size, seed)
-
-    def _solve(
-        self,
-        problem: Problem,
-        theta: np.ndarray,
-        options: dict[str, Any],
-        validation: Problem | None,
-        seed: int,
-        callback: Callable[[Progress], bool | None] | None,
-        device: torch.device,
-    ) -> tuple[Solution, int]:
-        """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
-        at_once = self._check_memory(problem, options["solver"], device)
-        growth = Growth(seed, finalists=1 if self.n_init == "auto" else None)
-        solutions: list[tuple[Solution, int]] = []
-        began, max_time = time.monotonic(), options["stopping"].max_time
-        for first in range(0, len(theta), at_once):
-            left = max(max_time - (time.monotonic() - began), 0.0)
-            options = {**options, "stopping": replace(options["stopping"], max_time=left)}
-            starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
-            part = problem.models(torch.arange(first, first + len(starts), device=device))
-            valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
-            if self._grows(problem.n_samples):
-                solution = fit_growing(part, starts, growth, validation=valid, callback=callback, **options)
-            else:
-                solution = levenberg_marquardt(
-                    part,
-                    starts,
-                    validation=valid,
-                    batches=self._batches(problem.n_samples, seed),
-                    callback=callback,
-                    **options,
-                )
-            solutions.append((solution, solution.best))
-            if {Status.INTERRUPTED, Status.CALLBACK, Status.TIME}.intersection(solution.status):
-                break
-            if options["stopping"].target_loss >= 0 and Status.TARGET in solution.status:
-                break
-        return min(solutions, key=lambda pair: pair[0].rank[pair[1]])
-
-    def _n_starts(self, architecture: Architecture, network: Network, data: TrainingSet) -> int:
-        """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
-        if self.growing is True and self._batches(len(data.X), 0) is not None:
-            raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
-        if self.n_init != "auto":
-            return int(self.n_init)
-        rows = min(data.y.size, 8 * network.n_parameters) if self._grows(len(data.X)) else data.y.size
-        return AUTO_STARTS if architecture.restarts and rows * network.n_parameters**2 <= AUTO_WORK else 1
-
-    def _grows(self, n_samples: int) -> bool:
-        return self.growing is True or (self.growing == "auto" and self._batches(n_samples, 0) is None)
-
-    def _inputs(self, data: TrainingSet, x: Scaling) -> Inputs:
-        low, high = x.apply(x.low[None])[0], x.apply(x.high[None])[0]
-        cumulative = np.cumsum(data.weights) / np.sum(data.weights)
-
-        def rows(quantile: np.ndarray) -> np.ndarray:
-            index = np.minimum(np.searchsorted(cumulative, quantile, side="right"), len(cumulative) - 1)
-            return x.apply(np.asarray(data.X[index], dtype=np.float64))
-
-        return Inputs(low, high, len(data.X), rows)
-
-    # -- while and after ----------------------------------------------------------------------------------------
-
-    def _printers(self) -> list[Callable[[Progress], None]]:
-        if not self.verbose:
-            return []
-        return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
-
-    def _warn(self, solution: Solution, row: int, options: dict[str, Any]) -> None:
-        if Status.INTERRUPTED in solution.status:
-            warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=5)
-        elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
-            warnings.warn(
-                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is "
-                "kept. Try other starting values or scales of the parameters.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-        elif solution.status[row] is Status.MAX_ITER:
-            tol = options["stopping"].tol
-            warnings.warn(
-                f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
-                f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
-                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data set "
-                "alpha (1e-4 to 1e-1) or early_stopping=True.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )

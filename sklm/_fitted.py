@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._arrays import Scaling, refuse_text_and_dates
+from ._arrays import Scaling, flatten_images, output_scaling, refuse_text_and_dates
 from .architectures import Architecture, MLPNetwork, ModuleNetwork, ScaledModule
+from .losses import Loss
 from .optim._data import samples_last
 from .optim._isolation import isolated
 
-#: rows predicted at once
-_PREDICT_ROWS = 8192
+#: rows predicted at once, and activations
+_PREDICT_ROWS, _PREDICT_FLOATS = 8192, 2**22
 
 
 class FittedNetwork:
@@ -31,34 +32,31 @@ class FittedNetwork:
     y_scale_: np.ndarray
     n_features_in_: int
     n_outputs_: int
-    _flat_output: bool
+    _fitted_loss: Loss
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict targets.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        y : float64 ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As y was passed to ``fit``, in its units.
-        """
+    def _linear_predictor(self, X: Any) -> np.ndarray:
+        """Outputs of the network before the inverse link, (n_samples, K), for targets in their own units."""
         check_is_fitted(self)
         refuse_text_and_dates(X, "X")
+        X = flatten_images(X, self.architecture_)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], order=None)
         network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
         cpu = torch.device("cpu")
         result = np.empty((len(X), self.n_outputs_))
+        outside = self._output_scaling()
+        rows = max(1, min(_PREDICT_ROWS, _PREDICT_FLOATS // network.floats_per_row))
         with isolated(cpu), np.errstate(all="ignore"):
             network = network.to(cpu, torch.float64)
             theta = torch.tensor(np.array(self.theta_)[None], dtype=torch.float64, device=cpu)
-            for start in range(0, len(X), _PREDICT_ROWS):
-                block = (X[start : start + _PREDICT_ROWS] - self.x_mean_) * self.x_inverse_scale_
-                outputs = network.forward(theta, samples_last(block, cpu, torch.float64)).outputs[0]
-                result[start : start + _PREDICT_ROWS] = outputs.mT.numpy() * self.y_scale_ + self.y_mean_
-        return result[:, 0] if self._flat_output else result
+            for start in range(0, len(X), rows):
+                block = (X[start : start + rows] - self.x_mean_) * self.x_inverse_scale_
+                inputs = samples_last(block, cpu, torch.float64)
+                outputs = network.forward(theta, inputs, derivatives=False).outputs[0]
+                result[start : start + rows] = outputs.mT.numpy() * outside.scale + outside.mean
+        return result
+
+    def _output_scaling(self) -> Scaling:
+        return output_scaling(self._fitted_loss.target_scaling, self._stored_scalings()[1])
 
     def _layers(self) -> tuple[MLPNetwork, list[np.ndarray], list[np.ndarray]]:
         """The network with weights (n_out, n_in) and biases for raw inputs and outputs."""
@@ -70,8 +68,9 @@ class FittedNetwork:
         biases = [np.array(self.theta_[layer.bias]) for layer in network.layers]
         weights[0] = weights[0] * self.x_inverse_scale_
         biases[0] = biases[0] - weights[0] @ self.x_mean_
-        weights[-1] = weights[-1] * self.y_scale_[:, None]
-        biases[-1] = biases[-1] * self.y_scale_ + self.y_mean_
+        outside = self._output_scaling()
+        weights[-1] = weights[-1] * outside.scale[:, None]
+        biases[-1] = biases[-1] * outside.scale + outside.mean
         return network, weights, biases
 
     @property

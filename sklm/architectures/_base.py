@@ -124,6 +124,10 @@ class Architecture(ABC):
     def build(self, n_inputs: int, n_outputs: int) -> Network:
         """Return the network for F inputs and K outputs."""
 
+    def input_groups(self, n_inputs: int) -> np.ndarray | None:
+        """Return which inputs (F,) are standardised alike, by an integer each; None for each on its own."""
+        return None
+
     @abstractmethod
     def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
         """Return start vectors (len(generators), P), row k drawn from ``generators[k]`` alone."""

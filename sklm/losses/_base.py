@@ -84,6 +84,9 @@ class Loss(ABC):
         """Return the prediction (n, K) for raw outputs (n, K), both in scaled targets: the outputs themselves."""
         return outputs
 
+    def validate(self) -> None:  # noqa: B027 - most losses have nothing to check
+        """Raise ValueError if a parameter of the loss has an impossible value."""
+
     def check_targets(self, y: np.ndarray) -> None:
         """Raise ValueError if targets (N, K), in the user's units, are outside the loss's range."""
         if self.positive_only and np.any(y <= 0):

@@ -58,6 +58,7 @@ class StreamedRows:
 
     array : anything that gives rows (n, F) for ``array[i:j]`` and ``array[index]``
     mean, inverse_scale : (F,) ndarray; a row becomes ``(x - mean) * inverse_scale``.
+    samples_first : chunks are views of (n, F).
     rows : (N',) ndarray of int, or None for all; the rows of ``array`` in use.
     """
 
@@ -66,6 +67,7 @@ class StreamedRows:
     inverse_scale: np.ndarray
     device: torch.device
     dtype: torch.dtype
+    samples_first: bool = False
     rows: np.ndarray | None = None
     n_samples: int = field(init=False)
 
@@ -76,14 +78,17 @@ class StreamedRows:
         return self._convert(slice(start, stop) if self.rows is None else self.rows[start:stop])
 
     def take(self, index: np.ndarray) -> TensorRows:
-        return TensorRows(self._convert(index if self.rows is None else self.rows[index]))
+        return TensorRows(self._convert(index if self.rows is None else self.rows[index]), self.samples_first)
 
     def models(self, index: Tensor) -> StreamedRows:
         return self
 
     def _convert(self, rows: slice | np.ndarray) -> Tensor:
         block = np.asarray(self.array[rows], dtype=np.float64)
-        return samples_last((block - self.mean) * self.inverse_scale, self.device, self.dtype)
+        block = (block - self.mean) * self.inverse_scale
+        if self.samples_first:
+            return torch.from_numpy(block).to(self.device, self.dtype).mT
+        return samples_last(block, self.device, self.dtype)
 
 
 def samples_last(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,401 @@
+"""LMClassifier."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils import Tags
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import type_of_target, unique_labels
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from ._base import BaseLM
+from ._docs import document
+from ._sklearn import Interval, StrOptions, _fit_context
+from ._training import Training
+from .architectures import Network
+from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
+
+#: ``curvature='auto'``: exact up to this many multiplications of a linearisation ...
+EXACT_WORK = 2e9
+#: ... and wherever one drawn column a sample would give fewer rows than this for every parameter
+DRAWN_ROWS_PER_PARAMETER = 4
+
+
+@document
+class LMClassifier(ClassifierMixin, Training):
+    """Neural-network classification trained by Levenberg-Marquardt on the exact curvature of the log-loss.
+
+    Two classes, several classes, or several labels a row (an indicator matrix); labels of any type. Works in pipelines,
+    grid searches and calibration; X needs no scaling.
+
+    Parameters
+    ----------
+    {parameters}
+    class_weight : dict, 'balanced' or None, default=None
+        Weight of each class, times ``sample_weight``; 'balanced' is inversely proportional to the classes' frequencies.
+    label_smoothing : float, default=0.0
+        Share of the probability that the targets spread evenly over the classes.
+    curvature : {'auto', 'exact', 'sampled', 'fisher'}, default='auto'
+        How the Hessian of the log-loss of more than two classes enters: in full (as many columns a row as classes), by
+        columns drawn at random from the predicted probabilities (right in the mean), or by the empirical Fisher
+        matrix (one column). 'auto' draws where the exact one is expensive, see the user guide.
+    curvature_samples : int, default=1
+        Columns drawn a row.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels in sorted order; for an indicator matrix the numbers of its columns.
+    loss_ : float
+        Mean log-loss of the fitted model on the training rows (with label smoothing), without penalty.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        The same after every iteration; while the fit is growing, on the rows in use.
+    damping_curve_ : ndarray of shape (n_iter_,)
+        Damping after every iteration.
+    validation_scores_ : ndarray of shape (n_iter_,) or None
+        Negative log-loss on the held-out rows after every iteration, with ``early_stopping=True``.
+    best_validation_score_ : float or None
+        The score there of the model that is kept.
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weights of each layer for raw X. The last layer gives the log-odds of two classes or of each label, or the
+        unnormalised log-probabilities of several classes.
+    intercepts_ : list of ndarray of shape (n_out,)
+    n_iter_ : int
+    status_, message_ : str
+        Why it stopped, as in :class:`LMRegressor`.
+    converged_ : bool
+        False if a limit or a person ended the fit.
+    damping_ : float
+    theta_ : ndarray of shape (n_parameters,)
+        Parameters as the optimiser sees them: for standardised inputs where ``standardize`` is on.
+    x_mean_, x_inverse_scale_, y_mean_, y_scale_ : ndarray
+        The standardisation of X; targets are not scaled.
+    architecture_ : Architecture
+    n_outputs_ : int
+        Outputs of the network: 1 for two classes, else the number of classes or labels.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str, if X had string column names
+
+    See Also
+    --------
+    sklearn.neural_network.MLPClassifier : Larger networks, trained by Adam or L-BFGS.
+    sklearn.linear_model.LogisticRegression : The same without hidden layers.
+
+    Notes
+    -----
+    Minimises the weighted mean of ``-log p_y`` plus ``alpha / 2 |coefficients|^2``. The Gauss-Newton matrix is
+    ``sum_n w_n J_n^T H_n J_n`` with the exact output Hessian ``H = diag(p) - p p^T = S S^T``,
+    ``S = diag(sqrt p) - p sqrt(p)^T`` (Schraudolph 2002 calls it the generalised Gauss-Newton matrix). The default
+    penalty keeps separable data from having no finite minimum.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklm import LMClassifier
+    >>> X, y = load_iris(return_X_y=True, as_frame=False)
+    >>> model = LMClassifier(hidden_layer_sizes=5, random_state=0).fit(X, y)
+    >>> bool(model.score(X, y) > 0.97)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseLM._parameter_constraints,
+        "loss": [StrOptions({"log_loss", "squared_error"}), Loss],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "curvature": [StrOptions({"auto", "exact", "sampled", "fisher"})],
+        "curvature_samples": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    _numeric_targets = False
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (20,),
+        activation: str = "tanh",
+        *,
+        architecture: Any = None,
+        loss: Any = "log_loss",
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        curvature: str = "auto",
+        curvature_samples: int = 1,
+        alpha: float = 1e-3,
+        damping: float = 1e-2,
+        damping_strategy: Any = "gain_ratio",
+        damping_scaling: Any = "auto",
+        acceleration: str | None = "geodesic",
+        solver: str = "auto",
+        batch_size: int | None = None,
+        jacobian_max_rows: int | str | None = "auto",
+        growing: bool | str = "auto",
+        max_iter: int = 1000,
+        max_time: float | None = None,
+        target_loss: float | None = None,
+        tol: float | str = "auto",
+        n_iter_no_change: int = 20,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        standardize: bool | str = "auto",
+        init: str = "auto",
+        n_init: int | str = "auto",
+        warm_start: bool = False,
+        random_state: Any = None,
+        device: str = "cpu",
+        dtype: str = "float64",
+        verbose: int = 0,
+    ):
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            architecture=architecture,
+            loss=loss,
+            alpha=alpha,
+            damping=damping,
+            damping_strategy=damping_strategy,
+            damping_scaling=damping_scaling,
+            acceleration=acceleration,
+            solver=solver,
+            batch_size=batch_size,
+            jacobian_max_rows=jacobian_max_rows,
+            growing=growing,
+            max_iter=max_iter,
+            max_time=max_time,
+            target_loss=target_loss,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            standardize=standardize,
+            init=init,
+            n_init=n_init,
+            warm_start=warm_start,
+            random_state=random_state,
+            device=device,
+            dtype=dtype,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.curvature = curvature
+        self.curvature_samples = curvature_samples
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMClassifier:
+        """Fit the network to (X, y).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite numbers. A read-only memory map of float64 is read in pieces and may exceed memory. For a ``CNN``
+            also images (n_samples, channels, height, width).
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels of any type, or an indicator matrix of zeros and ones for several labels a row.
+        sample_weight : array-like of shape (n_samples,), optional
+            Non-negative; weight k counts as the row k times, weight 0 as no row.
+
+        Returns
+        -------
+        self : LMClassifier
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the data or an option cannot be used; raised before any work, the estimator is left as it was.
+        MemoryError
+            If the linear system would not fit; says what helps.
+        """
+        return self._fit(X, y, sample_weight)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> LMClassifier:
+        """Take one Levenberg-Marquardt step on a batch of rows.
+
+        The standardisation is that of the first batch; the damping is carried over. A step that would raise the
+        objective of the batch is tried again with more damping, up to ten times.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        classes : array-like of shape (n_classes,), optional
+            All labels that will ever occur; needed in the first call, except for an indicator matrix.
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        self : LMClassifier
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be used, ``classes`` is missing or differs from the first call's, y has a label that is
+            not in it, the architecture was changed since the first batch, or ``early_stopping`` is on.
+        """
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                "partial_fit cannot balance classes that it has not seen yet; pass class_weight as a dict, or weights "
+                "as sample_weight."
+            )
+        known = None if classes is None else unique_labels(classes)
+        if hasattr(self, "theta_"):
+            if known is not None and not np.array_equal(known, self.classes_):
+                raise ValueError(f"classes={known!r} differs from the classes of the first call, {self.classes_!r}.")
+            known = self.classes_
+        elif known is None and type_of_target(y) != "multilabel-indicator":
+            raise ValueError("classes must be passed on the first call to partial_fit: all labels that will occur.")
+        return self._partial_fit(X, y, sample_weight, known)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        probability : float64 ndarray of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``; rows sum to one. For an indicator matrix the probability of every
+            label, (n_samples, n_labels). With ``loss='squared_error'`` the outputs, cut to [0, 1] and divided by
+            their sum: not calibrated.
+        """
+        check_is_fitted(self)
+        probability = self._fitted_loss.inverse_link(self._linear_predictor(X))
+        if self._fitted_loss.is_squared:
+            probability = _as_probabilities(probability, normalise=self._kind == "multiclass")
+        return np.hstack([1 - probability, probability]) if self._kind == "binary" else probability
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithm of :meth:`predict_proba`, without its rounding of small probabilities to zero.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_probability : float64 ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
+        """
+        check_is_fitted(self)
+        if not isinstance(self._fitted_loss, LogisticLoss | SoftmaxCrossEntropy):
+            with np.errstate(divide="ignore"):
+                return np.log(self.predict_proba(X))
+        outputs = self._linear_predictor(X)
+        if self._kind == "multiclass":
+            outputs = outputs - outputs.max(axis=1, keepdims=True)
+            return outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
+        if self._kind == "binary":
+            outputs = np.hstack([-outputs, outputs])
+        return -np.logaddexp(0, -outputs)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+            The most probable class, or an indicator matrix of the labels more probable than not.
+        """
+        probability = self.predict_proba(X)
+        if self._kind == "multilabel":
+            return (probability > 0.5).astype(int)
+        return self.classes_[probability.argmax(axis=1)]
+
+    # -- targets ------------------------------------------------------------------------------------------------
+
+    def _encode(
+        self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        kind = type_of_target(y, input_name="y")
+        if kind not in ("binary", "multiclass", "multilabel-indicator"):
+            raise ValueError(
+                f"Unknown label type: {kind}. LMClassifier needs class labels, or an indicator matrix of zeros and "
+                "ones; use LMRegressor for continuous targets."
+            )
+        if kind == "multilabel-indicator":
+            return self._encode_labels(y, weights, first)
+        if not first and self._kind == "multilabel":
+            raise ValueError("y is one-dimensional; the model was started with an indicator matrix.")
+        y = column_or_1d(y, warn=True)
+        if classes is None:
+            classes = np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs two classes or more.")
+        unseen = np.setdiff1d(y, classes)
+        if len(unseen):
+            raise ValueError(
+                f"y holds the labels {unseen[:5].tolist()!r}, which are not among the classes {classes!r}."
+            )
+        codes = np.searchsorted(classes, y)
+        if self.class_weight is not None:
+            weights = weights * compute_sample_weight(self.class_weight, y)
+        binary = len(classes) == 2
+        targets = codes[:, None].astype(np.float64) if binary else np.eye(len(classes))[codes]
+        return targets, weights, {"classes_": classes, "_kind": "binary" if binary else "multiclass"}
+
+    def _encode_labels(self, y: Any, weights: np.ndarray, first: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """The same for an indicator matrix, dense or sparse (N, K)."""
+        if self.class_weight is not None:
+            raise ValueError("class_weight is for one label a row; pass sample_weight with an indicator matrix.")
+        targets = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
+        if not first and (self._kind != "multilabel" or targets.shape[1] != self.n_outputs_):
+            raise ValueError(
+                f"y is an indicator matrix of {targets.shape[1]} labels; the model was started with {self.classes_!r}."
+            )
+        return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
+
+    def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
+        if meaning["_kind"] == "multilabel":
+            return None
+        return meaning["classes_"][y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(int)]
+
+    def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
+        several = meaning["_kind"] == "multiclass"
+        if self.loss != "log_loss":
+            changed = {"label_smoothing": self.label_smoothing != 0, "curvature": self.curvature != "auto"}
+            ignored = [name for name, differs in changed.items() if differs]
+            if ignored:
+                raise ValueError(f"{' and '.join(ignored)} would be ignored with loss={self.loss!r}; use 'log_loss'.")
+            loss = SquaredError() if isinstance(self.loss, str) else copy.deepcopy(self.loss)
+        elif several:
+            curvature = self._curvature(network, n_rows) if self.curvature == "auto" else self.curvature
+            loss = SoftmaxCrossEntropy(self.label_smoothing, curvature, int(self.curvature_samples))
+        elif self.curvature in ("sampled", "fisher"):
+            raise ValueError(
+                f"curvature={self.curvature!r} is for more than two classes; the exact curvature of two, or of "
+                "several labels a row, costs no more. Use 'auto' or 'exact'."
+            )
+        else:
+            loss = LogisticLoss(self.label_smoothing)
+        loss.validate()
+        return loss
+
+    def _curvature(self, network: Network, n_rows: int) -> str:
+        """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""
+        exact = n_rows * network.n_outputs * network.n_parameters**2 <= EXACT_WORK
+        few = n_rows * self.curvature_samples < DRAWN_ROWS_PER_PARAMETER * network.n_parameters
+        return "exact" if exact or few else "sampled"
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _as_probabilities(outputs: np.ndarray, normalise: bool) -> np.ndarray:
+    """Outputs (N, K) of a fit to zeros and ones, cut to [0, 1] and, for classes, divided by their sum."""
+    cut = np.clip(outputs, 0, 1)
+    if not normalise:
+        return cut
+    total = cut.sum(axis=1, keepdims=True)
+    return np.where(total > 0, cut / np.where(total > 0, total, 1), 1 / cut.shape[1])

@@ -1,0 +1,199 @@
+"""From hyperparameters and data to a run of the engine."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from ._arrays import Scaling
+from ._base import DTYPES, BaseLM
+from ._training_set import TrainingSet
+from ._verbose import IterationLines, ProgressLine
+from .architectures import Architecture, Network
+from .losses import Loss
+from .optim import (
+    Growth,
+    MiniBatches,
+    Problem,
+    Progress,
+    Solution,
+    Status,
+    StreamedRows,
+    TensorRows,
+    fit_growing,
+    levenberg_marquardt,
+    make_problem,
+)
+from .optim._data import samples_last
+from .optim._memory import available_bytes, human
+from .optim._minimize import resolve_solver
+
+#: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
+AUTO_STARTS, AUTO_WORK = 4, 5e7
+
+
+class Solving(BaseLM):
+    """Builds problems, runs the engine on all starts and reports how it went."""
+
+    def _problem(
+        self,
+        network: Network,
+        loss: Loss,
+        data: TrainingSet,
+        x: Scaling,
+        y: Scaling,
+        n_models: int,
+        device: torch.device,
+        alpha: float,
+    ) -> Problem:
+        dtype, first = DTYPES[self.dtype], network.samples_first
+        rows: Any
+        if data.is_large:
+            rows = StreamedRows(data.X, x.mean, x.inverse, device, dtype, first)
+        else:
+            rows = TensorRows(data.standardised(x, dtype, first).to(device), first)
+        return make_problem(
+            network,
+            loss,
+            rows,
+            samples_last(y.apply(data.y), device, dtype).mT,
+            n_models=n_models,
+            weights=torch.tensor(data.weights / data.weights.max(), device=device, dtype=dtype),
+            alpha=alpha,
+            output_scale=torch.tensor(y.scale, device=device, dtype=dtype),
+            jacobian_max_rows=self.jacobian_max_rows,
+        )
+
+    def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
+        """Return how many models fit at once; raise MemoryError if not one does."""
+        network, dtype = problem.network, DTYPES[self.dtype]
+        n_rows = self._rows_at_once(problem.n_samples) * problem.n_curvature
+        need = resolve_solver(solver, problem, self._batches(problem.n_samples, 0)).working_bytes(
+            1, network.n_parameters, n_rows, dtype.itemsize
+        )
+        free = 0.8 * available_bytes(device)
+        if need > free:
+            few_rows = resolve_solver("auto", problem).working_bytes(1, network.n_parameters, n_rows, dtype.itemsize)
+            help_ = (
+                "solver='auto', which solves in the space of the rows"
+                if few_rows <= free
+                else "a batch_size below the number of parameters, which is solved in the space of the rows"
+            )
+            raise MemoryError(
+                f"A network of {network.n_parameters} parameters on {n_rows} rows needs about {human(need)} for its "
+                f"Gauss-Newton system, and {human(free)} are free on {device}. Use {help_}, fewer or smaller hidden "
+                "layers, or dtype='float32' (half)."
+            )
+        return max(1, int(free // max(need, 1)))
+
+    def _rows_at_once(self, n_samples: int) -> int:
+        """Samples of one step."""
+        return n_samples if self.batch_size is None else min(n_samples, self.batch_size)
+
+    def _batches(self, n_samples: int, seed: int) -> MiniBatches | None:
+        if self.batch_size is None or self.batch_size >= n_samples:
+            return None
+        return MiniBatches(n_samples, self.batch_size, seed)
+
+    def _solve(
+        self,
+        problem: Problem,
+        theta: np.ndarray,
+        options: dict[str, Any],
+        validation: Problem | None,
+        seed: int,
+        callback: Callable[[Progress], bool | None] | None,
+        device: torch.device,
+    ) -> tuple[Solution, int]:
+        """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
+        at_once = self._check_memory(problem, options["solver"], device)
+        growth = Growth(seed, finalists=1 if self.n_init == "auto" else None)
+        solutions: list[tuple[Solution, int]] = []
+        began, max_time = time.monotonic(), options["stopping"].max_time
+        for first in range(0, len(theta), at_once):
+            left = max(max_time - (time.monotonic() - began), 0.0)
+            options = {**options, "seed": seed, "stopping": replace(options["stopping"], max_time=left)}
+            starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
+            part = problem.models(torch.arange(first, first + len(starts), device=device))
+            valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
+            if self._grows(problem.n_samples):
+                solution = fit_growing(part, starts, growth, validation=valid, callback=callback, **options)
+            else:
+                solution = levenberg_marquardt(
+                    part,
+                    starts,
+                    validation=valid,
+                    batches=self._batches(problem.n_samples, seed),
+                    callback=callback,
+                    **options,
+                )
+            solutions.append((solution, solution.best))
+            if {Status.INTERRUPTED, Status.CALLBACK, Status.TIME}.intersection(solution.status):
+                break
+            if options["stopping"].target_loss >= 0 and Status.TARGET in solution.status:
+                break
+        return min(solutions, key=lambda pair: pair[0].rank[pair[1]])
+
+    def _n_starts(self, architecture: Architecture, network: Network, loss: Loss, n_samples: int) -> int:
+        """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
+        if self.growing is True and self._batches(n_samples, 0) is not None:
+            raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
+        if self.n_init != "auto":
+            return int(self.n_init)
+        rows = n_samples * loss.curvature_columns(network.n_outputs)
+        if self._grows(n_samples):
+            rows = min(rows, 8 * network.n_parameters)
+        return AUTO_STARTS if architecture.restarts and rows * network.n_parameters**2 <= AUTO_WORK else 1
+
+    def _grows(self, n_samples: int) -> bool:
+        return self.growing is True or (self.growing == "auto" and self._batches(n_samples, 0) is None)
+
+    # -- while and after ----------------------------------------------------------------------------------------
+
+    def _printers(self) -> list[Callable[[Progress], None]]:
+        if not self.verbose:
+            return []
+        return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
+
+    def _warn(self, solution: Solution, row: int, options: dict[str, Any]) -> None:
+        if Status.INTERRUPTED in solution.status:
+            warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=6)
+        elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
+            warnings.warn(
+                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is "
+                "kept. Try other starting values or scales of the parameters.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+        elif solution.status[row] is Status.MAX_ITER:
+            tol = options["stopping"].tol
+            warnings.warn(
+                f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
+                f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
+                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data set "
+                "alpha (1e-4 to 1e-1) or early_stopping=True.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+
+
+def refuse_nonfinite(solution: Solution, row: int) -> None:
+    """Raise ValueError if the objective, or its derivative, was not finite at the start."""
+    status = solution.status[row]
+    if status is Status.NONFINITE:
+        raise ValueError(
+            "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
+            "training rows. Check the module's starting values, or choose other ones."
+        )
+    if status is Status.DERIVATIVE and not solution.moved[row]:
+        raise ValueError(
+            "The derivatives of the network are NaN or infinite on the training rows at the starting values, although "
+            "its output is finite. Look for functions such as sqrt or a fractional power at zero."
+        )

@@ -1,0 +1,301 @@
+"""The template of ``fit`` and ``partial_fit``: everything but what targets mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from ._arrays import (
+    Scaling,
+    flatten_images,
+    mean_scaling,
+    no_scaling,
+    output_scaling,
+    refuse_text_and_dates,
+    standard_scaling,
+)
+from ._base import DTYPES
+from ._callbacks import FitCallbacks, input_attributes
+from ._fitted import FittedNetwork
+from ._sklearn import _check_sample_weight
+from ._solving import Solving, refuse_nonfinite
+from ._training_set import TrainingSet
+from .architectures import Architecture, ModuleArchitecture, Network
+from .losses import Loss
+from .optim import Problem, Solution, Stopping, levenberg_marquardt
+from .optim._isolation import isolated
+
+
+class Training(FittedNetwork, Solving):
+    """Fitting in the order: check, encode the targets, scale, build, solve, and only then set attributes."""
+
+    @abstractmethod
+    def _encode(
+        self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Return targets (N, K) float64 and weights (N,) for the engine, and fitted attributes on what they mean.
+
+        ``first`` is false for a later batch of ``partial_fit``, whose targets must mean the same as before.
+        ``classes`` are the labels that are known beforehand, if any.
+        """
+
+    def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
+        """What a hold-out keeps the shares of, (N,), from the encoded targets."""
+        return None
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
+        shadow = self._shadow()
+        data, meaning = shadow._validate(X, y, sample_weight, reset=True)
+        previous = self if self.warm_start and hasattr(self, "theta_") else None
+        with np.errstate(all="ignore"):
+            fitted = shadow._train(data, meaning, previous, self, (X, y, sample_weight))
+        self._adopt(shadow, fitted)
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: np.ndarray | None = None) -> Self:
+        first = not hasattr(self, "theta_")
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
+        made = self._make_architecture()
+        if not first and not isinstance(made, ModuleArchitecture) and made != self.architecture_:
+            raise ValueError(
+                f"The architecture was {self.architecture_} when the model was started and is {made} now; partial_fit "
+                "cannot go on. Call fit, or set it back."
+            )
+        shadow = self._shadow()
+        data, meaning = shadow._validate(X, y, sample_weight, reset=first, classes=classes)
+        with np.errstate(all="ignore"):
+            fitted = shadow._step(data, meaning, None if first else self)
+        self._adopt(shadow, fitted)
+        return self
+
+    def _shadow(self) -> Self:
+        """A stand-in that takes the attributes of a fit until it has succeeded."""
+        shadow = object.__new__(type(self))
+        shadow.__dict__.update(self.__dict__)
+        return shadow
+
+    def _adopt(self, shadow: Self, fitted: dict[str, Any]) -> None:
+        if "feature_names_in_" not in shadow.__dict__:
+            self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(input_attributes(shadow), **fitted)
+
+    def _validate(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, classes: np.ndarray | None = None
+    ) -> tuple[TrainingSet, dict[str, Any]]:
+        """Return clean data and what the targets mean."""
+        refuse_text_and_dates(X, "X")
+        if sample_weight is not None:
+            refuse_text_and_dates(sample_weight, "sample_weight")
+        self._refuse_targets(y)
+        X = flatten_images(X, self._make_architecture())
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            multi_output=True,
+            y_numeric=self._numeric_targets,
+            order=None,
+        )
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not np.any(weights > 0):
+            raise ValueError("sample_weight is zero for every row: there is nothing to fit.")
+        targets, weights, meaning = self._encode(y, weights, reset, classes)
+        if not np.any(weights > 0):
+            raise ValueError("class_weight times sample_weight is zero for every row: there is nothing to fit.")
+        return TrainingSet(X, targets, weights, self._strata(targets, meaning)).without_zero_weights(), meaning
+
+    #: whether y is checked to be numbers
+    _numeric_targets = True
+
+    def _refuse_targets(self, y: Any) -> None:
+        """Raise TypeError for targets that would be misread."""
+
+    def _train(
+        self, data: TrainingSet, meaning: dict, previous: Training | None, owner: Training, given: tuple
+    ) -> dict[str, Any]:
+        architecture = self._own_architecture()
+        network = architecture.build(data.X.shape[1], data.y.shape[1])
+        self._check_penalty(network)
+        loss = self._make_loss(network, self._rows_at_once(len(data.X)), meaning)
+        options = self._options(architecture)
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        held_out = None
+        if self.early_stopping:
+            data, held_out = data.hold_out(self.validation_fraction, seed)
+        x, y = self._scalings(data, architecture, loss, previous)
+        theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
+        work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
+        device = self._make_device(work)
+        with isolated(device):
+            problem = self._problem(network, loss, data, x, y, len(theta), device, self.alpha)
+            validation = None
+            if held_out is not None:
+                validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
+            core = self._core(architecture, loss, x, y, meaning)
+            callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**core, "theta_": t})
+            try:
+                solution, row = self._solve(problem, theta, options, validation, seed, callbacks.per_iteration, device)
+            finally:
+                callbacks.close()
+        refuse_nonfinite(solution, row)
+        self._warn(solution, row, options)
+        fitted = {**core, "theta_": solution.theta[row].cpu().double().numpy()}
+        fitted.update(self._report(solution, row, validation))
+        callbacks.finish(fitted)
+        return fitted
+
+    def _core(
+        self, architecture: Architecture, loss: Loss, x: Scaling, y: Scaling, meaning: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What ``predict`` needs, beside ``theta_``."""
+        return {
+            "architecture_": architecture,
+            "x_mean_": x.mean,
+            "x_inverse_scale_": x.inverse,
+            "y_mean_": y.mean,
+            "y_scale_": y.scale,
+            "n_outputs_": len(y.mean),
+            "_fitted_loss": loss,
+            **meaning,
+        }
+
+    def _report(self, solution: Solution, row: int, validation: Problem | None) -> dict[str, Any]:
+        history = {name: curve[:, row] for name, curve in solution.history.items()}
+        ran = np.isfinite(history["damping"])
+        scores = best_score = None
+        if validation is not None:
+            scores, best_score = -history["validation"][ran], -float(solution.score[row])
+            if validation.loss.is_squared and self._numeric_targets:
+                scale = 2 * len(validation.y) / _spread(validation)
+                scores, best_score = 1 + scale * scores, 1 + scale * best_score
+        status = solution.status[row]
+        return {
+            "loss_": float(solution.loss[row]),
+            "loss_curve_": history["loss"][ran],
+            "damping_curve_": history["damping"][ran],
+            "validation_scores_": scores,
+            "best_validation_score_": best_score,
+            "n_iter_": int(solution.n_iter[row]),
+            "status_": status.name.lower(),
+            "message_": status.message,
+            "converged_": status.converged,
+            "damping_": float(solution.damping[row]),
+        }
+
+    def _step(self, data: TrainingSet, meaning: dict, previous: Training | None) -> dict[str, Any]:
+        """One accepted step, for ``partial_fit``."""
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        if previous is None:
+            architecture = self._own_architecture()
+            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            self._check_penalty(network)
+            loss = self._make_loss(network, len(data.X), meaning)
+            x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
+            theta = self._starts(architecture, network, loss, data, x, y, seed, None)[:1]
+            damping = self.damping
+        else:
+            architecture = previous.architecture_
+            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            loss = self._make_loss(network, len(data.X), meaning)
+            x, y = previous._stored_scalings()
+            theta, damping = previous.theta_[None], previous.damping_
+        device = self._make_device(data.y.size * network.n_parameters**2)
+        options = self._options(architecture)
+        options["damping"] = damping
+        with isolated(device):
+            problem = self._problem(network, loss, data, x, y, 1, device, self.alpha)
+            self._check_memory(problem, options["solver"], device)
+            options["stopping"] = Stopping(max_iter=10, tol=0.0)
+            start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
+            solution = levenberg_marquardt(
+                problem,
+                start,
+                callback=lambda progress: not torch.equal(progress.state.theta, start),
+                seed=seed + (0 if previous is None else previous.n_iter_),
+                **options,
+            )
+        refuse_nonfinite(solution, 0)
+        fitted = self._core(architecture, loss, x, y, meaning)
+        fitted["theta_"] = solution.theta[0].cpu().double().numpy()
+        fitted.update(self._report(solution, 0, None))
+        moved = bool(solution.moved[0])
+        if not moved:  # one hopeless batch is no reason to distrust the next ones
+            fitted["damping_"] = float(damping)
+        fitted["status_"], fitted["converged_"] = ("one_step" if moved else "no_step"), False
+        fitted["message_"] = "One step was taken." if moved else "No step lowered the objective of the batch."
+        if previous is not None:
+            fitted["n_iter_"] = previous.n_iter_ + 1
+            for name in ("loss_curve_", "damping_curve_"):
+                fitted[name] = np.append(getattr(previous, name), fitted[name][-1:])
+        else:
+            fitted["n_iter_"] = 1
+            fitted.update({name: fitted[name][-1:] for name in ("loss_curve_", "damping_curve_")})
+        return fitted
+
+    # -- pieces of fit ------------------------------------------------------------------------------------------
+
+    def _check_penalty(self, network: Network) -> None:
+        if self.alpha > 0 and not network.coefficient_mask.any():
+            raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
+
+    def _scalings(
+        self,
+        data: TrainingSet,
+        architecture: Architecture,
+        loss: Loss,
+        previous: Training | None,
+        keep_constant: bool = False,
+    ) -> tuple[Scaling, Scaling]:
+        scale = architecture.standardize if self.standardize == "auto" else self.standardize
+        if not scale:
+            return no_scaling(data.X), no_scaling(data.y)
+        if previous is not None and not architecture.standardize:
+            return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
+        groups = architecture.input_groups(data.X.shape[1])
+        x = standard_scaling(data.X, data.weights, groups=groups, keep_constant=keep_constant)
+        if loss.target_scaling == "mean":
+            return x, mean_scaling(data.y, data.weights)
+        if loss.target_scaling == "standard" and self._numeric_targets:
+            return x, standard_scaling(data.y, data.weights, keep_constant=keep_constant)
+        return x, no_scaling(data.y)
+
+    def _starts(
+        self,
+        architecture: Architecture,
+        network: Network,
+        loss: Loss,
+        data: TrainingSet,
+        x: Scaling,
+        y: Scaling,
+        seed: int,
+        previous: Training | None,
+    ) -> np.ndarray:
+        """Start vectors, a row a start (.., P); with a warm start, the first one is the fitted model."""
+        n_starts = self._n_starts(architecture, network, loss, len(data.X))
+        generators = [np.random.default_rng([seed, k]) for k in range(n_starts)]
+        theta = architecture.starts(network, self.init, data.inputs(x), generators)
+        if previous is not None:
+            if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != data.X.shape[1]:
+                raise ValueError(
+                    "warm_start needs the same architecture and columns as the last fit: "
+                    f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
+                )
+            old_x, old_y = previous._stored_scalings()
+            before = output_scaling(previous._fitted_loss.target_scaling, old_y)
+            now = output_scaling(loss.target_scaling, y)
+            theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
+        return theta
+
+
+def _spread(problem: Problem) -> float:
+    """Weighted variance of the targets, summed over outputs."""
+    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
+    return float(((problem.y - mean).square() * problem.weights).sum())

@@ -1,0 +1,92 @@
+"""Validated training data, and what the engine is told about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+
+from ._arrays import RowView, Scaling
+from .architectures import Inputs
+from .optim._memory import available_bytes
+
+
+@dataclass
+class TrainingSet:
+    """Validated training data.
+
+    X : (N, F) float ndarray, raw; y : (N, K) float64 ndarray, encoded; weights : (N,) float64, positive; strata : (N,)
+    ndarray or None, what a hold-out should keep the shares of.
+    """
+
+    X: np.ndarray | RowView
+    y: np.ndarray
+    weights: np.ndarray
+    strata: np.ndarray | None = None
+
+    def take(self, index: np.ndarray) -> TrainingSet:
+        """Rows ``index``; large X are not copied."""
+        X = RowView(self.X, index) if self.is_large else self.X[index]
+        strata = None if self.strata is None else self.strata[index]
+        return replace(self, X=X, y=self.y[index], weights=self.weights[index], strata=strata)
+
+    def without_zero_weights(self) -> TrainingSet:
+        """Leave out the rows that do not count."""
+        return self if np.all(self.weights > 0) else self.take(np.flatnonzero(self.weights > 0))
+
+    def hold_out(self, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
+        """Split into rows for training and for validation.
+
+        Raises
+        ------
+        ValueError
+            If either part would be too small.
+        """
+        n_samples = len(self.X)
+        n_held = int(np.ceil(fraction * n_samples))
+        least = 2 if self.strata is None else len(np.unique(self.strata))
+        if n_held < least or n_samples - n_held < max(1, least - 1):
+            raise ValueError(
+                f"early_stopping with validation_fraction={fraction} leaves {n_held} of n_samples={n_samples} rows for "
+                f"validation and {n_samples - n_held} for training; at least {least} are needed. Change "
+                "validation_fraction or pass more rows."
+            )
+        if self.strata is not None:
+            values, counts = np.unique(self.strata, return_counts=True)
+            if counts.min() < 2:
+                raise ValueError(
+                    f"early_stopping needs two rows or more of every class, one to train and one to validate on; "
+                    f"class {values[counts.argmin()]!r} has one. Leave the class out or set early_stopping=False."
+                )
+        train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed, stratify=self.strata)
+        return self.take(np.sort(train)), self.take(np.sort(held))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether X is read in pieces instead of being copied."""
+        return self.X.nbytes > available_bytes(torch.device("cpu")) // 4
+
+    def standardised(self, x: Scaling, dtype: torch.dtype, samples_first: bool, block: int = 65536) -> torch.Tensor:
+        """Standardised inputs (F, N), written block by block so that only one copy of X exists.
+
+        With ``samples_first`` the result is a view of (N, F).
+        """
+        numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+        result = np.empty((len(self.X), self.X.shape[1]) if samples_first else self.X.shape[::-1], dtype=numpy_dtype)
+        rows_first = result if samples_first else result.T
+        for start in range(0, len(self.X), block):
+            rows_first[start : start + block] = x.apply(np.asarray(self.X[start : start + block], dtype=np.float64))
+        return torch.from_numpy(result).mT if samples_first else torch.from_numpy(result)
+
+    def inputs(self, x: Scaling) -> Inputs:
+        """What starts may know: ranges of the standardised columns, and rows drawn by their weight."""
+        low, high = x.apply(x.low[None])[0], x.apply(x.high[None])[0]
+        cumulative = np.cumsum(self.weights) / np.sum(self.weights)
+
+        def rows(quantile: np.ndarray) -> np.ndarray:
+            index = np.minimum(np.searchsorted(cumulative, quantile, side="right"), len(cumulative) - 1)
+            return x.apply(np.asarray(self.X[index], dtype=np.float64))
+
+        return Inputs(low, high, len(self.X), rows)
