@@ -61,7 +61,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         *,
         architecture: Any = None,
         loss: Any = "squared_error",
-        alpha: float = 0.0,
+        alpha: float | str = 0.0,
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",

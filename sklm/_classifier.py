@@ -17,6 +17,7 @@ from ._base import BaseLM
 from ._docs import document
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import Training
+from ._training_set import TrainingSet
 from .architectures import Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 
@@ -26,7 +27,18 @@ EXACT_WORK = 2e9
 DRAWN_ROWS_PER_PARAMETER = 4
 
 
-@document
+@document(
+    loss="""
+loss : {'log_loss', 'squared_error'} or Loss, default='log_loss'
+    Cross entropy, or squared error on targets of zeros and ones. A loss of your own sees those targets.
+""",
+    alpha="""
+alpha : float or 'auto', default='auto'
+    Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. 'auto' is one over the sum of the
+    weights (the number of rows): every coefficient is normal with deviation one beforehand, as in
+    ``LogisticRegression(C=1)``, and the penalty weighs less the more rows there are.
+""",
+)
 class LMClassifier(ClassifierMixin, Training):
     """Neural-network classification trained by Levenberg-Marquardt on the exact curvature of the log-loss.
 
@@ -106,6 +118,7 @@ class LMClassifier(ClassifierMixin, Training):
     _parameter_constraints: dict = {
         **BaseLM._parameter_constraints,
         "loss": [StrOptions({"log_loss", "squared_error"}), Loss],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "curvature": [StrOptions({"auto", "exact", "sampled", "fisher"})],
@@ -125,7 +138,7 @@ class LMClassifier(ClassifierMixin, Training):
         label_smoothing: float = 0.0,
         curvature: str = "auto",
         curvature_samples: int = 1,
-        alpha: float = 1e-3,
+        alpha: float | str = "auto",
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
@@ -379,6 +392,9 @@ class LMClassifier(ClassifierMixin, Training):
             loss = LogisticLoss(self.label_smoothing)
         loss.validate()
         return loss
+
+    def _penalty(self, data: TrainingSet) -> float:
+        return 1 / float(data.weights.sum()) if isinstance(self.alpha, str) else float(self.alpha)
 
     def _curvature(self, network: Network, n_rows: int) -> str:
         """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""

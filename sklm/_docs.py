@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T", bound=type)
 
 
-def document(estimator: T) -> T:
-    """Fill ``{parameters}`` in the docstring of an estimator."""
-    if estimator.__doc__:
-        estimator.__doc__ = estimator.__doc__.replace(
-            "{parameters}", textwrap.indent(PARAMETERS.strip(), "    ").strip()
-        )
-    return estimator
+def document(**texts: str) -> Callable[[T], T]:
+    """Fill ``{parameters}`` in the docstring of an estimator, with ``texts`` where the estimators differ."""
+
+    def fill(estimator: T) -> T:
+        if estimator.__doc__:
+            filled = PARAMETERS.strip()
+            for name, text in texts.items():
+                filled = filled.replace(f"<{name}>", text.strip())
+            estimator.__doc__ = estimator.__doc__.replace("{parameters}", textwrap.indent(filled, "    ").strip())
+        return estimator
+
+    return fill
 
 
 PARAMETERS = """
@@ -23,13 +29,11 @@ hidden_layer_sizes : int or sequence of int, default=(20,)
 activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
     Activation of the hidden layers. Smooth ones suit the method.
 architecture : Architecture, torch.nn.Module or None, default=None
-    None builds an MLP from the two parameters above. A module that maps (n, n_features) to (n,) or (n, n_outputs) is
-    copied and trained from the values it carries; see the user guide, "Your own formula".
-loss : 'squared_error' or Loss, default='squared_error'
-    What the outputs are compared by.
-alpha : float, default=0.0
-    Penalty ``alpha / 2 * |coefficients|^2`` on the standardised problem, per mean loss: it means the same for every
-    number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0.
+    None builds an MLP from the two parameters above. ``sklm.CNN(...)`` is a convolutional network. A module that maps
+    (n, n_features) to (n,) or (n, n_outputs) is copied and trained from the values it carries; see the user guide,
+    "Your own formula".
+<loss>
+<alpha>
 damping : float, default=0.01
     First damping (lambda). It adapts from then on.
 damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification'} or DampingStrategy, default='gain_ratio'
@@ -57,7 +61,7 @@ max_iter : int, default=1000
 max_time : float or None, default=None
     Largest time in seconds.
 target_loss : float or None, default=None
-    Stop when the training loss (half the mean squared error in squared units of y) is this low.
+    Stop when the training loss, ``loss_``, is this low.
 tol : float or 'auto', default='auto'
     Stop when the objective (or, with ``early_stopping``, the validation loss) fell by less than this, relative, over
     the number of iterations below. 'auto' is 1e-3 for MLPs and 1e-12 for modules, whose parameters matter by
@@ -70,8 +74,8 @@ early_stopping : bool, default=False
 validation_fraction : float, default=0.1
     Share of the rows that is held out.
 standardize : bool or 'auto', default='auto'
-    Scale X and y inside to weighted mean 0 and standard deviation 1. 'auto' does so for MLPs and not for modules,
-    whose parameters have units.
+    Scale X, and y where the loss allows it, inside to weighted mean 0 and standard deviation 1; images channel by
+    channel. 'auto' does so for MLPs and CNNs and not for modules, whose parameters have units.
 init : {'auto', 'nguyen_widrow', 'glorot', 'uniform', 'normal', 'data'}, default='auto'
     Kind of random start; 'auto' is 'nguyen_widrow' for MLPs and the carried values for modules.
 n_init : int or 'auto', default='auto'

@@ -9,7 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._arrays import Scaling, flatten_images, output_scaling, refuse_text_and_dates
-from .architectures import Architecture, MLPNetwork, ModuleNetwork, ScaledModule
+from .architectures import Architecture, MLPNetwork, Network, ScaledModule
 from .losses import Loss
 from .optim._data import samples_last
 from .optim._isolation import isolated
@@ -63,7 +63,7 @@ class FittedNetwork:
         check_is_fitted(self)
         network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
         if not isinstance(network, MLPNetwork):
-            raise AttributeError("coefs_ and intercepts_ exist for MLP architectures; use to_module() for a module.")
+            raise AttributeError("coefs_ and intercepts_ exist for MLP architectures; use to_module() for others.")
         weights = [np.array(self.theta_[la.weight]).reshape(la.fan_out, la.fan_in) for la in network.layers]
         biases = [np.array(self.theta_[layer.bias]) for layer in network.layers]
         weights[0] = weights[0] * self.x_inverse_scale_
@@ -84,34 +84,42 @@ class FittedNetwork:
         return self._layers()[2]
 
     def to_module(self) -> torch.nn.Module:
-        """Return the fitted network for raw X and y as a float64 ``torch.nn.Module`` on the CPU.
+        """Return the fitted network for raw X as a float64 ``torch.nn.Module`` on the CPU.
 
-        An MLP becomes a ``torch.nn.Sequential`` that maps (n, n_features) to (n, n_outputs); a module architecture
-        comes back as a copy of the module with the fitted parameters (and, if ``standardize=True`` was asked for,
-        scaling layers around it).
+        It maps rows (n, n_features) to the linear predictor (n, n_outputs) followed by the inverse of the loss's link:
+        to predictions for regression, to log-odds (two classes, labels) or unnormalised log-probabilities (several
+        classes) for classification. An MLP or CNN becomes a ``torch.nn.Sequential``; a module architecture comes back
+        as a copy of the module with the fitted parameters. Where inputs are standardised and the layers cannot absorb
+        that, a scaling is put around them.
         """
         check_is_fitted(self)
         network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
         with torch.inference_mode(False), torch.no_grad():
-            if isinstance(network, ModuleNetwork):
-                return self._scaled_module(network.load(self.theta_))
-            network, weights, biases = self._layers()
-            parts: list[torch.nn.Module] = []
-            for weight, bias in zip(weights, biases, strict=True):
-                # skip_init: torch.nn.Linear would draw from the caller's random numbers
-                linear = torch.nn.utils.skip_init(
-                    torch.nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64, device="cpu"
-                )
-                linear.weight.copy_(torch.tensor(weight, device="cpu"))
-                linear.bias.copy_(torch.tensor(bias, device="cpu"))
-                parts += [linear, network.activation.module()]
+            module = self._sequential() if isinstance(network, MLPNetwork) else self._scaled(network)
+            link = self._fitted_loss.link_module()
+            if link is None:
+                return module
+            return torch.nn.Sequential(*(module if isinstance(module, torch.nn.Sequential) else [module]), link)
+
+    def _sequential(self) -> torch.nn.Sequential:
+        network, weights, biases = self._layers()
+        parts: list[torch.nn.Module] = []
+        for weight, bias in zip(weights, biases, strict=True):
+            # skip_init: torch.nn.Linear would draw from the caller's random numbers
+            linear = torch.nn.utils.skip_init(
+                torch.nn.Linear, weight.shape[1], weight.shape[0], dtype=torch.float64, device="cpu"
+            )
+            linear.weight.copy_(torch.tensor(weight, device="cpu"))
+            linear.bias.copy_(torch.tensor(bias, device="cpu"))
+            parts += [linear, network.activation.module()]
         return torch.nn.Sequential(*parts[:-1])
 
-    def _scaled_module(self, module: torch.nn.Module) -> torch.nn.Module:
-        x, y = self._stored_scalings()
-        if np.all(x.inverse == 1) and np.all(x.mean == 0) and np.all(y.scale == 1) and np.all(y.mean == 0):
+    def _scaled(self, network: Network) -> torch.nn.Module:
+        module, outside = network.to_module(self.theta_), self._output_scaling()
+        x = self._stored_scalings()[0]
+        if np.all(x.inverse == 1) and np.all(x.mean == 0) and np.all(outside.scale == 1) and np.all(outside.mean == 0):
             return module
-        return ScaledModule(module, x.mean, x.inverse, y.mean, y.scale)
+        return ScaledModule(module, x.mean, x.inverse, outside.mean, outside.scale)
 
     def _stored_scalings(self) -> tuple[Scaling, Scaling]:
         def rebuild(mean: np.ndarray, scale: np.ndarray, inverse: np.ndarray) -> Scaling:

@@ -19,7 +19,18 @@ from .architectures import Network
 from .losses import LOSSES, Loss
 
 
-@document
+@document(
+    loss="""
+loss : {'squared_error', 'huber', 'absolute_error', 'quantile', 'poisson', 'gamma'} or Loss, default='squared_error'
+    What the outputs are compared by. An object of :mod:`sklm.losses` sets its parameters, such as
+    ``Quantile(quantile=0.9)``. 'poisson' and 'gamma' have a log link: they predict positive means.
+""",
+    alpha="""
+alpha : float, default=0.0
+    Penalty ``alpha / 2 * |coefficients|^2`` on the standardised problem, per mean loss: it means the same for every
+    number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0.
+""",
+)
 class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     """Neural-network regression trained by Levenberg-Marquardt.
 
@@ -38,7 +49,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     intercepts_ : list of ndarray of shape (n_out,)
         Biases of each layer, likewise.
     loss_ : float
-        Half the mean squared error of the fitted model on the training rows, in squared units of y, without penalty.
+        Loss of the fitted model on the training rows without penalty: half the mean squared error in squared units of
+        y, or the mean of another loss.
     loss_curve_ : ndarray of shape (n_iter_,)
         The same after every iteration; while the fit is growing, on the rows in use.
     damping_curve_ : ndarray of shape (n_iter_,)

@@ -135,7 +135,7 @@ class Training(FittedNetwork, Solving):
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
-            problem = self._problem(network, loss, data, x, y, len(theta), device, self.alpha)
+            problem = self._problem(network, loss, data, x, y, len(theta), device, self._penalty(data))
             validation = None
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
@@ -211,7 +211,7 @@ class Training(FittedNetwork, Solving):
         options = self._options(architecture)
         options["damping"] = damping
         with isolated(device):
-            problem = self._problem(network, loss, data, x, y, 1, device, self.alpha)
+            problem = self._problem(network, loss, data, x, y, 1, device, self._penalty(data))
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
@@ -242,8 +242,12 @@ class Training(FittedNetwork, Solving):
 
     # -- pieces of fit ------------------------------------------------------------------------------------------
 
+    def _penalty(self, data: TrainingSet) -> float:
+        """Number for ``alpha``."""
+        return float(self.alpha)
+
     def _check_penalty(self, network: Network) -> None:
-        if self.alpha > 0 and not network.coefficient_mask.any():
+        if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
             raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
 
     def _scalings(

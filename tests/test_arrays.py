@@ -11,7 +11,8 @@ import scipy.sparse
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-import sklm._base
+import sklm._solving
+import sklm._training_set
 from sklm import LMRegressor
 from sklm._arrays import no_scaling, refuse_text_and_dates, standard_scaling
 
@@ -264,13 +265,14 @@ def tight(monkeypatch):
     """Make every array of 300 rows larger than its budget; list the arrays that are read in pieces."""
     arrays = []
 
-    def streamed(array, *args, kind=sklm._base.StreamedRows):
+    def streamed(array, *args, kind=sklm._solving.StreamedRows):
         arrays.append(getattr(array, "array", array))  # a view of some rows, or all of them
         return kind(array, *args)
 
-    monkeypatch.setattr(sklm._base, "StreamedRows", streamed)
-    monkeypatch.setattr(sklm._base, "available_bytes", lambda device: 64)
-    monkeypatch.setattr(sklm._base.BaseLM, "_check_memory", lambda *_: 100)
+    monkeypatch.setattr(sklm._solving, "StreamedRows", streamed)
+    for module in (sklm._solving, sklm._training_set):
+        monkeypatch.setattr(module, "available_bytes", lambda device: 64)
+    monkeypatch.setattr(sklm._solving.Solving, "_check_memory", lambda *_: 100)
     return arrays
 
 

@@ -14,7 +14,8 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-import sklm._base
+import sklm._solving
+import sklm._training_set
 from sklm import MLP, LMRegressor
 from sklm.optim import GainRatio
 
@@ -189,7 +190,7 @@ def test_hold_out_too_small():
         ValueError, match="leaves 1 of n_samples=5 rows for validation and 4 for training; at least 2 are"
     ):
         small(early_stopping=True).fit(X[:5], y[:5])
-    with pytest.raises(ValueError, match=r"leaves 60 of n_samples=60 rows for validation.*and 1 for training"):
+    with pytest.raises(ValueError, match=r"leaves 60 of n_samples=60 rows for validation and 0 for training"):
         small(early_stopping=True, validation_fraction=0.999).fit(X, y)
 
 
@@ -292,7 +293,8 @@ def test_one_bad_start_does_not_spoil_the_others():
 
 
 def test_too_large_a_network_is_refused_before_allocating(monkeypatch):
-    monkeypatch.setattr(sklm._base, "available_bytes", lambda device: 10**8)
+    for module in (sklm._solving, sklm._training_set):
+        monkeypatch.setattr(module, "available_bytes", lambda device: 10**8)
     X, y = surface(5000)
     model = small(hidden_layer_sizes=(100, 100), solver="cholesky")
     began = time.monotonic()
@@ -305,7 +307,8 @@ def test_too_large_a_network_is_refused_before_allocating(monkeypatch):
 
 @ignore_max_iter
 def test_the_memory_message_names_an_option_that_helps(monkeypatch):
-    monkeypatch.setattr(sklm._base, "available_bytes", lambda device: 10**7)
+    for module in (sklm._solving, sklm._training_set):
+        monkeypatch.setattr(module, "available_bytes", lambda device: 10**7)
     X, y = surface(5000)
     large = {"hidden_layer_sizes": (40, 40), "max_iter": 1}
     with pytest.raises(MemoryError, match="batch_size below the number of parameters"):
@@ -321,7 +324,7 @@ def test_the_memory_message_names_an_option_that_helps(monkeypatch):
 def test_starts_that_do_not_fit_together_are_fitted_in_turn(monkeypatch):
     X, y = surface()
     together = small(n_init=6).fit(X, y)
-    monkeypatch.setattr(sklm._base.BaseLM, "_check_memory", lambda *_: 2)
+    monkeypatch.setattr(sklm._solving.Solving, "_check_memory", lambda *_: 2)
     in_turn = small(n_init=6).fit(X, y)
     np.testing.assert_allclose(in_turn.loss_, together.loss_, rtol=1e-9)
     np.testing.assert_allclose(in_turn.predict(X), together.predict(X), rtol=1e-7, atol=1e-7)
@@ -329,7 +332,7 @@ def test_starts_that_do_not_fit_together_are_fitted_in_turn(monkeypatch):
 
 @ignore_max_iter
 def test_max_time_is_for_all_starts_together(monkeypatch):
-    monkeypatch.setattr(sklm._base.BaseLM, "_check_memory", lambda *_: 1)
+    monkeypatch.setattr(sklm._solving.Solving, "_check_memory", lambda *_: 1)
     began = time.monotonic()
     small(n_init=12, max_time=0.3, max_iter=10**7, tol=0, n_iter_no_change=np.inf).fit(*surface(500))
     assert time.monotonic() - began < 2
@@ -450,7 +453,7 @@ def test_a_callback_ends_all_starts(growing, when):
 
 @ignore_max_iter
 def test_a_callback_ends_starts_that_run_in_turn(monkeypatch):
-    monkeypatch.setattr(sklm._base.BaseLM, "_check_memory", lambda *_: 1)
+    monkeypatch.setattr(sklm._solving.Solving, "_check_memory", lambda *_: 1)
     hook = Hook(lambda: True, when=3)
     small(n_init=5, max_iter=50, tol=0).set_callbacks(hook).fit(*surface())
     assert hook.calls <= 4
@@ -473,7 +476,7 @@ def test_interrupt_before_the_first_iteration_leaves_the_old_model(monkeypatch):
     with pytest.warns(ConvergenceWarning):
         model = small().fit(X, y)
     before = state(model)
-    monkeypatch.setattr(sklm._base.BaseLM, "_problem", lambda *_: interrupt())
+    monkeypatch.setattr(sklm._solving.Solving, "_problem", lambda *_: interrupt())
     with pytest.raises(KeyboardInterrupt):
         model.fit(np.c_[X, X], y)
     after = state(model)

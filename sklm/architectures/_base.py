@@ -103,6 +103,10 @@ class Network(ABC):
         """
         return np.array(theta)
 
+    def to_module(self, theta: np.ndarray) -> torch.nn.Module:
+        """Return an equal float64 module on the CPU for parameters (P,): (n, F) to (n, K), in the network's scales."""
+        raise NotImplementedError(f"{type(self).__name__} has no equal torch.nn.Module.")
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Network:
         """Move constants that the network holds, if any. Returns the network."""
         return self

@@ -174,7 +174,7 @@ class ModuleNetwork(Network):
         self.module.to(device=device, dtype=dtype)
         return self
 
-    def load(self, theta: np.ndarray) -> torch.nn.Module:
+    def to_module(self, theta: np.ndarray) -> torch.nn.Module:
         """Return a copy of the module that carries theta (P,), on the CPU in float64."""
         module = copy.deepcopy(self.module).to(device="cpu", dtype=torch.float64)
         for name, value in self._split(torch.tensor(theta, dtype=torch.float64, device="cpu")).items():

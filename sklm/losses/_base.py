@@ -84,6 +84,10 @@ class Loss(ABC):
         """Return the prediction (n, K) for raw outputs (n, K), both in scaled targets: the outputs themselves."""
         return outputs
 
+    def link_module(self) -> torch.nn.Module | None:
+        """Return the module equal to ``inverse_link``; None for the identity."""
+        return None
+
     def validate(self) -> None:  # noqa: B027 - most losses have nothing to check
         """Raise ValueError if a parameter of the loss has an impossible value."""
 

@@ -27,8 +27,8 @@ class PoissonDeviance(_LogLink):
 
     Notes
     -----
-    ``h = mu - y + y log(y / mu)`` with ``mu = exp(f)`` (McCullagh & Nelder, Generalized Linear Models, 1989, table
-    2.1, halved), zero for an exact fit. The curvature is the second derivative ``c = mu``.
+    ``h = mu - y + y log(y / mu)`` with ``mu = exp(f)`` (McCullagh & Nelder, Generalized Linear Models, 1989, section
+    2.3, halved), zero for an exact fit. The curvature is the second derivative ``c = mu``.
 
     Examples
     --------
@@ -71,8 +71,8 @@ class GammaDeviance(_LogLink):
 
     Notes
     -----
-    ``h = y / mu - log(y / mu) - 1`` with ``mu = exp(f)`` (McCullagh & Nelder, Generalized Linear Models, 1989, table
-    2.1, halved), zero for an exact fit and without units. The curvature is the second derivative ``c = y / mu``.
+    ``h = y / mu - log(y / mu) - 1`` with ``mu = exp(f)`` (McCullagh & Nelder, Generalized Linear Models, 1989, section
+    2.3, halved), zero for an exact fit and without units. The curvature is the second derivative ``c = y / mu``.
 
     Examples
     --------

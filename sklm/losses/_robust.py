@@ -2,8 +2,9 @@
 
 All three are built on Huber's function, and all are minimised by iteratively reweighted least squares: the curvature
 is the weight ``h'(r) / r``, the largest for which the quadratic model lies above the loss everywhere (Huber, Robust
-Statistics, 1981, section 7.8; Hunter & Lange, 2000, eq. 2.4). Their own second derivative, zero for large errors, would
-leave the steps to the damping.
+Statistics, 1981, section 7.8; Hunter & Lange, 2000). Their own second derivative, zero for large errors, would
+leave the steps to the damping. Convergence is linear: tens of iterations to a relative 1e-4 of the smallest value,
+hundreds to the smoothing's own error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Huber(SeparableLoss):
     Notes
     -----
     With ``r = f - y``: ``h = r^2 / 2`` for ``|r| <= delta``, else ``delta (|r| - delta / 2)``, and the weight
-    ``c = min(1, delta / |r|)`` (Huber, Annals of Mathematical Statistics 35, 1964, p. 74 with k = delta).
+    ``c = min(1, delta / |r|)`` (Huber, Annals of Mathematical Statistics 35, 1964, pp. 73-101, with k = delta).
 
     Examples
     --------
@@ -61,7 +62,7 @@ class AbsoluteError(SeparableLoss):
 
     Parameters
     ----------
-    smoothing : float, default=1e-6
+    smoothing : float, default=1e-4
         Errors below this are rounded off quadratically. In units of the targets as the network sees them: standard
         deviations of y where the targets are standardised.
 
@@ -77,10 +78,10 @@ class AbsoluteError(SeparableLoss):
     >>> from sklm.losses import AbsoluteError
     >>> outputs, y = torch.tensor([[[0.5, 3.0]]]), torch.zeros((1, 2))
     >>> AbsoluteError().value(outputs, y, weights=torch.ones((1, 2)))
-    tensor([[3.5000]])
+    tensor([[3.4999]])
     """
 
-    def __init__(self, smoothing: float = 1e-6):
+    def __init__(self, smoothing: float = 1e-4):
         self.smoothing = smoothing
 
     def validate(self) -> None:
@@ -106,7 +107,7 @@ class Quantile(SeparableLoss):
     ----------
     quantile : float, default=0.5
         Between 0 and 1: the share of the rows that should lie below the prediction.
-    smoothing : float, default=1e-6
+    smoothing : float, default=1e-4
         Errors below this are rounded off quadratically. In units of the targets as the network sees them: standard
         deviations of y where the targets are standardised.
 
@@ -116,7 +117,7 @@ class Quantile(SeparableLoss):
     absolute value of :class:`AbsoluteError`, ``h = a(u) / 2 + (q - 1/2) u + s (q - 1/2)^2``, whose smallest value is
     zero; for ``|u| >= s`` it is the pinball loss less ``s q (1 - q)``. The weight is that of the first part,
     ``c = 1 / (2 max(|u|, s))`` (Hunter & Lange, "Quantile regression via an MM algorithm", Journal of Computational
-    and Graphical Statistics 9, 2000, section 2, with Huber's smoothing in place of theirs).
+    and Graphical Statistics 9, 2000, pp. 60-77, with Huber's smoothing in place of theirs).
 
     Examples
     --------
@@ -127,7 +128,7 @@ class Quantile(SeparableLoss):
     tensor([[[0.9000, 0.1000]]])
     """
 
-    def __init__(self, quantile: float = 0.5, smoothing: float = 1e-6):
+    def __init__(self, quantile: float = 0.5, smoothing: float = 1e-4):
         self.quantile = quantile
         self.smoothing = smoothing
 

@@ -122,9 +122,9 @@ class SoftmaxCrossEntropy(Parameters, Loss):
     label_smoothing : float, default=0.0
         In [0, 1): this share of every target is spread evenly over all classes.
     curvature : {'exact', 'sampled', 'fisher'}, default='exact'
-        Where the second derivative comes from. 'exact' has K columns a sample. 'sampled' draws a few at random, right
-        in the mean. 'fisher' has one, the gradient's own, which is right only near the truth; where K columns are
-        too many, 'sampled' is to be preferred.
+        Where the second derivative comes from. 'exact' has K columns a sample, so that an iteration costs K times one
+        with a single column. 'sampled' draws a few at random, right in the mean. 'fisher' has one, the gradient's own,
+        which is right in the mean only where the probabilities are.
     curvature_samples : int, default=1
         Number of columns that 'sampled' draws a sample.
 
@@ -133,8 +133,8 @@ class SoftmaxCrossEntropy(Parameters, Loss):
     ``l = log sum_k exp(f_k) - sum_k y'_k f_k`` with ``y' = (1 - e) y + e / K`` for label smoothing e; with smoothing
     the smallest value is the entropy of y'. With ``p = softmax(f)`` the gradient is ``p - y'`` and the Hessian
     ``diag(p) - p p^T``. Drawn curvature: with class c of probability ``p_c``, the mean of
-    ``(p - e_c) (p - e_c)^T`` is that Hessian (Martens, JMLR 21, 2020, section 5, the Fisher matrix of the model's own
-    distribution; section 11 on the empirical one).
+    ``(p - e_c) (p - e_c)^T`` is that Hessian, the Fisher matrix of the model's own distribution; 'fisher' is the
+    empirical one (both: Martens, "New insights and perspectives on the natural gradient method", JMLR 21, 2020).
 
     Examples
     --------
@@ -191,7 +191,7 @@ class SoftmaxCrossEntropy(Parameters, Loss):
         return torch.sub(p.unsqueeze(2), drawn, out=drawn).mul_(1 / sqrt(len(noise)))
 
     def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return self._p_and_gap(outputs, y)[1]
+        return outputs.softmax(1).sub_(smoothed(y, self.label_smoothing, outputs.shape[1]))
 
     def project(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         return self._kind.project(*self._p_and_gap(outputs, y), direction)

@@ -111,7 +111,7 @@ def test_only_trainable_parameters_are_fitted_and_names_ending_in_bias_not_penal
 def test_load_returns_a_module_with_the_parameters():
     module, _ = MODULES["dense K=3"]
     network, theta, X, functions = setting("dense K=3", 1, True)
-    loaded = network.load(theta[0].numpy())
+    loaded = network.to_module(theta[0].numpy())
     close(loaded(X.mT).detach(), functions[0](theta[0]).detach())
     assert all(p.requires_grad and p.dtype == torch.float64 for p in loaded.parameters())
     assert type(loaded) is type(module)
@@ -121,7 +121,7 @@ def test_the_users_module_is_left_alone():
     module = dense(1).train()
     before = copy.deepcopy(module.state_dict())
     network = ModuleArchitecture(module).build(2, 1)
-    network.load(np.zeros(network.n_parameters))
+    network.to_module(np.zeros(network.n_parameters))
     assert module.training
     assert all(p.requires_grad and p.dtype == torch.float32 for p in module.parameters())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
