@@ -1,7 +1,7 @@
 """Losses that grow linearly, so that outliers pull no harder than other rows: Huber, absolute error, quantiles.
 
 All three are built on Huber's function, and all are minimised by iteratively reweighted least squares: the curvature
-is the weight ``h'(r) / r``, the largest for which the quadratic model lies above the loss everywhere (Huber, Robust
+is the weight ``h'(r) / r``, the smallest for which the quadratic model lies above the loss everywhere (Huber, Robust
 Statistics, 1981, section 7.8; Hunter & Lange, 2000). Their own second derivative, zero for large errors, would
 leave the steps to the damping. Convergence is linear: tens of iterations to a relative 1e-4 of the smallest value,
 hundreds to the smoothing's own error.

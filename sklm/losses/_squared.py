@@ -33,6 +33,9 @@ class SquaredError(Parameters, Loss):
     def residual(self, outputs: Tensor, y: Tensor) -> Tensor:
         return (outputs - y).mul_(1 / sqrt(outputs.shape[1]))
 
+    def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y).mul_(1 / outputs.shape[1])
+
     def project(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         return direction * (1 / sqrt(outputs.shape[1]))
 
