@@ -2,8 +2,8 @@
 
 from ._classifier import LMClassifier
 from ._regressor import LMRegressor
-from .architectures import MLP
+from .architectures import CNN, MLP
 
 __version__ = "0.1.0"
 
-__all__ = ["MLP", "LMClassifier", "LMRegressor", "__version__"]
+__all__ = ["CNN", "MLP", "LMClassifier", "LMRegressor", "__version__"]

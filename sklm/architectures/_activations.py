@@ -104,10 +104,11 @@ class Elu:
     name, keeps_input, active_range = "elu", False, 1.0
 
     def value(self, z: Tensor, out: Tensor) -> Tensor:
-        return torch.where(z > 0, z, torch.expm1(z), out=out)
+        # the larger of both: expm1(z) >= z, and above zero only z counts
+        return torch.maximum(z, torch.expm1(z.clamp_max(0)), out=out)
 
     def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
-        return (saved + 1).clamp_(max=1)
+        return torch.add(saved, 1, out=out).clamp_(max=1)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
         return torch.where(saved > 0, 0.0, first)
