@@ -1,4 +1,4 @@
-"""Which rows an iteration works on."""
+"""Which rows an iteration works on, and how much of the earlier ones it remembers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,35 @@ class MiniBatches:
 
     Rows are divided into ``ceil(N / batch_size)`` batches that differ by one row at most, so that no short last
     batch counts more than its share. Iterating yields ``(index, ends_epoch)`` forever.
+
+    Parameters
+    ----------
+    n_samples, batch_size : int
+    seed : int
+        Of the order.
+    memory : int, optional
+        Rows over which the Gauss-Newton matrix and the iterates are averaged; None forgets after every batch.
+
+    Notes
+    -----
+    With a memory of M rows and batches of b rows, step t has the rate ``r = max(b / M, 1 / t)``. The matrix is
+    ``A = (1 - r) A + r gram``, the step ``-r (A + r damping D)^-1 gradient``, and the parameters that are kept are
+    the averages ``(1 - r) average + r theta``. For a linear model and a rate of 1/t that is recursive least squares,
+    with the damping as a prior that is seen once (Ljung & Soderstrom 1983, section 2.2; a constant rate is their
+    forgetting factor, section 2.6); averaging of iterates: Polyak & Juditsky 1992.
     """
 
-    def __init__(self, n_samples: int, batch_size: int, seed: int):
+    def __init__(self, n_samples: int, batch_size: int, seed: int, memory: int | None = None):
         self.n_batches = -(-n_samples // batch_size)
         self.n_samples = n_samples
+        self.memory = memory
         self._rng = np.random.default_rng(seed)
+
+    def rate(self, step: int) -> float:
+        """Weight of step number ``step`` (from 1) against all earlier ones; 1 without memory."""
+        if self.memory is None:
+            return 1.0
+        return min(1.0, max(self.n_samples / self.n_batches / self.memory, 1 / step))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, bool]]:
         while True:

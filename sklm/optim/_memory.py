@@ -11,6 +11,8 @@ import torch
 CPU_CHUNK_BYTES = 4 * 2**20
 #: the same on a GPU, where large launches matter more than caches
 GPU_CHUNK_BYTES = 256 * 2**20
+#: activations may take this much more than Jacobian rows: they are used once
+ACTIVATION_SHARE = 8
 #: forward passes are kept for the next linearisation up to this size
 FORWARD_BYTES = 64 * 2**20
 
@@ -29,11 +31,13 @@ def available_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 * 2**30
 
 
-def chunk_rows(requested: int | str | None, n_samples: int, bytes_per_row: int, device: torch.device) -> int:
+def chunk_rows(
+    requested: int | str | None, n_samples: int, row_bytes: int, activation_bytes: int, device: torch.device
+) -> int:
     """Return how many samples are linearised at once.
 
-    requested : int, None (all) or 'auto' (from cache size). ``bytes_per_row`` counts Jacobian rows and activations
-    of all models.
+    requested : int, None (all) or 'auto' (from cache size). ``row_bytes`` and ``activation_bytes`` are those of the
+    Jacobian rows and of the activations of a sample, for all models.
     """
     if requested is None:
         return max(n_samples, 1)
@@ -41,7 +45,7 @@ def chunk_rows(requested: int | str | None, n_samples: int, bytes_per_row: int, 
         if requested != "auto":
             raise ValueError(f"jacobian_max_rows must be a positive integer, None or 'auto'; got {requested!r}.")
         budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
-        requested = max(budget // max(bytes_per_row, 1), 64)
+        requested = max(min(budget // row_bytes, ACTIVATION_SHARE * budget // max(activation_bytes, 1)), 64)
     return max(1, min(int(requested), n_samples))
 
 

@@ -20,7 +20,7 @@ from ._damping import DampingStrategy, GainRatio, Trial
 from ._isolation import isolated
 from ._problem import Problem
 from ._scaling import identity
-from ._solvers import SOLVERS, LinearSolver, choose_solver
+from ._solvers import SOLVERS, Cholesky, Eigh, LinearSolver, choose_solver
 from ._state import History, Progress, Solution, State
 from ._status import Status
 from ._stopping import Stopping, exact, first_reason, stationary, stuck
@@ -124,7 +124,9 @@ def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBa
     """Return the solver object for a name, choosing primal or dual by the size of the system for 'auto'."""
     if not isinstance(solver, str):
         return solver
-    n_rows = problem.n_samples if batches is None else -(-batches.n_samples // batches.n_batches)
+    n_rows = problem.n_samples
+    if batches is not None:
+        n_rows = max(-(-batches.n_samples // batches.n_batches), batches.memory or 0)
     return SOLVERS[choose_solver(solver, problem.network.n_parameters, n_rows * problem.n_curvature)]()
 
 
@@ -134,7 +136,7 @@ class _Work:
 
     ``forwards`` are those of the state's theta, ``spare`` may be written over, ``stale`` marks models whose theta
     has moved since the linearisation, ``tiny`` those whose last step was below rounding. ``rows`` are the Jacobian rows
-    of the linearisation while they last.
+    of the linearisation while they last. ``average`` is the system averaged over mini-batches.
     """
 
     forwards: list[Forward] | None
@@ -145,6 +147,7 @@ class _Work:
     largest: Tensor | None = None
     tiny: Tensor | None = None
     rows: Tensor | None = None
+    average: Any = None
 
 
 @dataclass
@@ -166,6 +169,11 @@ class _Loop:
     def __post_init__(self) -> None:
         self.on_cpu = self.problem.y.device.type == "cpu"
         self.steps = 0
+        self.averages = self.batches is not None and self.batches.memory is not None
+        if self.averages and not isinstance(self.solver, Cholesky | Eigh):
+            raise ValueError(
+                f"Averaging over mini-batches needs solver='cholesky' or 'eigh'; got {type(self.solver).__name__}."
+            )
 
     def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
         """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
@@ -211,7 +219,10 @@ class _Loop:
             start=null.where(null > 0, point.objective),
             loss=point.loss,
             damping=damping,
+            # where batches are averaged, the damping is a prior that only difficulties raise
+            least_damping=damping if self.averages else torch.full_like(damping, self.stopping.min_damping),
             memory=self.strategy.start(damping),
+            mean_theta=theta,
             best_theta=theta,
             best_score=score.where(finite, torch.full_like(score, torch.inf)),
             best_loss=point.loss,
@@ -236,11 +247,13 @@ class _Loop:
             problem = self.problem.take(index)
             point = problem.evaluate(state.theta)
             state = replace(state, objective=point.objective)
-            work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest)
+            work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
             state, work = self._iterate(problem, state, work)
+            mean = state.mean_theta.lerp(state.theta, self.rate) if self.averages else state.theta
+            state = replace(state, mean_theta=mean)
             if ends_epoch:
                 break
-        point = self.problem.evaluate(state.theta, keep=False)
+        point = self.problem.evaluate(state.mean_theta, keep=False)
         return replace(state, objective=point.objective, loss=point.loss), replace(
             work, system=None, forwards=None, spare=None, tiny=None, rows=None
         )
@@ -261,6 +274,9 @@ class _Loop:
                 return replace(work, system=merged[0], scale=merged[1], largest=merged[2], rows=None)
         accumulator = self.solver.accumulator(state.theta)
         system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
+        average = None
+        if self.averages:
+            system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
         if scale is None or self.scaling is not identity:
             largest = system.diagonal if largest is None else torch.maximum(largest, system.diagonal)
@@ -269,19 +285,26 @@ class _Loop:
             raise TypeError(
                 f"The damping scaling must return a tensor of shape {tuple(state.theta.shape)}; got {scale!r}."
             )
-        return evolve(work, system=self.solver.prepare(system, scale), scale=scale, largest=largest, rows=rows)
+        return evolve(
+            work, system=self.solver.prepare(system, scale), scale=scale, largest=largest, rows=rows, average=average
+        )
 
     def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
         """One trial step of every model."""
+        self.steps += 1
         if problem.loss.n_draws:
-            self.steps += 1
             problem = problem.with_noise([self.seed, self.steps])
         work = self._linearise(problem, state, work)
         assert work.scale is not None
-        factor = self.solver.factorise(work.system, state.damping, work.scale)
+        rate = self.rate
+        used = state.damping if rate == 1 else state.damping * rate
+        factor = self.solver.factorise(work.system, used, work.scale)
         step = factor.step
-        shift = state.damping[:, None] * work.scale
+        shift = used[:, None] * work.scale
         predicted = torch.addcmul(work.system.gradient, shift, step, value=-1).mul_(step).sum(1).mul_(-0.5)
+        if rate != 1:  # of a step that goes only part of the way
+            slope = (work.system.gradient * step).sum(1)
+            predicted, step = rate * rate * predicted - rate * (1 - rate) * slope, step * rate
         if self.acceleration is not None:
             step = step + self.acceleration.correct(
                 problem, state.theta, work.forwards, step, factor.solve, work.scale, work.rows
@@ -315,7 +338,7 @@ class _Loop:
             theta=choose(theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
-            damping=running(damping.clamp(min=self.stopping.min_damping), state.damping),
+            damping=running(torch.maximum(damping, state.least_damping), state.damping),
             memory=memory,
         )
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
@@ -323,9 +346,9 @@ class _Loop:
     def _judge(self, state: State, work: _Work, elapsed: float, latest: int, history: History) -> State:
         """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""
         options, curves = self.stopping, {}
-        score = state.objective
+        score, theta = state.objective, state.mean_theta if self.averages else state.theta
         if self.validation is not None:
-            score = self.validation.evaluate(state.theta, keep=False).objective
+            score = self.validation.evaluate(theta, keep=False).objective
             curves["validation"] = score
         history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
         running = self._running(state)
@@ -358,7 +381,7 @@ class _Loop:
             status = _mark(status, Status.TIME)
         return evolve(
             state,
-            best_theta=better(state.theta, state.best_theta),
+            best_theta=better(theta, state.best_theta),
             best_score=better(score, state.best_score),
             best_loss=better(state.loss, state.best_loss),
             anchor=progress(score, state.anchor),
@@ -366,6 +389,11 @@ class _Loop:
             status=status,
             n_iter=n_iter,
         )
+
+    @property
+    def rate(self) -> float:
+        """Weight of the present step against earlier ones: below 1 only where mini-batches are averaged."""
+        return 1.0 if self.batches is None else self.batches.rate(self.steps)
 
     def _running(self, state: State) -> Choice:
         """Which models still move; on the CPU all, since finished ones leave the batch at once."""

@@ -228,7 +228,8 @@ def make_problem(
         output_scale = torch.ones(network.n_outputs, dtype=dtype, device=device)
     alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
     n_curvature = loss.curvature_columns(network.n_outputs)
-    row_floats = network.floats_per_row + (network.n_parameters + 1) * n_curvature
+    size = n_models * y.element_size()
+    row_bytes, activation_bytes = size * (network.n_parameters + 1) * n_curvature, size * network.floats_per_row
     return Problem(
         network=network.to(device, dtype),
         loss=loss,
@@ -238,6 +239,6 @@ def make_problem(
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
         report_weights=loss.report_weights(output_scale),
-        max_rows=chunk_rows(jacobian_max_rows, rows.n_samples, n_models * row_floats * y.element_size(), device),
+        max_rows=chunk_rows(jacobian_max_rows, rows.n_samples, row_bytes, activation_bytes, device),
         penalised=bool((alphas != 0).any()),
     )

@@ -60,6 +60,13 @@ class NormalSystem:
     gradient: Tensor
     diagonal: Tensor
 
+    def averaged(self, average: NormalSystem | None, rate: float) -> NormalSystem:
+        """Mix with what was averaged before, with the gradient as it is."""
+        if average is None or rate >= 1:
+            return self
+        gram, diagonal = average.gram.lerp(self.gram, rate), average.diagonal.lerp(self.diagonal, rate)
+        return NormalSystem(gram, self.gradient, diagonal)
+
 
 class _NormalAccumulator:
     def __init__(self) -> None:

@@ -22,11 +22,13 @@ class State:
     model : (b,) int
         Row of the model in the caller's batch.
     theta : (b, P)
-    objective, loss, damping : (b,)
+    objective, loss, damping, least_damping : (b,)
     start : (b,)
         Loss of zero outputs (the starting objective where that is zero): the scale of an exact fit.
     memory : dict
         The damping strategy's.
+    mean_theta : (b, P)
+        Average of the iterates where mini-batches are averaged, else the last.
     best_theta (b, P), best_score, best_loss : (b,)
         The best iterate by validation loss if there is one, else by objective on all rows.
     anchor, stall : (b,)
@@ -40,7 +42,9 @@ class State:
     start: Tensor
     loss: Tensor
     damping: Tensor
+    least_damping: Tensor
     memory: Memory
+    mean_theta: Tensor
     best_theta: Tensor
     best_score: Tensor
     best_loss: Tensor

@@ -11,11 +11,11 @@ CPU = torch.device("cpu")
     [(None, 100, 100), (7, 100, 7), (1, 100, 1), (1000, 100, 100), (None, 0, 1), (5, 0, 1)],
 )
 def test_requested_rows(requested, n_samples, expected):
-    assert chunk_rows(requested, n_samples, 8, CPU) == expected
+    assert chunk_rows(requested, n_samples, 8, 0, CPU) == expected
 
 
 def test_auto_takes_fewer_of_longer_rows_and_never_too_few():
-    rows = [chunk_rows("auto", 10**9, size, CPU) for size in (8, 1000, 100_000, 10**8, 10**12)]
+    rows = [chunk_rows("auto", 10**9, size, 0, CPU) for size in (8, 1000, 100_000, 10**8, 10**12)]
     assert rows == sorted(rows, reverse=True)
     assert rows[0] > rows[1] > rows[2]
     assert rows[-1] >= 16
