@@ -167,7 +167,6 @@ class _Loop:
     workspace: Workspace = field(default_factory=Workspace)
 
     def __post_init__(self) -> None:
-        self.on_cpu = self.problem.y.device.type == "cpu"
         self.steps = 0
         self.averages = self.batches is not None and self.batches.memory is not None
         if self.averages and not isinstance(self.solver, Cholesky | Eigh):
@@ -389,6 +388,10 @@ class _Loop:
             status=status,
             n_iter=n_iter,
         )
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.problem.y.device.type == "cpu"
 
     @property
     def rate(self) -> float:
