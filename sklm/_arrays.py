@@ -108,15 +108,21 @@ class Scaling:
 def flatten_images(X: Any, architecture: Any) -> Any:
     """Return images (N, C, H, W) or (N, C, L) as rows (N, F), if that is what the architecture takes.
 
+    The axis of a single channel may be left out.
+
     Raises
     ------
     ValueError
         If the images have another shape than the architecture's ``input_shape``.
     """
     shape = getattr(architecture, "input_shape", None)
-    if shape is None or getattr(X, "ndim", 2) <= 2:
+    if shape is None:
         return X
-    if tuple(X.shape[1:]) != tuple(shape):
+    if isinstance(X, list | tuple):
+        X = np.asarray(X)
+    if getattr(X, "ndim", 2) <= 2:
+        return X
+    if tuple(X.shape[1:]) != tuple(shape) and (1, *X.shape[1:]) != tuple(shape):
         raise ValueError(
             f"X holds images of shape {tuple(X.shape[1:])}; the architecture's input_shape is {tuple(shape)}."
         )

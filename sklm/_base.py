@@ -32,9 +32,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "damping": [Interval(Real, 0, None, closed="neither")],
         "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
         "damping_scaling": [StrOptions({"auto", *SCALINGS}), callable],
-        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
+        "acceleration": [StrOptions({"auto", *ACCELERATIONS}), None],
         "solver": [StrOptions({"auto", *SOLVERS})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "batch_memory": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "jacobian_max_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "growing": [StrOptions({"auto"}), "boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -65,9 +66,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
-        acceleration: str | None = "geodesic",
+        acceleration: str | None = "auto",
         solver: str = "auto",
-        batch_size: int | None = None,
+        batch_size: int | str | None = None,
+        batch_memory: int | str | None = None,
         jacobian_max_rows: int | str | None = "auto",
         growing: bool | str = "auto",
         max_iter: int = 1000,
@@ -97,6 +99,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         self.acceleration = acceleration
         self.solver = solver
         self.batch_size = batch_size
+        self.batch_memory = batch_memory
         self.jacobian_max_rows = jacobian_max_rows
         self.growing = growing
         self.max_iter = max_iter
@@ -165,7 +168,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         return Stopping(
             max_iter=self.max_iter,
             max_time=float("inf") if self.max_time is None else float(self.max_time),
-            tol=architecture.tol if self.tol == "auto" else float(self.tol),
+            tol=self._auto_tol(architecture) if self.tol == "auto" else float(self.tol),
             together=True,
             n_iter_no_change=int(min(self.n_iter_no_change, 2**31)),
             target_loss=-1.0 if self.target_loss is None else float(self.target_loss),
@@ -174,8 +177,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             min_damping=1e-14 if scaling == "identity" else 1e3 * torch.finfo(DTYPES[self.dtype]).tiny,
         )
 
-    def _options(self, architecture: Architecture) -> dict[str, Any]:
-        """Keyword arguments of the engine."""
+    def _auto_tol(self, architecture: Architecture) -> float:
+        return architecture.tol
+
+    def _options(self, architecture: Architecture, averages: bool) -> dict[str, Any]:
+        """Keyword arguments of the engine; ``averages`` where mini-batches are averaged."""
         scaling = architecture.damping_scaling if self.damping_scaling == "auto" else self.damping_scaling
         if isinstance(self.damping_strategy, type):
             raise ValueError(
@@ -185,11 +191,14 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         strategy = (
             STRATEGIES[self.damping_strategy]() if isinstance(self.damping_strategy, str) else self.damping_strategy
         )
+        acceleration = self.acceleration
+        if acceleration == "auto":
+            acceleration = None if averages else "geodesic"
         return {
             "damping": float(self.damping),
             "strategy": strategy,
             "scaling": SCALINGS[scaling] if isinstance(scaling, str) else scaling,
-            "acceleration": None if self.acceleration is None else ACCELERATIONS[self.acceleration](),
+            "acceleration": None if acceleration is None else ACCELERATIONS[acceleration](),
             "solver": architecture.solver if self.solver == "auto" else self.solver,
             "stopping": self._stopping(architecture, scaling),
         }

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -18,25 +16,38 @@ from ._docs import document
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import Training
 from ._training_set import TrainingSet
-from .architectures import Network
+from .architectures import Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 
+#: ``tol='auto'`` of MLPs and CNNs: the log-loss of fitted rows goes on falling when that of new ones does not
+CLASSIFIER_TOL = 1e-2
 #: ``curvature='auto'``: exact up to this many multiplications of a linearisation ...
 EXACT_WORK = 2e9
 #: ... and wherever one drawn column a sample would give fewer rows than this for every parameter
-DRAWN_ROWS_PER_PARAMETER = 4
+DRAWN_ROWS_PER_PARAMETER = 0.5
 
 
 @document(
     loss="""
-loss : {'log_loss', 'squared_error'} or Loss, default='log_loss'
-    Cross entropy, or squared error on targets of zeros and ones. A loss of your own sees those targets.
+loss : {'log_loss', 'squared_error'}, default='log_loss'
+    Cross entropy, or squared error on targets of zeros and ones.
 """,
     alpha="""
 alpha : float or 'auto', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. 'auto' is one over the sum of the
-    weights (the number of rows): every coefficient is normal with deviation one beforehand, as in
-    ``LogisticRegression(C=1)``, and the penalty weighs less the more rows there are.
+    weights (the number of rows; of labels, for an indicator matrix): every coefficient is normal with deviation one
+    beforehand, as in ``LogisticRegression(C=1)``, and the penalty weighs less the more rows there are. In
+    ``partial_fit`` the rows are those of the batch: give a number there.
+""",
+    batch="""
+batch_size : int, 'auto' or None, default='auto'
+    Rows of a step. None uses all; an integer trains on shuffled
+    mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
+    mini-batches of as many rows as there are parameters for at least 20 rows a parameter and N P^2 above 5e9.
+batch_memory : int, 'auto' or None, default='auto'
+""",
+    starts="""
+    'auto' is one.
 """,
 )
 class LMClassifier(ClassifierMixin, Training):
@@ -78,8 +89,13 @@ class LMClassifier(ClassifierMixin, Training):
         unnormalised log-probabilities of several classes.
     intercepts_ : list of ndarray of shape (n_out,)
     n_iter_ : int
-    status_, message_ : str
-        Why it stopped, as in :class:`LMRegressor`.
+    status_ : str
+        Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),
+        'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative' (derivatives became
+        infinite) or 'stalled' (no step helps, yet the gradient is not zero); after ``partial_fit`` 'one_step' or
+        'no_step'.
+    message_ : str
+        The same as a sentence.
     converged_ : bool
         False if a limit or a person ended the fit.
     damping_ : float
@@ -117,7 +133,7 @@ class LMClassifier(ClassifierMixin, Training):
 
     _parameter_constraints: dict = {
         **BaseLM._parameter_constraints,
-        "loss": [StrOptions({"log_loss", "squared_error"}), Loss],
+        "loss": [StrOptions({"log_loss", "squared_error"})],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
@@ -126,6 +142,7 @@ class LMClassifier(ClassifierMixin, Training):
     }
 
     _numeric_targets = False
+    _auto_restarts = False
 
     def __init__(
         self,
@@ -142,9 +159,10 @@ class LMClassifier(ClassifierMixin, Training):
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
-        acceleration: str | None = "geodesic",
+        acceleration: str | None = "auto",
         solver: str = "auto",
-        batch_size: int | None = None,
+        batch_size: int | str | None = "auto",
+        batch_memory: int | str | None = "auto",
         jacobian_max_rows: int | str | None = "auto",
         growing: bool | str = "auto",
         max_iter: int = 1000,
@@ -175,6 +193,7 @@ class LMClassifier(ClassifierMixin, Training):
             acceleration=acceleration,
             solver=solver,
             batch_size=batch_size,
+            batch_memory=batch_memory,
             jacobian_max_rows=jacobian_max_rows,
             growing=growing,
             max_iter=max_iter,
@@ -296,9 +315,8 @@ class LMClassifier(ClassifierMixin, Training):
         log_probability : float64 ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
         """
         check_is_fitted(self)
-        if not isinstance(self._fitted_loss, LogisticLoss | SoftmaxCrossEntropy):
-            with np.errstate(divide="ignore"):
-                return np.log(self.predict_proba(X))
+        if self._fitted_loss.is_squared:
+            return np.log(self.predict_proba(X))
         outputs = self._linear_predictor(X)
         if self._kind == "multiclass":
             outputs = outputs - outputs.max(axis=1, keepdims=True)
@@ -343,7 +361,9 @@ class LMClassifier(ClassifierMixin, Training):
         if classes is None:
             classes = np.unique(y)
         if len(classes) < 2:
-            raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs two classes or more.")
+            raise ValueError(
+                f"y holds one class only, {classes.tolist()[0]!r}; a classifier needs two classes or more."
+            )
         unseen = np.setdiff1d(y, classes)
         if len(unseen):
             raise ValueError(
@@ -351,10 +371,32 @@ class LMClassifier(ClassifierMixin, Training):
             )
         codes = np.searchsorted(classes, y)
         if self.class_weight is not None:
-            weights = weights * compute_sample_weight(self.class_weight, y)
+            weights = weights * self._class_weights(classes, codes, weights)[codes]
         binary = len(classes) == 2
         targets = codes[:, None].astype(np.float64) if binary else np.eye(len(classes))[codes]
         return targets, weights, {"classes_": classes, "_kind": "binary" if binary else "multiclass"}
+
+    def _class_weights(self, classes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Factor (n_classes,) of every class; 'balanced' counts rows by their weights (N,)."""
+        if isinstance(self.class_weight, str):
+            total = np.bincount(codes, weights, len(classes))
+            share = np.count_nonzero(total) * total
+            return np.divide(total.sum(), share, out=np.zeros(len(classes)), where=share > 0)
+        labels = classes.tolist()
+        unknown = [label for label in self.class_weight if label not in labels]
+        if unknown:
+            raise ValueError(f"class_weight names {unknown!r}, which are not among the classes {labels!r}.")
+        factors = np.array([self.class_weight.get(label, 1.0) for label in labels], dtype=np.float64)
+        if not np.all(factors >= 0) or not np.all(np.isfinite(factors)):
+            raise ValueError(f"class_weight must hold finite, non-negative numbers; got {self.class_weight!r}.")
+        return factors
+
+    def _check_same_targets(self, previous: Any, meaning: dict[str, Any]) -> None:
+        if previous._kind != meaning["_kind"] or not np.array_equal(previous.classes_, meaning["classes_"]):
+            raise ValueError(
+                f"warm_start needs the classes of the last fit, {previous.classes_.tolist()!r}; y holds "
+                f"{meaning['classes_'].tolist()!r}."
+            )
 
     def _encode_labels(self, y: Any, weights: np.ndarray, first: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """The same for an indicator matrix, dense or sparse (N, K)."""
@@ -374,12 +416,17 @@ class LMClassifier(ClassifierMixin, Training):
 
     def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
         several = meaning["_kind"] == "multiclass"
+        loss: Loss
         if self.loss != "log_loss":
-            changed = {"label_smoothing": self.label_smoothing != 0, "curvature": self.curvature != "auto"}
+            changed = {
+                "label_smoothing": self.label_smoothing != 0,
+                "curvature": self.curvature != "auto",
+                "curvature_samples": self.curvature_samples != 1,
+            }
             ignored = [name for name, differs in changed.items() if differs]
             if ignored:
                 raise ValueError(f"{' and '.join(ignored)} would be ignored with loss={self.loss!r}; use 'log_loss'.")
-            loss = SquaredError() if isinstance(self.loss, str) else copy.deepcopy(self.loss)
+            return SquaredError()
         elif several:
             curvature = self._curvature(network, n_rows) if self.curvature == "auto" else self.curvature
             loss = SoftmaxCrossEntropy(self.label_smoothing, curvature, int(self.curvature_samples))
@@ -393,8 +440,14 @@ class LMClassifier(ClassifierMixin, Training):
         loss.validate()
         return loss
 
-    def _penalty(self, data: TrainingSet) -> float:
-        return 1 / float(data.weights.sum()) if isinstance(self.alpha, str) else float(self.alpha)
+    def _auto_tol(self, architecture: Architecture) -> float:
+        return max(architecture.tol, CLASSIFIER_TOL) if architecture.standardize else architecture.tol
+
+    def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
+        if not isinstance(self.alpha, str):
+            return float(self.alpha)
+        # the loss of several labels is their mean
+        return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 
     def _curvature(self, network: Network, n_rows: int) -> str:
         """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""
@@ -410,8 +463,8 @@ class LMClassifier(ClassifierMixin, Training):
 
 def _as_probabilities(outputs: np.ndarray, normalise: bool) -> np.ndarray:
     """Outputs (N, K) of a fit to zeros and ones, cut to [0, 1] and, for classes, divided by their sum."""
-    cut = np.clip(outputs, 0, 1)
+    eps = np.finfo(np.float64).eps
+    cut = np.clip(outputs, eps, 1 - eps)
     if not normalise:
         return cut
-    total = cut.sum(axis=1, keepdims=True)
-    return np.where(total > 0, cut / np.where(total > 0, total, 1), 1 / cut.shape[1])
+    return cut / cut.sum(axis=1, keepdims=True)

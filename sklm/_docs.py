@@ -16,7 +16,7 @@ def document(**texts: str) -> Callable[[T], T]:
         if estimator.__doc__:
             filled = PARAMETERS.strip()
             for name, text in texts.items():
-                filled = filled.replace(f"<{name}>", text.strip())
+                filled = filled.replace(f"<{name}>", text.strip("\n") if text.startswith("\n    ") else text.strip())
             estimator.__doc__ = estimator.__doc__.replace("{parameters}", textwrap.indent(filled, "    ").strip())
         return estimator
 
@@ -41,15 +41,16 @@ damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification'} or 
 damping_scaling : {'auto', 'identity', 'marquardt', 'more'} or callable, default='auto'
     The diagonal that the damping multiplies: ones, diag(J^T J), or its largest values so far. 'auto' is 'identity' for
     MLPs and 'more' for modules.
-acceleration : {'geodesic'} or None, default='geodesic'
-    Second-order correction of every step.
+acceleration : {'auto', 'geodesic'} or None, default='auto'
+    Second-order correction of every step; 'auto' is 'geodesic' but where mini-batches are averaged.
 solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'}, default='auto'
     How the damped system is solved: 'cholesky' and 'eigh' on the P x P normal equations, 'qr' without forming them, for
     ill-conditioned problems, 'dual' in the space of the rows. 'auto' is 'qr' for modules, otherwise 'dual' when there
     are fewer rows times outputs than parameters, else 'cholesky'.
-batch_size : int or None, default=None
-    Rows of a step. None uses all (recommended when an iteration is affordable); an integer trains on shuffled
-    mini-batches of about that size and keeps the best full-data iterate. It changes the result.
+<batch>
+    Rows over which mini-batches average the curvature; iterates are averaged over twice as many, and a step goes the
+    share of the way that its batch has in the memory. None lets every batch stand alone, as does a memory below the
+    size of a batch. 'auto' is six rows a parameter (for up to 4000 parameters).
 jacobian_max_rows : int, 'auto' or None, default='auto'
     Rows of the Jacobian held at once; 'auto' fits the processor's cache, None holds all. It changes memory and speed,
     not the result.
@@ -64,8 +65,8 @@ target_loss : float or None, default=None
     Stop when the training loss, ``loss_``, is this low.
 tol : float or 'auto', default='auto'
     Stop when the objective (or, with ``early_stopping``, the validation loss) fell by less than this, relative, over
-    the number of iterations below. 'auto' is 1e-3 for MLPs and 1e-12 for modules, whose parameters matter by
-    themselves.
+    the number of iterations below. 'auto' is 1e-3 for MLPs in regression, 1e-2 for CNNs and in classification, and
+    1e-12 for modules, whose parameters matter by themselves.
 n_iter_no_change : int, default=20
     Number of accepted steps (or epochs) within which the objective has to fall by ``tol``.
 early_stopping : bool, default=False
@@ -80,8 +81,7 @@ init : {'auto', 'nguyen_widrow', 'glorot', 'uniform', 'normal', 'data'}, default
     Kind of random start; 'auto' is 'nguyen_widrow' for MLPs and the carried values for modules.
 n_init : int or 'auto', default='auto'
     Number of starts, fitted as one batch; the best objective wins. Start k is the same for every ``n_init`` above k.
-    'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when
-    the fit is growing, only the best of them goes beyond the first rows. Modules start once, from what they carry.
+<starts>
 warm_start : bool, default=False
     Let the first start of the next ``fit`` be the fitted model.
 random_state : int, RandomState instance or None, default=None

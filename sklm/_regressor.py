@@ -30,6 +30,17 @@ alpha : float, default=0.0
     Penalty ``alpha / 2 * |coefficients|^2`` on the standardised problem, per mean loss: it means the same for every
     number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0.
 """,
+    batch="""
+batch_size : int, 'auto' or None, default=None
+    Rows of a step. None uses all (recommended when an iteration is affordable); an integer trains on shuffled
+    mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
+    mini-batches of as many rows as there are parameters for at least 20 rows a parameter and N P^2 above 5e9.
+batch_memory : int, 'auto' or None, default=None
+""",
+    starts="""
+    'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when
+    the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once.
+""",
 )
 class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     """Neural-network regression trained by Levenberg-Marquardt.
@@ -57,7 +68,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         Damping after every iteration.
     validation_scores_ : ndarray of shape (n_iter_,) or None
         R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
-        with ``early_stopping=True``; the negative loss there for a loss other than the squared error.
+        with ``early_stopping=True``; for another loss than the squared error its negative, of the scaled targets.
     best_validation_score_ : float or None
         The score there of the model that is kept.
     n_iter_ : int
@@ -193,11 +204,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         targets = y.reshape(len(y), -1)
         if not first and targets.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {targets.shape[1]} columns; the model was started with {self.n_outputs_}.")
-        self._loss_object().check_targets(targets[weights > 0])
+        self._loss_object().check_targets(targets[weights > 0], first)
         return targets, weights, {"_flat_output": y.ndim == 1 if first else self._flat_output}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
-        tags.target_tags.positive_only = bool(getattr(loss, "positive_only", False))
+        tags.target_tags.positive_only = any(getattr(loss, name, False) for name in ("positive_only", "non_negative"))
         return tags

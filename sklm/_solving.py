@@ -37,10 +37,18 @@ from .optim._minimize import resolve_solver
 
 #: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
 AUTO_STARTS, AUTO_WORK = 4, 5e7
+#: ``batch_size='auto'``: mini-batches of P rows, where there are this many rows for each of the P parameters and a
+#: linearisation of all takes more multiplications than this
+BATCHED_ROWS_PER_PARAMETER, FULL_WORK = 20, 5e9
+#: ``batch_memory='auto'``: rows for each parameter, where a P x P system is quickly solved
+MEMORY_ROWS_PER_PARAMETER, MEMORY_PARAMETERS = 6, 4000
 
 
 class Solving(BaseLM):
     """Builds problems, runs the engine on all starts and reports how it went."""
+
+    #: whether ``n_init='auto'`` may mean several starts
+    _auto_restarts = True
 
     def _problem(
         self,
@@ -74,8 +82,8 @@ class Solving(BaseLM):
     def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
         """Return how many models fit at once; raise MemoryError if not one does."""
         network, dtype = problem.network, DTYPES[self.dtype]
-        n_rows = self._rows_at_once(problem.n_samples) * problem.n_curvature
-        need = resolve_solver(solver, problem, self._batches(problem.n_samples, 0)).working_bytes(
+        n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
+        need = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0)).working_bytes(
             1, network.n_parameters, n_rows, dtype.itemsize
         )
         free = 0.8 * available_bytes(device)
@@ -93,14 +101,30 @@ class Solving(BaseLM):
             )
         return max(1, int(free // max(need, 1)))
 
-    def _rows_at_once(self, n_samples: int) -> int:
-        """Samples of one step."""
-        return n_samples if self.batch_size is None else min(n_samples, self.batch_size)
+    def _batch_rows(self, network: Network, n_samples: int) -> int:
+        """Samples of a mini-batch; all where there are no mini-batches."""
+        size = self.batch_size
+        if size == "auto":
+            n_parameters = network.n_parameters
+            enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters
+            size = max(n_parameters, 100) if enough and n_samples * n_parameters**2 > FULL_WORK else None
+        return n_samples if size is None else min(int(size), n_samples)
 
-    def _batches(self, n_samples: int, seed: int) -> MiniBatches | None:
-        if self.batch_size is None or self.batch_size >= n_samples:
+    def _rows_at_once(self, network: Network, n_samples: int) -> int:
+        """Samples that make up the curvature of one step."""
+        batches = self._batches(network, n_samples, 0)
+        return n_samples if batches is None else max(self._batch_rows(network, n_samples), batches.memory or 0)
+
+    def _batches(self, network: Network, n_samples: int, seed: int) -> MiniBatches | None:
+        rows = self._batch_rows(network, n_samples)
+        if rows >= n_samples:
             return None
-        return MiniBatches(n_samples, self.batch_size, seed)
+        memory = self.batch_memory
+        if memory == "auto":
+            primal = self.solver in ("auto", "cholesky", "eigh") and network.n_parameters <= MEMORY_PARAMETERS
+            primal = primal and self._make_architecture().solver == "auto"
+            memory = MEMORY_ROWS_PER_PARAMETER * network.n_parameters if primal else None
+        return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))
 
     def _solve(
         self,
@@ -123,14 +147,14 @@ class Solving(BaseLM):
             starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
             part = problem.models(torch.arange(first, first + len(starts), device=device))
             valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
-            if self._grows(problem.n_samples):
+            if self._grows(problem.network, problem.n_samples):
                 solution = fit_growing(part, starts, growth, validation=valid, callback=callback, **options)
             else:
                 solution = levenberg_marquardt(
                     part,
                     starts,
                     validation=valid,
-                    batches=self._batches(problem.n_samples, seed),
+                    batches=self._batches(problem.network, problem.n_samples, seed),
                     callback=callback,
                     **options,
                 )
@@ -143,17 +167,18 @@ class Solving(BaseLM):
 
     def _n_starts(self, architecture: Architecture, network: Network, loss: Loss, n_samples: int) -> int:
         """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
-        if self.growing is True and self._batches(n_samples, 0) is not None:
+        if self.growing is True and self._batches(network, n_samples, 0) is not None:
             raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
         if self.n_init != "auto":
             return int(self.n_init)
         rows = n_samples * loss.curvature_columns(network.n_outputs)
-        if self._grows(n_samples):
+        if self._grows(network, n_samples):
             rows = min(rows, 8 * network.n_parameters)
-        return AUTO_STARTS if architecture.restarts and rows * network.n_parameters**2 <= AUTO_WORK else 1
+        several = architecture.restarts and self._auto_restarts
+        return AUTO_STARTS if several and rows * network.n_parameters**2 <= AUTO_WORK else 1
 
-    def _grows(self, n_samples: int) -> bool:
-        return self.growing is True or (self.growing == "auto" and self._batches(n_samples, 0) is None)
+    def _grows(self, network: Network, n_samples: int) -> bool:
+        return self.growing is True or (self.growing == "auto" and self._batches(network, n_samples, 0) is None)
 
     # -- while and after ----------------------------------------------------------------------------------------
 
@@ -177,8 +202,8 @@ class Solving(BaseLM):
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
                 f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
-                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data set "
-                "alpha (1e-4 to 1e-1) or early_stopping=True.",
+                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data "
+                "raise alpha or set early_stopping=True.",
                 ConvergenceWarning,
                 stacklevel=6,
             )

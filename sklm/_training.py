@@ -112,6 +112,9 @@ class Training(FittedNetwork, Solving):
             raise ValueError("class_weight times sample_weight is zero for every row: there is nothing to fit.")
         return TrainingSet(X, targets, weights, self._strata(targets, meaning)).without_zero_weights(), meaning
 
+    def _check_same_targets(self, previous: Any, meaning: dict[str, Any]) -> None:
+        """Raise ValueError if the targets mean something else than in the fit that a warm start goes on from."""
+
     #: whether y is checked to be numbers
     _numeric_targets = True
 
@@ -124,18 +127,21 @@ class Training(FittedNetwork, Solving):
         architecture = self._own_architecture()
         network = architecture.build(data.X.shape[1], data.y.shape[1])
         self._check_penalty(network)
-        loss = self._make_loss(network, self._rows_at_once(len(data.X)), meaning)
-        options = self._options(architecture)
+        if previous is not None:
+            self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         held_out = None
         if self.early_stopping:
             data, held_out = data.hold_out(self.validation_fraction, seed)
+        loss = self._make_loss(network, self._rows_at_once(network, len(data.X)), meaning)
+        batches = self._batches(network, len(data.X), seed)
+        options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         x, y = self._scalings(data, architecture, loss, previous)
         theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
-            problem = self._problem(network, loss, data, x, y, len(theta), device, self._penalty(data))
+            problem = self._problem(network, loss, data, x, y, len(theta), device, self._penalty(data, meaning))
             validation = None
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
@@ -208,10 +214,10 @@ class Training(FittedNetwork, Solving):
             x, y = previous._stored_scalings()
             theta, damping = previous.theta_[None], previous.damping_
         device = self._make_device(data.y.size * network.n_parameters**2)
-        options = self._options(architecture)
+        options = self._options(architecture, False)
         options["damping"] = damping
         with isolated(device):
-            problem = self._problem(network, loss, data, x, y, 1, device, self._penalty(data))
+            problem = self._problem(network, loss, data, x, y, 1, device, self._penalty(data, meaning))
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
@@ -242,7 +248,7 @@ class Training(FittedNetwork, Solving):
 
     # -- pieces of fit ------------------------------------------------------------------------------------------
 
-    def _penalty(self, data: TrainingSet) -> float:
+    def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
         """Number for ``alpha``."""
         return float(self.alpha)
 

@@ -57,8 +57,8 @@ class TrainingSet:
             values, counts = np.unique(self.strata, return_counts=True)
             if counts.min() < 2:
                 raise ValueError(
-                    f"early_stopping needs two rows or more of every class, one to train and one to validate on; "
-                    f"class {values[counts.argmin()]!r} has one. Leave the class out or set early_stopping=False."
+                    f"early_stopping divides the rows of every class and needs two or more of each; class "
+                    f"{values.tolist()[counts.argmin()]!r} has one. Leave the class out or set early_stopping=False."
                 )
         train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed, stratify=self.strata)
         return self.take(np.sort(train)), self.take(np.sort(held))

@@ -13,8 +13,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import sklm._solving
 import sklm._training_set
-from sklm import LMRegressor
-from sklm._arrays import no_scaling, refuse_text_and_dates, standard_scaling
+from sklm import CNN, MLP, LMRegressor
+from sklm._arrays import (
+    flatten_images,
+    mean_scaling,
+    no_scaling,
+    output_scaling,
+    refuse_text_and_dates,
+    standard_scaling,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -481,3 +488,102 @@ def test_standard_scaling_constant_columns_and_none():
     assert (scaling.mean[0], scaling.scale[0], scaling.inverse[0]) == (0.1, 0, 0)
     assert standard_scaling(array, np.ones(9), keep_constant=True).scale[0] == 1
     assert_array_equal(no_scaling(array).apply(array), array)
+
+
+GROUPS = np.array([4, 1, 1, 4, 0])
+
+
+@pytest.mark.parametrize(("offset", "unit"), [(0.0, 1.0), (1e8, 1.0), (-3.0, 1e-200), (5.0, 1e150)])
+def test_standard_scaling_of_groups_is_that_of_all_their_values(offset, unit):
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(50, 5)) * [1, 3, 0.1, 10, 2] + [0, 1, -1, 5, 2]
+    weights = rng.uniform(0.5, 2, size=50)
+    scaling = standard_scaling((raw + offset) * unit, weights, groups=GROUPS)
+    for group in (0, 1, 4):
+        member = group == GROUPS
+        values, share = raw[:, member].ravel(), np.repeat(weights, member.sum())
+        mean = np.average(values, weights=share)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=share))
+        assert_allclose(scaling.mean[member] / unit, mean + offset, rtol=1e-12)
+        assert_allclose(scaling.scale[member] / unit, deviation, rtol=1e-6)
+        assert_allclose(scaling.inverse[member] * unit, 1 / deviation, rtol=1e-6)
+    assert_array_equal(scaling.low, ((raw + offset) * unit).min(axis=0))
+    assert_array_equal(scaling.high, ((raw + offset) * unit).max(axis=0))
+
+
+def test_standard_scaling_of_groups_with_constant_columns():
+    values = np.random.default_rng(0).normal(size=30)
+    raw = np.c_[values, np.full(30, 3.0), np.full(30, 3.0), np.full(30, 3.0), np.full(30, 9.0)]
+    groups = np.array([0, 0, 1, 1, 2])
+    scaling = standard_scaling(raw, np.ones(30), groups=groups)
+    pooled = raw[:, :2].std()
+    assert_allclose(scaling.scale, [pooled, pooled, 0, 0, 0], rtol=1e-12)  # an edge that is always dark is no loss
+    assert_allclose(scaling.inverse, [1 / pooled, 1 / pooled, 0, 0, 0], rtol=1e-12)
+    assert_allclose(scaling.mean, [*[raw[:, :2].mean()] * 2, 3, 3, 9], rtol=1e-12)
+    kept = standard_scaling(raw, np.ones(30), groups=groups, keep_constant=True)
+    assert_allclose(kept.scale, [pooled, pooled, 1, 1, 1], rtol=1e-12)
+    assert_array_equal(kept.inverse[2:], 1)
+    # two constant columns of different height vary as a group
+    both = standard_scaling(raw[:, 3:], np.ones(30), groups=np.zeros(2, int))
+    assert_allclose((both.mean, both.scale), [[6, 6], [3, 3]], rtol=1e-12)
+
+
+def test_standard_scaling_of_single_columns_as_groups_is_the_usual_one():
+    raw = np.random.default_rng(0).normal(size=(30, 4)) * [1, 10, 0, 1e-5] + 3
+    weights = np.random.default_rng(1).uniform(0.5, 2, size=30)
+    for keep_constant in (False, True):
+        plain = standard_scaling(raw, weights, keep_constant=keep_constant)
+        groups = standard_scaling(raw, weights, groups=np.arange(4), keep_constant=keep_constant)
+        for name in ("mean", "scale", "inverse", "low", "high"):
+            assert_allclose(getattr(groups, name), getattr(plain, name), rtol=1e-14)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1.0, 1e200])
+def test_mean_scaling_divides_by_the_weighted_mean(unit):
+    raw = np.random.default_rng(0).gamma(2.0, size=(30, 2)) * [1, 1e6]
+    weights = np.random.default_rng(1).uniform(0.5, 2, size=30)
+    scaling = mean_scaling(raw * unit, weights * 1e-200)
+    assert_allclose(scaling.apply(raw * unit), raw / np.average(raw, axis=0, weights=weights), rtol=1e-12)
+    assert_allclose(scaling.scale * scaling.inverse, 1, rtol=1e-15)
+    assert_array_equal(scaling.mean, 0)
+
+
+def test_output_scaling_is_a_factor_or_under_a_logarithm_a_shift():
+    raw = np.random.default_rng(0).gamma(2.0, size=(30, 2)) * [1, 1e6]
+    by_mean = mean_scaling(raw, np.ones(30))
+    outside = output_scaling("mean", by_mean)
+    outputs = np.log(by_mean.apply(raw))
+    assert_allclose(np.exp(outputs * outside.scale + outside.mean), raw, rtol=1e-9)
+    assert_array_equal(outside.inverse, 1)
+    standard = standard_scaling(raw, np.ones(30))
+    for kind in ("standard", None):
+        assert output_scaling(kind, standard) is standard
+
+
+def test_flatten_images():
+    image = CNN(input_shape=(2, 3, 4))
+    X = np.arange(5 * 24.0).reshape(5, 2, 3, 4)
+    flat = flatten_images(X, image)
+    assert_array_equal(flat, X.reshape(5, 24))
+    assert_array_equal(flatten_images(torch.tensor(X), image), flat)
+    assert_array_equal(flatten_images(np.asfortranarray(X), image), flat)
+    assert flatten_images(flat, image) is flat
+    assert_array_equal(flatten_images(X.reshape(5, 2, 12), CNN(input_shape=[2, 12])), flat)
+    # whoever takes no images gets them as they are, for scikit-learn to refuse
+    for architecture in (None, MLP((3,)), torch.nn.Linear(2, 1)):
+        assert flatten_images(X, architecture) is X
+    table = pd.DataFrame(flat)
+    assert flatten_images(table, image) is table
+    with pytest.raises(ValueError, match=r"images of shape \(3, 4, 2\); the architecture's input_shape is \(2, 3, 4\)"):
+        flatten_images(X.transpose(0, 2, 3, 1), image)
+    with pytest.raises(ValueError, match=r"images of shape \(2, 12\)"):
+        flatten_images(X.reshape(5, 2, 12), image)
+
+
+def test_nested_lists_of_images_are_images():
+    X = np.random.default_rng(0).normal(size=(20, 1, 3, 3))
+    options = {"architecture": CNN((2,), kernel_size=2, input_shape=(1, 3, 3)), "max_iter": 3, "random_state": 0}
+    y = X.sum(axis=(1, 2, 3))
+    expected = LMRegressor(**options).fit(X, y)
+    assert_array_equal(LMRegressor(**options).fit(X.tolist(), y).theta_, expected.theta_)
+    assert_array_equal(expected.predict(X.tolist()), expected.predict(X))

@@ -412,7 +412,7 @@ def test_a_refit_forgets_the_old_feature_names():
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_size": 20}, {"growing": True}, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"batch_size": 200}, {"growing": True}, {"early_stopping": True}], ids=str)
 def test_interrupt_keeps_the_best_model_with_a_warning(options):
     X, y = surface(2500)
     model = small(hidden_layer_sizes=2, max_iter=500, tol=0, **options).set_callbacks(Hook(interrupt, when=6))

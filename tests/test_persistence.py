@@ -17,7 +17,8 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklm import MLP, LMRegressor
+from sklm import CNN, MLP, LMClassifier, LMRegressor
+from sklm.losses import PoissonDeviance, Quantile
 from sklm.optim import DelayedGratification
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -186,3 +187,108 @@ def test_attributes_are_numpy_and_plain_python():
     kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
     assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}
     assert isinstance(model.architecture_, MLP)
+
+
+# -- classifiers, images and other losses ------------------------------------------------------------------------
+
+
+def classes():
+    """X (90, 9), three classes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    return rng.normal(size=(90, 9)) + y[:, None] * np.linspace(-1, 1, 9), y
+
+
+def classifier(**options):
+    return LMClassifier(**{"hidden_layer_sizes": 3, "random_state": 0, "max_iter": 6, "n_init": 1, **options})
+
+
+def images(kind, **options):
+    architecture = CNN(conv_channels=(2,), kernel_size=2, stride=1, pooling="max", input_shape=(1, 3, 3))
+    return kind(architecture=architecture, random_state=0, max_iter=6, **options)
+
+
+CLASSIFIERS = {
+    "two classes": (classifier, lambda y: y == 1),
+    "names": (classifier, lambda y: np.array(["c", "a", "b"])[y]),
+    "objects": (classifier, lambda y: np.array(["c", "a", "b"], dtype=object)[y]),
+    "labels": (classifier, lambda y: np.c_[y == 1, y > 0].astype(int)),
+    "options": (
+        lambda: classifier(
+            curvature="sampled", curvature_samples=2, label_smoothing=0.1, class_weight={0: 2.0}, early_stopping=True
+        ),
+        lambda y: y,
+    ),
+    "squared": (lambda: classifier(loss="squared_error"), lambda y: y),
+    "images": (lambda: images(LMClassifier), lambda y: y),
+}
+REGRESSORS = {
+    "images": lambda: images(LMRegressor),
+    "counts": lambda: small(loss="poisson"),
+    "counts of images": lambda: images(LMRegressor, loss=PoissonDeviance()),
+    "loss with a parameter": lambda: small(loss=Quantile(0.8)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_copy_of_a_classifier_is_the_same_model(way, kind, tmp_path):
+    X, y = classes()
+    make, target = CLASSIFIERS[kind]
+    model = make().fit(X, target(y))
+    other = WAYS[way](model, tmp_path)
+    assert_array_equal(other.predict_proba(X), model.predict_proba(X))
+    assert_array_equal(other.predict_log_proba(X), model.predict_log_proba(X))
+    assert_array_equal(other.predict(X), model.predict(X))
+    assert_array_equal(other.classes_, model.classes_)
+    assert other.predict(X).dtype == model.predict(X).dtype
+    assert other.classes_.dtype == model.classes_.dtype
+    assert repr(other) == repr(model)
+    outputs = model.to_module()(torch.tensor(X))
+    assert_array_equal(other.to_module()(torch.tensor(X)).detach(), outputs.detach())
+    assert_array_equal(other.fit(X, target(y)).theta_, model.theta_)
+    if kind != "options":
+        first = WAYS[way](model, tmp_path).partial_fit(X, target(y))
+        assert_array_equal(first.theta_, copy.deepcopy(model).partial_fit(X, target(y)).theta_)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", REGRESSORS)
+def test_a_copy_of_a_regressor_is_the_same_model(way, kind, tmp_path):
+    X, y = classes()
+    model = REGRESSORS[kind]().fit(X, y + 0.5)
+    other = WAYS[way](model, tmp_path)
+    assert_array_equal(other.predict(X), model.predict(X))
+    assert repr(other) == repr(model)
+    assert_array_equal(other.to_module()(torch.tensor(X)).detach(), model.to_module()(torch.tensor(X)).detach())
+    stepped = WAYS[way](model, tmp_path).partial_fit(X, y + 0.5)
+    assert_array_equal(stepped.theta_, copy.deepcopy(model).partial_fit(X, y + 0.5).theta_)
+
+
+def test_skops_and_pickle_find_nothing_but_this_packages_types():
+    X, y = classes()
+    fitted = [make().fit(X, target(y)) for make, target in CLASSIFIERS.values()]
+    fitted += [make().fit(X, y + 0.5) for make in REGRESSORS.values()]
+    for model in fitted:
+        untrusted = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+        assert untrusted
+        assert [name for name in untrusted if not name.startswith("sklm.")] == []
+        strings = {str(argument) for _, argument, _ in pickletools.genops(pickle.dumps(model))}
+        assert not [text for text in strings if "torch" in text]
+
+
+def test_a_pickled_classifier_does_not_grow_with_the_data():
+    sizes = []
+    for n in (90, 900):
+        X, y = classes()
+        X, y = np.tile(X, (n // 90, 1)), np.tile(y, n // 90)
+        options = {"max_iter": 4, "tol": 0, "n_iter_no_change": 100, "growing": False, "early_stopping": True}
+        sizes.append(len(pickle.dumps(classifier(**options).fit(X, y, np.ones(n)))))
+    np.testing.assert_allclose(*sizes, atol=64)
+
+
+def test_attributes_of_a_classifier_are_numpy_and_plain_python():
+    X, y = classes()
+    model = classifier(early_stopping=True).fit(X, y)
+    kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
+    assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}

@@ -8,18 +8,25 @@ import pytest
 import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone, is_regressor
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
-from sklearn.ensemble import BaggingRegressor
+from sklearn.datasets import load_digits
+from sklearn.ensemble import BaggingRegressor, StackingClassifier, VotingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.inspection import permutation_importance
-from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_validate
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_validate
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklm import MLP, LMRegressor
+from sklm import CNN, MLP, LMClassifier, LMRegressor
+from sklm.losses import Huber
 from sklm.optim import Multiplicative
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -30,9 +37,22 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
     [
         LMRegressor(max_iter=50),
         LMRegressor(architecture=MLP((5, 5)), max_iter=30, alpha=1e-3, n_init=2),
+        LMRegressor(loss=Huber(0.5), max_iter=20, alpha=1e-3, n_init=1),
+        LMClassifier(max_iter=50),
+        LMClassifier(architecture=MLP((5, 3)), max_iter=30, n_init=1),
+        LMClassifier((), label_smoothing=0.1, curvature="exact", alpha=1e-2),
+        LMClassifier(4, loss="squared_error", max_iter=30, alpha=1e-3, n_init=1),
     ]
 )
 def test_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix.*")
+@parametrize_with_checks([LMRegressor(loss=loss, max_iter=20, alpha=1e-3, n_init=1) for loss in ("poisson", "gamma")])
+def test_checks_of_deviances(estimator, check):
+    if check.func.__name__ == "check_regressor_multioutput":
+        pytest.skip("its targets are negative, whatever the tags say")
     check(estimator)
 
 
@@ -257,6 +277,152 @@ def test_sample_weight_that_nobody_asked_for(routing):
 def test_partial_fit_has_a_request(routing):
     request = small().set_partial_fit_request(sample_weight=True).get_metadata_routing()
     assert request.partial_fit.requests["sample_weight"] is True
+
+
+# -- classification ----------------------------------------------------------------------------------------------
+
+
+def blobs(n=150, n_classes=3):
+    """Overlapping clouds; labels are strings."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % n_classes
+    centres = 1.2 * np.c_[np.cos(2.5 * np.arange(n_classes)), np.sin(2.5 * np.arange(n_classes))]
+    return centres[y] + rng.normal(size=(n, 2)), np.array(["x", "y", "z"])[y]
+
+
+def classifier(**options):
+    return LMClassifier(**{"hidden_layer_sizes": 3, "random_state": 0, "max_iter": 10, "n_init": 1, **options})
+
+
+def test_cross_validated_probabilities():
+    X, y = blobs()
+    folds = StratifiedKFold(3)
+    probability = cross_val_predict(classifier(), X, y, cv=folds, method="predict_proba")
+    by_hand = np.empty((150, 3))
+    for train, test in folds.split(X, y):
+        by_hand[test] = classifier().fit(X[train], y[train]).predict_proba(X[test])
+    assert_array_equal(probability, by_hand)
+    logs = cross_val_predict(classifier(), X, y, cv=folds, method="predict_log_proba")
+    assert_allclose(logs, np.log(by_hand), rtol=1e-9, atol=1e-12)
+    scores = cross_validate(classifier(), X, y, cv=folds, scoring=["accuracy", "neg_log_loss", "roc_auc_ovr"])
+    expected = [-log_loss(y[test], by_hand[test]) for _, test in folds.split(X, y)]
+    assert_allclose(scores["test_neg_log_loss"], expected, rtol=1e-9)
+    assert scores["test_roc_auc_ovr"].min() > 0.7
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_calibration(method, n_classes):
+    X, y = blobs(n_classes=n_classes)
+    model = CalibratedClassifierCV(classifier(), method=method, cv=3).fit(X, y)
+    probability = model.predict_proba(X)
+    assert_allclose(probability.sum(axis=1), 1, rtol=1e-9)
+    assert model.score(X, y) > 0.6
+    assert log_loss(y, probability) < np.log(n_classes)
+
+
+def test_voting_stacking_and_multiclass_tools():
+    X, y = blobs()
+    assert is_classifier(classifier())
+    members = [("net", classifier()), ("linear", LogisticRegression())]
+    voting = VotingClassifier(members, voting="soft").fit(X, y)
+    parts = [classifier().fit(X, y).predict_proba(X), LogisticRegression().fit(X, y).predict_proba(X)]
+    assert_allclose(voting.predict_proba(X), np.mean(parts, axis=0), rtol=1e-9)
+    assert StackingClassifier(members, cv=3).fit(X, y).score(X, y) > 0.6
+    assert OneVsRestClassifier(classifier()).fit(X, y).score(X, y) > 0.6
+    Y = np.c_[y == "x", y != "z"].astype(int)
+    assert ClassifierChain(classifier()).fit(X, Y).score(X, Y) > 0.5
+    assert classifier().fit(X, Y).score(X, Y) > 0.5
+
+
+def test_grid_search_over_damping_and_penalty_of_a_classifier_in_a_pipeline():
+    X, y = blobs()
+    pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier())])
+    grid = {"net__damping": [1e-2, 1e9], "net__alpha": ["auto", 1e-3, 100.0]}
+    search = GridSearchCV(pipeline, grid, cv=3, scoring="neg_log_loss").fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert len(set(scores)) == 6
+    assert search.best_params_["net__damping"] == 1e-2
+    assert search.best_params_["net__alpha"] != 100.0
+    assert -search.best_score_ < 0.9
+    assert_array_equal(clone(search.best_estimator_).fit(X, y).predict_proba(X), search.predict_proba(X))
+    assert_array_equal(search.classes_, ["x", "y", "z"])
+
+
+def test_grid_search_over_the_kernel_size_of_a_small_network_for_images():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:90], y[:90] % 3
+    architecture = CNN(conv_channels=(2,), stride=2, input_shape=(1, 8, 8))
+    net = LMClassifier(architecture=architecture, random_state=0, max_iter=5)
+    pipeline = Pipeline([("scale", StandardScaler(with_std=False)), ("net", net)])
+    search = GridSearchCV(pipeline, {"net__architecture__kernel_size": [1, 3, 6]}, cv=2, scoring="neg_log_loss")
+    search.fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all()
+    assert len(set(scores)) == 3
+    best = search.best_params_["net__architecture__kernel_size"]
+    assert search.best_estimator_[-1].architecture_.kernel_size == best
+    assert architecture.kernel_size == 4  # the search changed clones
+    images = GridSearchCV(net, {"architecture__kernel_size": [1, 3]}, cv=2).fit(X.reshape(-1, 1, 8, 8), y)
+    flat = GridSearchCV(net, {"architecture__kernel_size": [1, 3]}, cv=2).fit(X, y)
+    assert_array_equal(images.cv_results_["mean_test_score"], flat.cv_results_["mean_test_score"])
+
+
+def test_tags_of_a_classifier():
+    tags = LMClassifier().__sklearn_tags__()
+    assert tags.estimator_type == "classifier"
+    assert tags.classifier_tags.multi_class
+    assert tags.classifier_tags.multi_label
+    assert tags.target_tags.required
+    assert not tags.target_tags.multi_output
+    assert not tags.input_tags.sparse
+    assert not tags.input_tags.allow_nan
+
+
+def test_repr_and_html_of_a_classifier():
+    assert repr(LMClassifier()) == "LMClassifier()"
+    assert repr(LMClassifier(8, curvature="fisher")) == "LMClassifier(curvature='fisher', hidden_layer_sizes=8)"
+    X, y = blobs()
+    for model in (classifier(), classifier().fit(X, y)):
+        assert "curvature_samples" in model._repr_html_()
+
+
+def test_sample_weight_of_a_classifier_is_routed(routing):
+    X, y = blobs()
+    weights = np.arange(150) % 4 + 0.5
+    net = classifier().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+    pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), net).fit(
+        X, y, sample_weight=weights
+    )
+    Z = StandardScaler().fit_transform(X)
+    assert_array_equal(pipeline[-1].theta_, classifier().fit(Z, y, weights).theta_)
+    assert not np.array_equal(pipeline[-1].theta_, classifier().fit(Z, y).theta_)
+    search = GridSearchCV(net, {"damping": [1e-2, 1.0]}, cv=3).fit(X, y, sample_weight=weights)
+    train, test = next(iter(StratifiedKFold(3).split(X, y)))
+    by_hand = classifier().fit(X[train], y[train], weights[train]).score(X[test], y[test], weights[test])
+    assert_allclose(search.cv_results_["split0_test_score"][0], by_hand, rtol=1e-9)
+    calibrated = CalibratedClassifierCV(net, cv=3, ensemble=False).fit(X, y, sample_weight=weights)
+    inner = calibrated.calibrated_classifiers_[0].estimator
+    assert_array_equal(inner.theta_, classifier().fit(X, y, weights).theta_)
+
+
+def test_classes_and_weights_of_partial_fit_are_routed(routing):
+    net = classifier().set_partial_fit_request(classes=True, sample_weight=True)
+    requests = net.get_metadata_routing().partial_fit.requests
+    assert requests == {"classes": True, "sample_weight": True}
+
+
+def test_a_callback_of_a_classifier_sees_a_fitted_one():
+    X, y = blobs()
+    recorder = Recorder(stop_at=4)
+    model = classifier().set_callbacks(recorder).fit(X, y)
+    assert (model.status_, model.n_iter_) == ("callback", 4)
+    assert recorder.tasks == ["iteration"] * 4 + ["fit"]
+    assert recorder.scores[-1] == model.score(X, y)
+    monitor = ScoringMonitor(scoring="neg_log_loss")
+    model = classifier().set_callbacks(monitor).fit(X, y)
+    rows = [row for row in monitor.get_logs().data if row["task_name"] == "iteration"]
+    assert_allclose(rows[-1]["neg_log_loss"], -model.loss_, rtol=1e-9)
 
 
 # -- callbacks ---------------------------------------------------------------------------------------------------

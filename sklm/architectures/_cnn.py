@@ -47,6 +47,7 @@ class CNN(Parameters, Architecture):
     """
 
     restarts = False
+    tol = 1e-2
 
     def __init__(
         self,

@@ -168,6 +168,8 @@ class CNNNetwork(Network):
         return patches.view(-1, rows.shape[-2], layer.n_positions, layer.fan_in).expand(n_models, -1, -1, -1)
 
     def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None, derivatives: bool = True) -> Forward:
+        if not derivatives and (theta.dtype == torch.float32 or theta.device.type != "cpu"):
+            return Forward(self._values(theta, X).mT, Saved([], [], [], [], []))
         activation, old = self.activation, reuse.saved if reuse is not None and reuse.saved.first else None
         saved = Saved([], [], [], [], [])
         a = X
@@ -191,6 +193,32 @@ class CNNNetwork(Network):
             if pooling is not None:
                 a = pooling.pool(a, selected)
         return Forward(_linear(weight, patches, bias).squeeze(2).mT, saved)
+
+    def _values(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Outputs (B, n, K) by torch's convolutions, models as groups of channels.
+
+        Where no derivatives are wanted that takes half the time in single precision; in double, twice as long.
+        """
+        n_models, n, first = theta.shape[0], X.shape[-1], self.layers[0]
+        shape = (first.shape[2], *first.shape[:2])
+        shared = X.ndim == 2
+        a = X.mT.reshape(n, *shape) if shared else X.mT.transpose(0, 1).reshape(n, n_models * shape[0], *shape[1:])
+        for index, (layer, (weight, bias)) in enumerate(zip(self.layers, self.pieces(theta), strict=True)):
+            if index < self.n_convolutions:
+                kernel = weight.reshape(-1, *layer.kernel, layer.shape[2]).permute(0, 3, 1, 2)
+                groups = 1 if shared and index == 0 else n_models
+                z = torch.nn.functional.conv2d(a, kernel, bias.flatten(), layer.stride, layer.padding, 1, groups)
+            else:
+                if index == self.n_convolutions:
+                    a = a.view(n, n_models, -1, *a.shape[2:]).permute(1, 0, 3, 4, 2)
+                z = torch.baddbmm(bias, a.reshape(n_models, n, layer.fan_in), weight.mT)
+            if index == self.last:
+                break
+            a = self.activation.value(z, torch.empty_like(z) if self.activation.keeps_input else z)
+            pooling = self.poolings[index]
+            if pooling is not None:
+                a = pooling.values(a)
+        return z
 
     def _cotangents(self, saved: Saved, d: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield, from the last layer to the first, its index and the cotangents (B, n, R, L, O) of its output.

@@ -172,6 +172,9 @@ class Pooling(Protocol):
     def pool(self, a: Tensor, selected: Tensor | None) -> Tensor:
         """Pool images (B, n, H, W, C) or derivatives of them to (B, n, *output_shape)."""
 
+    def values(self, images: Tensor) -> Tensor:
+        """Pool images (n, C, H, W) where no derivative is wanted."""
+
     def back(self, d: Tensor, selected: Tensor | None) -> Tensor:
         """Carry cotangents (B, n, R, *output_shape) to the input (B, n, R, H, W, C)."""
 
@@ -201,6 +204,9 @@ class AveragePooling(_Windows):
     def pool(self, a: Tensor, selected: Tensor | None) -> Tensor:
         return self._split(a).mean((-4, -2))
 
+    def values(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(images, self.size)
+
     def back(self, d: Tensor, selected: Tensor | None) -> Tensor:
         below = d.new_zeros(*d.shape[:3], *self.shape)
         share = d * (1 / (self.size[0] * self.size[1]))
@@ -221,6 +227,9 @@ class MaxPooling(_Windows):
     def pool(self, a: Tensor, selected: Tensor | None) -> Tensor:
         assert selected is not None
         return self._candidates(a).gather(-1, selected).squeeze(-1)
+
+    def values(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.max_pool2d(images, self.size)
 
     def back(self, d: Tensor, selected: Tensor | None) -> Tensor:
         assert selected is not None

@@ -25,6 +25,9 @@ class Loss(ABC):
     #: how targets are brought to a common scale before they reach the loss: 'standard' (mean 0 and standard deviation
     #: 1), 'mean' (divided by their mean: for log links) or None
     target_scaling: str | None = "standard"
+    #: power of the rounding error at which the loss of an exact fit ends, relative to that of zero outputs: 2 for
+    #: losses that are quadratic at their minimum
+    exact_power = 2
     #: whether targets must be positive, or must not be negative (scikit-learn's tags of the same name)
     positive_only = False
     non_negative = False
@@ -91,8 +94,11 @@ class Loss(ABC):
     def validate(self) -> None:  # noqa: B027 - most losses have nothing to check
         """Raise ValueError if a parameter of the loss has an impossible value."""
 
-    def check_targets(self, y: np.ndarray) -> None:
-        """Raise ValueError if targets (N, K), in the user's units, are outside the loss's range."""
+    def check_targets(self, y: np.ndarray, first: bool = True) -> None:
+        """Raise ValueError if targets (N, K), in the user's units, are outside the loss's range.
+
+        ``first`` is false for a later batch of ``partial_fit``, which need not tell the scale.
+        """
         if self.positive_only and np.any(y <= 0):
             raise ValueError(f"{type(self).__name__} needs targets above zero; the smallest is {np.min(y):g}.")
         if self.non_negative and np.any(y < 0):

@@ -9,6 +9,13 @@ from torch import Tensor
 from ._separable import SeparableLoss, floored
 
 
+class ExponentialModule(torch.nn.Module):
+    """``exp(x)`` as a module, for ``to_module`` of losses with a log link."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(x)
+
+
 class _LogLink(SeparableLoss):
     """What the deviances with mean ``mu = exp(f)`` share."""
 
@@ -18,6 +25,9 @@ class _LogLink(SeparableLoss):
         """Return the mean (n, K) for its logarithm (n, K)."""
         with np.errstate(over="ignore", under="ignore"):
             return np.exp(outputs)
+
+    def link_module(self) -> torch.nn.Module:
+        return ExponentialModule()
 
 
 class PoissonDeviance(_LogLink):
@@ -58,9 +68,9 @@ class PoissonDeviance(_LogLink):
     def report_weights(self, output_scale: Tensor) -> Tensor:
         return output_scale
 
-    def check_targets(self, y: np.ndarray) -> None:
+    def check_targets(self, y: np.ndarray, first: bool = True) -> None:
         super().check_targets(y)
-        if not np.all(np.any(y > 0, axis=0)):
+        if first and not np.all(np.any(y > 0, axis=0)):
             raise ValueError("PoissonDeviance needs a target above zero in every column; one has only zeros.")
 
 

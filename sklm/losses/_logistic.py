@@ -35,6 +35,7 @@ class LogisticLoss(SeparableLoss):
     """
 
     target_scaling = None
+    exact_power = 1
 
     def __init__(self, label_smoothing: float = 0.0):
         self.label_smoothing = label_smoothing
@@ -60,7 +61,7 @@ class LogisticLoss(SeparableLoss):
             tail = np.exp(-np.abs(outputs))
             return np.where(outputs >= 0, 1.0, tail) / (1 + tail)
 
-    def check_targets(self, y: np.ndarray) -> None:
+    def check_targets(self, y: np.ndarray, first: bool = True) -> None:
         if np.any(y < 0) or np.any(y > 1):
             raise ValueError(
                 f"LogisticLoss needs targets between 0 and 1; they range from {np.min(y):g} to {np.max(y):g}."

@@ -81,6 +81,8 @@ class AbsoluteError(SeparableLoss):
     tensor([[3.4999]])
     """
 
+    exact_power = 1
+
     def __init__(self, smoothing: float = 1e-4):
         self.smoothing = smoothing
 
@@ -127,6 +129,8 @@ class Quantile(SeparableLoss):
     >>> Quantile(0.9).pointwise(outputs, y)
     tensor([[[0.9000, 0.1000]]])
     """
+
+    exact_power = 1
 
     def __init__(self, quantile: float = 0.5, smoothing: float = 1e-4):
         self.quantile = quantile

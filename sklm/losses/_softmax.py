@@ -146,6 +146,7 @@ class SoftmaxCrossEntropy(Parameters, Loss):
     """
 
     target_scaling = None
+    exact_power = 1
 
     def __init__(self, label_smoothing: float = 0.0, curvature: str = "exact", curvature_samples: int = 1):
         self.label_smoothing = label_smoothing
@@ -205,7 +206,7 @@ class SoftmaxCrossEntropy(Parameters, Loss):
             p = np.exp(outputs - outputs.max(axis=1, keepdims=True))
             return p / p.sum(axis=1, keepdims=True)
 
-    def check_targets(self, y: np.ndarray) -> None:
+    def check_targets(self, y: np.ndarray, first: bool = True) -> None:
         if np.any(y < 0) or not np.allclose(y.sum(axis=1), 1):
             raise ValueError("SoftmaxCrossEntropy needs rows of probabilities: not negative, with sum one.")
 

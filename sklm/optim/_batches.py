@@ -23,11 +23,12 @@ class MiniBatches:
 
     Notes
     -----
-    With a memory of M rows and batches of b rows, step t has the rate ``r = max(b / M, 1 / t)``. The matrix is
-    ``A = (1 - r) A + r gram``, the step ``-r (A + r damping D)^-1 gradient``, and the parameters that are kept are
-    the averages ``(1 - r) average + r theta``. For a linear model and a rate of 1/t that is recursive least squares,
-    with the damping as a prior that is seen once (Ljung & Soderstrom 1983, section 2.2; a constant rate is their
-    forgetting factor, section 2.6); averaging of iterates: Polyak & Juditsky 1992.
+    With a memory of M rows and batches of b rows, step t has the rate ``r = max(b / M, 2 / (t + 1))``. The matrix is
+    ``A = (1 - r) A + r gram`` and the step ``-r (A + r damping D)^-1 gradient``. For a linear model and a rate of 1/t
+    that is recursive least squares, with the damping as a prior that is seen once (Ljung & Soderstrom 1983, section
+    2.2; a constant rate is their forgetting factor, section 2.6). The rate falls more slowly than 1/t because early
+    steps are linearised far from the solution. The parameters that are kept are averages of the iterates over 2 M rows
+    (Polyak & Juditsky 1992).
     """
 
     def __init__(self, n_samples: int, batch_size: int, seed: int, memory: int | None = None):
@@ -40,7 +41,13 @@ class MiniBatches:
         """Weight of step number ``step`` (from 1) against all earlier ones; 1 without memory."""
         if self.memory is None:
             return 1.0
-        return min(1.0, max(self.n_samples / self.n_batches / self.memory, 1 / step))
+        return min(1.0, max(self.n_samples / self.n_batches / self.memory, 2 / (step + 1)))
+
+    def iterate_rate(self, step: int) -> float:
+        """The same for the average of the iterates."""
+        if self.memory is None:
+            return 1.0
+        return min(1.0, max(self.n_samples / self.n_batches / (2 * self.memory), 1 / step))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, bool]]:
         while True:

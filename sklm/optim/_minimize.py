@@ -248,8 +248,8 @@ class _Loop:
             state = replace(state, objective=point.objective)
             work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
             state, work = self._iterate(problem, state, work)
-            mean = state.mean_theta.lerp(state.theta, self.rate) if self.averages else state.theta
-            state = replace(state, mean_theta=mean)
+            share = self.batches.iterate_rate(self.steps) if self.batches is not None else 1.0
+            state = replace(state, mean_theta=state.mean_theta.lerp(state.theta, share) if share < 1 else state.theta)
             if ends_epoch:
                 break
         point = self.problem.evaluate(state.mean_theta, keep=False)
@@ -357,13 +357,13 @@ class _Loop:
         # a rejected step has not been taken: too many of them end in the damping's maximum
         waited = 1 if self.batches is not None else work.stale
         stall = (state.stall + waited).masked_fill_(progress.mask, 0)
-        reasons = [(exact(state), Status.EXACT)]
+        reasons = [(exact(state, self.problem.loss.exact_power), Status.EXACT)]
         if options.target_loss >= 0:
             reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
         if work.system is not None and not progress.all:  # where every model gains, none is stationary
             reasons += stationary(work.system, state, work.stale, options.gradient_tol)
         if work.system is not None and work.tiny is not None:
-            reasons += stuck(work.system, state, work.tiny, options)
+            reasons += stuck(work.system, state, work.tiny, options, self.problem.loss.exact_power)
         elif self.batches is not None:
             reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
         reasons += [

@@ -23,6 +23,9 @@ from torch import Tensor
 
 from ._curvature import Accumulator
 
+#: products of at least this size are accumulated as a lower triangle, of this many blocks a side (docs/performance.md)
+TRIANGLE_SIZE, TRIANGLE_BLOCKS = 400, 4
+
 
 @dataclass
 class Factor:
@@ -54,7 +57,7 @@ class LinearSolver(Protocol):
 
 @dataclass
 class NormalSystem:
-    """gram (B, P, P) with penalty, gradient (B, P), diagonal (B, P)."""
+    """gram (B, P, P) with penalty, of which only the lower triangle counts, gradient (B, P), diagonal (B, P)."""
 
     gram: Tensor
     gradient: Tensor
@@ -69,18 +72,30 @@ class NormalSystem:
 
 
 class _NormalAccumulator:
+    """Sums ``rows rows^T``; of large products only the lower triangle, in blocks, and what is above them stays zero."""
+
     def __init__(self) -> None:
         self.total: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        if self.total is None:
+        size = rows.shape[1]
+        if size >= TRIANGLE_SIZE:
+            self._add_triangle(rows, -(-size // TRIANGLE_BLOCKS))
+        elif self.total is None:
             self.total = torch.bmm(rows, rows.mT)
         else:
             self.total.baddbmm_(rows, rows.mT)
 
+    def _add_triangle(self, rows: Tensor, block: int) -> None:
+        if self.total is None:
+            self.total = rows.new_zeros(rows.shape[0], rows.shape[1], rows.shape[1])
+        for start in range(0, rows.shape[1], block):
+            stop = min(start + block, rows.shape[1])
+            self.total[:, start:stop, :stop].baddbmm_(rows[:, start:stop], rows[:, :stop].mT)
+
     def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> NormalSystem:
         assert self.total is not None
-        gram, gradient = self.total[:, :-1, :-1], self.total[:, :-1, -1]
+        gram, gradient = self.total[:, :-1, :-1], self.total[:, -1, :-1]
         diagonal = gram.diagonal(dim1=1, dim2=2).clone()
         if penalty is not None:
             gram.diagonal(dim1=1, dim2=2).add_(penalty)

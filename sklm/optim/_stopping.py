@@ -51,9 +51,9 @@ class Stopping:
     min_damping: float = 1e-14
 
 
-def exact(state: State) -> Tensor:
-    """Return the mask (B,) of models whose objective is zero to rounding."""
-    return state.objective <= (4 * torch.finfo(state.objective.dtype).eps) ** 2 * state.start
+def exact(state: State, power: int) -> Tensor:
+    """Return the mask (B,) of models whose objective is zero to rounding; see ``Loss.exact_power``."""
+    return state.objective <= (4 * torch.finfo(state.objective.dtype).eps) ** power * state.start
 
 
 def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tuple[Tensor, Status]]:
@@ -66,7 +66,7 @@ def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tup
     return [(flat, Status.GRADIENT), (~(size.sum(1) < torch.inf), Status.DERIVATIVE)]
 
 
-def stuck(system: Any, state: State, tiny: Tensor, options: Stopping) -> list[tuple[Tensor, Status]]:
+def stuck(system: Any, state: State, tiny: Tensor, options: Stopping, power: int) -> list[tuple[Tensor, Status]]:
     """Return masks (B,) of models that no step improves: at a minimum as far as rounding shows, or not.
 
     ``tiny`` marks rejected steps below the resolution of the parameters.
@@ -75,7 +75,7 @@ def stuck(system: Any, state: State, tiny: Tensor, options: Stopping) -> list[tu
     level = (system.gradient.abs() <= _cosine_bound(system, state, NEARLY_FLAT)).all(1)
     # a residual of rounding errors has no direction
     eps = torch.finfo(state.objective.dtype).eps
-    level = level | (state.objective <= (1000 * eps) ** 2 * state.start)
+    level = level | (state.objective <= (1000 * eps) ** power * state.start)
     return [(tiny & level, Status.STEP), (capped & level, Status.DAMPING), (tiny | capped, Status.STALLED)]
 
 

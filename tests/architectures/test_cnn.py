@@ -324,6 +324,14 @@ def test_single_precision():
     torch.testing.assert_close(gradient, s.jacobian.sum((1, 2)).float(), rtol=1e-4, atol=1e-4)
 
 
+@every_setting
+def test_single_precision_without_derivatives(case):
+    s = setting(*case)
+    outputs = s.network.forward(s.theta.float(), s.X.float(), derivatives=False).outputs
+    assert outputs.shape == s.outputs.shape
+    torch.testing.assert_close(outputs, s.outputs.float(), rtol=1e-4, atol=1e-4)
+
+
 def test_parameters_are_counted_and_only_weights_penalised():
     network = CNN((2, 1), kernel_size=2, stride=1, input_shape=(1, 3, 4), hidden_layer_sizes=3).build(12, 1)
     expected = [True] * 8 + [False] * 2 + [True] * 8 + [False] + [True] * 6 + [False] * 3 + [True] * 3 + [False]
