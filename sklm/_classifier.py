@@ -151,10 +151,6 @@ class LMClassifier(ClassifierMixin, Training):
         *,
         architecture: Any = None,
         loss: Any = "log_loss",
-        class_weight: Any = None,
-        label_smoothing: float = 0.0,
-        curvature: str = "auto",
-        curvature_samples: int = 1,
         alpha: float | str = "auto",
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
@@ -180,6 +176,10 @@ class LMClassifier(ClassifierMixin, Training):
         device: str = "cpu",
         dtype: str = "float64",
         verbose: int = 0,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        curvature: str = "auto",
+        curvature_samples: int = 1,
     ):
         super().__init__(
             hidden_layer_sizes,

@@ -9,7 +9,7 @@ import sklm
 import sklm.architectures
 import sklm.losses
 import sklm.optim
-from sklm import LMRegressor
+from sklm import LMClassifier, LMRegressor
 
 MODULES = (sklm, sklm.architectures, sklm.losses, sklm.optim)
 PUBLIC = {
@@ -18,7 +18,7 @@ PUBLIC = {
     for name in module.__all__
     if callable(getattr(module, name))
 }
-ESTIMATORS = [LMRegressor]
+ESTIMATORS = [LMRegressor, LMClassifier]
 
 
 def sections(text):
@@ -75,7 +75,7 @@ def test_every_parameter_has_a_constraint_and_the_named_values_are_allowed(estim
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_every_fitted_attribute_is_documented(estimator):
     pd = pytest.importorskip("pandas")
-    X, y = pd.DataFrame({"a": range(20)}), [k**2 for k in range(20)]
+    X, y = pd.DataFrame({"a": range(20)}), [k**2 if estimator is LMRegressor else k % 2 for k in range(20)]
     model = estimator(early_stopping=True, max_iter=3, random_state=0).fit(X, y)
     public = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
     public |= {name for name, value in vars(estimator).items() if isinstance(value, property)}

@@ -260,9 +260,10 @@ class _Loop:
     def _linearise(self, problem: Problem, state: State, work: _Work) -> _Work:
         """Linearise the models whose parameters changed.
 
-        All of them where asking which would wait for a GPU, or where picking them out costs more than it saves.
+        All of them where asking which would wait for a GPU, where picking them out costs more than it saves, or where
+        the curvature is drawn anew.
         """
-        if work.system is not None and self.on_cpu:
+        if work.system is not None and self.on_cpu and not problem.loss.n_draws:
             index = work.stale.nonzero().squeeze(1)
             if index.shape[0] == 0:
                 return work
