@@ -22,7 +22,7 @@ from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 #: ``tol='auto'`` of MLPs and CNNs: the log-loss of fitted rows goes on falling when that of new ones does not
 CLASSIFIER_TOL = 1e-2
 #: ``curvature='auto'``: exact up to this many multiplications of a linearisation ...
-EXACT_WORK = 2e9
+EXACT_WORK = 3e8
 #: ... and wherever one drawn column a sample would give fewer rows than this for every parameter
 DRAWN_ROWS_PER_PARAMETER = 0.5
 

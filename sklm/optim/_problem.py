@@ -103,8 +103,9 @@ class Problem:
                 self.whole = Chunk(self.rows.chunk(0, n_samples), self.y, self.weights, self.weights.sqrt(), self.noise)
             yield self.whole
             return
-        for start in range(0, n_samples, self.max_rows):
-            stop = min(start + self.max_rows, n_samples)
+        rows = -(-n_samples // -(-n_samples // self.max_rows))  # no short last chunk
+        for start in range(0, n_samples, rows):
+            stop = min(start + rows, n_samples)
             weights = self.weights[:, start:stop]
             noise = None if self.noise is None else self.noise[:, start:stop]
             yield Chunk(self.rows.chunk(start, stop), self.y[..., start:stop], weights, weights.sqrt(), noise)
