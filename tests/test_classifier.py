@@ -440,9 +440,9 @@ def test_the_kinds_of_curvature_differ():
 @pytest.mark.parametrize(
     ("n_rows", "hidden", "options", "curvature"),
     [
-        (1000, 20, {}, "exact"),  # 1000 rows * 10 classes * 430^2 parameters: below two thousand million
-        (1100, 20, {}, "sampled"),
-        (300, 40, {}, "exact"),  # 850 parameters: above, but less than half a row for each of them
+        (150, 20, {}, "exact"),  # 150 rows * 10 classes * 430^2 parameters: below three hundred million
+        (240, 20, {}, "sampled"),
+        (400, 40, {}, "exact"),  # 850 parameters: above, but less than half a row for each of them
         (500, 40, {}, "sampled"),
         (300, 40, {"curvature_samples": 2}, "sampled"),
         (3500, 40, {"batch_size": 300, "batch_memory": None}, "exact"),  # a batch is what is drawn from
