@@ -424,7 +424,7 @@ def test_max_iter_counts_all_growing_stages(n_init):
 
 def test_warning_at_max_iter_says_what_to_change():
     X, y = surface()
-    with pytest.warns(ConvergenceWarning, match="max_iter=3 before it converged.*raise max_iter.*set alpha"):
+    with pytest.warns(ConvergenceWarning, match="max_iter=3 before it converged.*raise max_iter.*raise alpha"):
         model = small(max_iter=3).fit(X, y)
     assert (model.status_, model.converged_, model.n_iter_) == ("max_iter", False, 3)
     assert "max_iter" in model.message_
