@@ -21,10 +21,10 @@ from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 
 #: ``tol='auto'`` of MLPs and CNNs: the log-loss of fitted rows goes on falling when that of new ones does not
 CLASSIFIER_TOL = 1e-2
-#: ``curvature='auto'``: exact up to this many multiplications of a linearisation ...
+#: ``curvature='auto'``: exact up to this many multiplications of a linearisation, ...
 EXACT_WORK = 3e8
-#: ... and wherever one drawn column a sample would give fewer rows than this for every parameter
-DRAWN_ROWS_PER_PARAMETER = 0.5
+#: ... and up to this many where one drawn column a sample would give few rows for every parameter
+FEW_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2
 
 
 @document(
@@ -451,9 +451,9 @@ class LMClassifier(ClassifierMixin, Training):
 
     def _curvature(self, network: Network, n_rows: int) -> str:
         """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""
-        exact = n_rows * network.n_outputs * network.n_parameters**2 <= EXACT_WORK
+        work = n_rows * network.n_outputs * network.n_parameters**2
         few = n_rows * self.curvature_samples < DRAWN_ROWS_PER_PARAMETER * network.n_parameters
-        return "exact" if exact or few else "sampled"
+        return "exact" if work <= (FEW_ROWS_WORK if few else EXACT_WORK) else "sampled"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -441,17 +441,19 @@ def test_the_kinds_of_curvature_differ():
     ("n_rows", "hidden", "options", "curvature"),
     [
         (150, 20, {}, "exact"),  # 150 rows * 10 classes * 430^2 parameters: below three hundred million
-        (240, 20, {}, "sampled"),
-        (400, 40, {}, "exact"),  # 850 parameters: above, but less than half a row for each of them
-        (500, 40, {}, "sampled"),
-        (300, 40, {"curvature_samples": 2}, "sampled"),
+        (850, 20, {}, "exact"),  # above, but less than two rows for each parameter
+        (870, 20, {}, "sampled"),
+        (1650, 40, {}, "exact"),  # 850 parameters
+        (1750, 40, {}, "sampled"),
+        (900, 40, {"curvature_samples": 2}, "sampled"),
+        (1800, 160, {}, "sampled"),  # 3370 parameters: few rows, but above twenty thousand million
         (3500, 40, {"batch_size": 300, "batch_memory": None}, "exact"),  # a batch is what is drawn from
         (3500, 40, {"batch_size": 300}, "sampled"),  # or what is averaged
     ],
 )
 def test_automatic_curvature_draws_where_the_exact_one_is_expensive(n_rows, hidden, options, curvature):
     model, network = LMClassifier(hidden, **options), MLP(hidden).build(10, 10)
-    assert network.n_parameters == {20: 430, 40: 850}[hidden]
+    assert network.n_parameters == {20: 430, 40: 850, 160: 3370}[hidden]
     loss = model._make_loss(network, model._rows_at_once(network, n_rows), {"_kind": "multiclass"})
     assert loss.curvature == curvature
     assert loss.curvature_columns(10) == (10 if curvature == "exact" else options.get("curvature_samples", 1))
