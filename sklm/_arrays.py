@@ -185,6 +185,11 @@ def standard_scaling(
     scale[constant] = 0.0
     if groups is not None:
         mean, scale = _pooled(mean, scale, groups)
+        for group in np.unique(groups):
+            member = groups == group
+            least, most = low[member].min(), high[member].max()
+            if most / 2 - least / 2 <= 4 * np.finfo(float).eps * max(abs(least), abs(most)):
+                mean[member], scale[member] = least / 2 + most / 2, 0.0
         constant = scale == 0
     scale[constant] = 1.0 if keep_constant else 0.0
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)

@@ -177,6 +177,9 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             min_damping=1e-14 if scaling == "identity" else 1e3 * torch.finfo(DTYPES[self.dtype]).tiny,
         )
 
+    def _solver_name(self) -> str:
+        return self._make_architecture().solver if self.solver == "auto" else self.solver
+
     def _auto_tol(self, architecture: Architecture) -> float:
         return architecture.tol
 
@@ -199,6 +202,6 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             "strategy": strategy,
             "scaling": SCALINGS[scaling] if isinstance(scaling, str) else scaling,
             "acceleration": None if acceleration is None else ACCELERATIONS[acceleration](),
-            "solver": architecture.solver if self.solver == "auto" else self.solver,
+            "solver": self._solver_name(),
             "stopping": self._stopping(architecture, scaling),
         }

@@ -298,10 +298,11 @@ class LMClassifier(ClassifierMixin, Training):
             their sum: not calibrated.
         """
         check_is_fitted(self)
-        probability = self._fitted_loss.inverse_link(self._linear_predictor(X))
+        outputs = self._linear_predictor(X)
         if self._fitted_loss.is_squared:
-            probability = _as_probabilities(probability, normalise=self._kind == "multiclass")
-        return np.hstack([1 - probability, probability]) if self._kind == "binary" else probability
+            probability = _as_probabilities(outputs, normalise=self._kind == "multiclass")
+            return np.hstack([1 - probability, probability]) if self._kind == "binary" else probability
+        return self._fitted_loss.inverse_link(np.hstack([-outputs, outputs]) if self._kind == "binary" else outputs)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`, without its rounding of small probabilities to zero.
@@ -429,6 +430,10 @@ class LMClassifier(ClassifierMixin, Training):
             return SquaredError()
         elif several:
             curvature = self._curvature(network, n_rows) if self.curvature == "auto" else self.curvature
+            if curvature == "sampled" and self._solver_name() == "qr":
+                raise ValueError(
+                    "curvature='sampled' cannot be used with solver='qr'; use 'cholesky', 'eigh' or 'exact'."
+                )
             loss = SoftmaxCrossEntropy(self.label_smoothing, curvature, int(self.curvature_samples))
         elif self.curvature in ("sampled", "fisher"):
             raise ValueError(
@@ -452,6 +457,8 @@ class LMClassifier(ClassifierMixin, Training):
     def _curvature(self, network: Network, n_rows: int) -> str:
         """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""
         work = n_rows * network.n_outputs * network.n_parameters**2
+        if self._solver_name() == "qr":  # cannot take a gradient beside its rows
+            return "exact"
         few = n_rows * self.curvature_samples < DRAWN_ROWS_PER_PARAMETER * network.n_parameters
         return "exact" if work <= (FEW_ROWS_WORK if few else EXACT_WORK) else "sampled"
 

@@ -121,8 +121,7 @@ class Solving(BaseLM):
             return None
         memory = self.batch_memory
         if memory == "auto":
-            primal = self.solver in ("auto", "cholesky", "eigh") and network.n_parameters <= MEMORY_PARAMETERS
-            primal = primal and self._make_architecture().solver == "auto"
+            primal = self._solver_name() in ("auto", "cholesky", "eigh") and network.n_parameters <= MEMORY_PARAMETERS
             memory = MEMORY_ROWS_PER_PARAMETER * network.n_parameters if primal else None
         return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))
 

@@ -168,7 +168,7 @@ class CNNNetwork(Network):
         return patches.view(-1, rows.shape[-2], layer.n_positions, layer.fan_in).expand(n_models, -1, -1, -1)
 
     def forward(self, theta: Tensor, X: Tensor, reuse: Forward | None = None, derivatives: bool = True) -> Forward:
-        if not derivatives and (theta.dtype == torch.float32 or theta.device.type != "cpu"):
+        if not derivatives and theta.dtype == torch.float32 and theta.device.type == "cpu":
             return Forward(self._values(theta, X).mT, Saved([], [], [], [], []))
         activation, old = self.activation, reuse.saved if reuse is not None and reuse.saved.first else None
         saved = Saved([], [], [], [], [])

@@ -126,7 +126,9 @@ def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBa
         return solver
     n_rows = problem.n_samples
     if batches is not None:
-        n_rows = max(-(-batches.n_samples // batches.n_batches), batches.memory or 0)
+        n_rows = -(-batches.n_samples // batches.n_batches)
+        if solver == "auto" and batches.memory is not None:  # averages are of P x P matrices
+            return Cholesky()
     return SOLVERS[choose_solver(solver, problem.network.n_parameters, n_rows * problem.n_curvature)]()
 
 
@@ -243,7 +245,7 @@ class _Loop:
     def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
         """One pass over all mini-batches, then the objective on all rows."""
         for index, ends_epoch in epochs:
-            problem = self.problem.take(index)
+            problem = self.problem.take(index, unbiased=self.averages)
             point = problem.evaluate(state.theta)
             state = replace(state, objective=point.objective)
             work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
@@ -292,6 +294,7 @@ class _Loop:
     def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
         """One trial step of every model."""
         self.steps += 1
+        before = work.average
         if problem.loss.n_draws:
             problem = problem.with_noise([self.seed, self.steps])
         work = self._linearise(problem, state, work)
@@ -341,7 +344,10 @@ class _Loop:
             damping=running(torch.maximum(damping, state.least_damping), state.damping),
             memory=memory,
         )
-        return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny)
+        average = work.average
+        if before is not None and not possible.all:  # a batch that gave no finite step is not remembered
+            average = possible(average, before)
+        return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny, average=average)
 
     def _judge(self, state: State, work: _Work, elapsed: float, latest: int, history: History) -> State:
         """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""

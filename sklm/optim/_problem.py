@@ -115,16 +115,23 @@ class Problem:
         noise = np.random.default_rng(seed).random((self.loss.n_draws, self.n_samples))
         return replace(self, noise=torch.from_numpy(noise).to(self.y.device, self.y.dtype))
 
-    def take(self, index: np.ndarray) -> Problem:
-        """Restrict to the rows ``index`` (n,), with weights normalised again."""
+    def take(self, index: np.ndarray, unbiased: bool = False) -> Problem:
+        """Restrict to the rows ``index`` (n,), with weights normalised again.
+
+        With ``unbiased`` they are instead multiplied by N / n, so that sums over random rows are right in the mean.
+        """
         rows = torch.from_numpy(index).to(self.y.device)
         weights = self.weights.index_select(-1, rows)
-        total = weights.sum(-1, keepdim=True)
+        if unbiased:
+            weights = weights * (self.n_samples / len(index))
+        else:
+            total = weights.sum(-1, keepdim=True)
+            weights = weights / total.where(total > 0, torch.ones_like(total))
         return replace(
             self,
             rows=self.rows.take(index),
             y=self.y.index_select(-1, rows),
-            weights=weights / total.where(total > 0, torch.ones_like(total)),
+            weights=weights,
             max_rows=min(self.max_rows, len(index)),
             noise=None,
         )
