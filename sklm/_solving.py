@@ -107,7 +107,8 @@ class Solving(BaseLM):
         if size == "auto":
             n_parameters = network.n_parameters
             enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters
-            size = max(n_parameters, 100) if enough and n_samples * n_parameters**2 > FULL_WORK else None
+            work = n_samples * network.n_outputs * n_parameters**2
+            size = max(n_parameters, 100) if enough and work > FULL_WORK else None
         return n_samples if size is None else min(int(size), n_samples)
 
     def _rows_at_once(self, network: Network, n_samples: int) -> int:

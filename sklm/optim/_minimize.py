@@ -370,7 +370,8 @@ class _Loop:
         if work.system is not None and not progress.all:  # where every model gains, none is stationary
             reasons += stationary(work.system, state, work.stale, options.gradient_tol)
         if work.system is not None and work.tiny is not None:
-            reasons += stuck(work.system, state, work.tiny, options, self.problem.loss.exact_power)
+            power = self.problem.loss.exact_power
+            reasons += stuck(work.system, state, work.tiny, options, power, self.problem.penalty())
         elif self.batches is not None:
             reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
         reasons += [

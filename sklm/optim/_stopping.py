@@ -66,15 +66,20 @@ def stationary(system: Any, state: State, stale: Tensor, tol: float) -> list[tup
     return [(flat, Status.GRADIENT), (~(size.sum(1) < torch.inf), Status.DERIVATIVE)]
 
 
-def stuck(system: Any, state: State, tiny: Tensor, options: Stopping, power: int) -> list[tuple[Tensor, Status]]:
+def stuck(
+    system: Any, state: State, tiny: Tensor, options: Stopping, power: int, penalty: Tensor | None
+) -> list[tuple[Tensor, Status]]:
     """Return masks (B,) of models that no step improves: at a minimum as far as rounding shows, or not.
 
-    ``tiny`` marks rejected steps below the resolution of the parameters.
+    ``tiny`` marks rejected steps below the resolution of the parameters; penalty (B, P) or None is that of the problem.
     """
     capped = ~(state.damping < options.max_damping)
     level = (system.gradient.abs() <= _cosine_bound(system, state, NEARLY_FLAT)).all(1)
-    # a residual of rounding errors has no direction
     eps = torch.finfo(state.objective.dtype).eps
+    # no coordinate promises a decrease, gradient^2 / (2 curvature), that rounding of the objective would show
+    curvature = system.diagonal if penalty is None else system.diagonal + penalty
+    level = level | (system.gradient.square() <= 16 * eps * state.objective[:, None] * curvature).all(1)
+    # a residual of rounding errors has no direction
     level = level | (state.objective <= (1000 * eps) ** power * state.start)
     return [(tiny & level, Status.STEP), (capped & level, Status.DAMPING), (tiny | capped, Status.STALLED)]
 
