@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -397,7 +398,7 @@ class _Loop:
             n_iter=n_iter,
         )
 
-    @property
+    @cached_property
     def on_cpu(self) -> bool:
         return self.problem.y.device.type == "cpu"
 
