@@ -364,7 +364,7 @@ class _Loop:
         progress = Choice(score < state.anchor * (1 - options.tol))
         # a rejected step has not been taken: too many of them end in the damping's maximum
         waited = 1 if self.batches is not None else work.stale
-        stall = (state.stall + waited).masked_fill_(progress.mask, 0)
+        stall = torch.zeros_like(state.stall) if progress.all else (state.stall + waited).masked_fill_(progress.mask, 0)
         reasons = [(exact(state, self.problem.loss.exact_power), Status.EXACT)]
         if options.target_loss >= 0:
             reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
@@ -375,10 +375,10 @@ class _Loop:
             reasons += stuck(work.system, state, work.tiny, options, power, self.problem.penalty())
         elif self.batches is not None:
             reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
-        reasons += [
-            (stall >= options.n_iter_no_change, Status.DECREASE if self.validation is None else Status.VALIDATION),
-        ]
-        n_iter = state.n_iter + running.mask
+        if not progress.all:
+            reason = Status.DECREASE if self.validation is None else Status.VALIDATION
+            reasons += [(stall >= options.n_iter_no_change, reason)]
+        n_iter = state.n_iter + (1 if running.all else running.mask)
         if latest >= options.max_iter:
             reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
         status = first_reason(state.status, running.mask, reasons)
