@@ -6,11 +6,12 @@ activation's value wherever that is possible, so that the pre-activation need no
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from .._constant import constant
 
 
 class Activation(Protocol):
@@ -40,10 +41,10 @@ class Tanh:
         return torch.tanh(z, out=out)
 
     def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.addcmul(_constant(1.0, saved.dtype, saved.device), saved, saved, value=-1, out=out)
+        return torch.addcmul(constant(1.0, saved), saved, saved, value=-1, out=out)
 
     def second(self, saved: Tensor, first: Tensor) -> Tensor:
-        return torch.mul(saved, first).mul_(-2)
+        return torch.mul(saved, first).mul_(constant(-2.0, saved))
 
     def module(self) -> torch.nn.Module:
         return torch.nn.Tanh()
@@ -87,7 +88,7 @@ class Softplus:
     name, keeps_input, active_range = "softplus", True, 2.0
 
     def value(self, z: Tensor, out: Tensor) -> Tensor:
-        return torch.logaddexp(z, _constant(0.0, z.dtype, z.device), out=out)
+        return torch.logaddexp(z, constant(0.0, z), out=out)
 
     def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.sigmoid(saved, out=out)
@@ -174,12 +175,6 @@ class Identity:
 
     def module(self) -> torch.nn.Module:
         return torch.nn.Identity()
-
-
-@lru_cache(maxsize=64)
-def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.full((), value, dtype=dtype, device=device)
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -138,7 +138,7 @@ class MLPNetwork(Network):
 
     def pieces(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of theta (B, P) by layer: weight (B, fan_out, fan_in) and bias (B, fan_out, 1)."""
-        parts = theta.unsqueeze(-1).split(self.lengths, 1)
+        parts = torch.split_with_sizes(theta.unsqueeze(-1), self.lengths, 1)
         return [
             (parts[2 * index].view(-1, layer.fan_out, layer.fan_in), parts[2 * index + 1])
             for index, layer in enumerate(self.layers)

@@ -6,6 +6,7 @@ from math import sqrt
 
 from torch import Tensor
 
+from .._constant import constant
 from .._parameters import Parameters
 from ._base import Loss, eye_factor
 
@@ -24,20 +25,20 @@ class SquaredError(Parameters, Loss):
 
     def value(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         error = outputs - y
-        return (error.square_().mul_(weights.unsqueeze(1))).sum(-1).mul_(0.5 / outputs.shape[1])
+        return (error.square_().mul_(weights.unsqueeze(1))).sum(-1).mul_(constant(0.5 / outputs.shape[1], outputs))
 
     def factor(self, outputs: Tensor, y: Tensor) -> Tensor:
         n_outputs = outputs.shape[1]
         return eye_factor(n_outputs, 1 / sqrt(n_outputs), outputs.dtype, outputs.device)
 
     def residual(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return (outputs - y).mul_(1 / sqrt(outputs.shape[1]))
+        return (outputs - y).mul_(constant(1 / sqrt(outputs.shape[1]), outputs))
 
     def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
         return (outputs - y).mul_(1 / outputs.shape[1])
 
     def project(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
-        return direction * (1 / sqrt(outputs.shape[1]))
+        return direction * constant(1 / sqrt(outputs.shape[1]), outputs)
 
     def hessian_product(self, outputs: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         return direction / outputs.shape[1]

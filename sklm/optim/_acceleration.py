@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .._constant import constant
 from ..architectures._base import Forward
 from ._problem import Problem
 
@@ -66,11 +67,11 @@ class Geodesic:
                 part = network.vjp(theta, chunk.X, forward, force)
             total = part if total is None else total + part
         assert total is not None
-        half = solve(total).mul_(-0.5)
+        half = solve(total).mul_(constant(-0.5, total))
         # 2 |a| <= largest_ratio |v|, with 2 |a| = 4 |half|; NaN compares as False
         size = (scaling * half).mul_(half).sum(1)
-        use = size <= (scaling * step).mul_(step).sum(1).mul_((self.largest_ratio / 4) ** 2)
-        return torch.where(use[:, None], half, 0.0)
+        limit = (scaling * step).mul_(step).sum(1).mul_(constant((self.largest_ratio / 4) ** 2, step))
+        return torch.where((size <= limit).unsqueeze(1), half, constant(0.0, half))
 
 
 ACCELERATIONS: dict[str, Callable[[], Acceleration]] = {"geodesic": Geodesic}

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from .._constant import constant
+
 T = TypeVar("T")
-
-
-@lru_cache(maxsize=64)
-def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a scalar tensor, the same every time: cheaper in the inner loop than a Python number."""
-    with torch.inference_mode(False):
-        return torch.full((), value, dtype=dtype, device=device)
 
 
 def select(tree: T, index: Tensor) -> T:
@@ -57,15 +51,20 @@ class Choice:
 
     def __init__(self, mask: Tensor):
         self.mask = mask
-        on_cpu = mask.device.type == "cpu"
-        self.all = on_cpu and bool(mask.all())
-        self.none = on_cpu and not self.all and not bool(mask.any())
+        if not mask.is_cpu:
+            self.all = self.none = False
+        elif mask.shape[0] == 1:
+            self.all = bool(mask)
+            self.none = not self.all
+        else:
+            self.all = bool(mask.all())
+            self.none = not self.all and not bool(mask.any())
 
     @classmethod
     def of_all(cls, like: Tensor) -> Choice:
         """The choice of every model (B,), without looking."""
         choice = object.__new__(cls)
-        choice.mask, choice.all, choice.none = constant(True, torch.bool, like.device), True, False
+        choice.mask, choice.all, choice.none = constant(True, like, torch.bool), True, False
         return choice
 
     def __call__(self, new: T, old: T) -> T:

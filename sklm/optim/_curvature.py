@@ -64,8 +64,8 @@ def linearise(
             gradient = part if gradient is None else gradient.add_(part)
         else:
             factor = loss.factor(forward.outputs, chunk.y)
-            torch.mul(loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
-        network.pullback(theta, chunk.X, forward, factor * root[:, None, None, :], rows[:, :-1])
+            torch.mul(loss.residual(forward.outputs, chunk.y), root.unsqueeze(1), out=rows[:, -1])
+        network.pullback(theta, chunk.X, forward, factor * root.unsqueeze(1).unsqueeze(1), rows[:, :-1])
         accumulator.add(flat)
     assert flat is not None
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)

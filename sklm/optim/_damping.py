@@ -19,8 +19,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .._constant import constant
 from .._parameters import Parameters
-from ._batch import constant
 
 Memory = dict[str, Tensor]
 
@@ -79,13 +79,13 @@ class GainRatio(Parameters):
     def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
         growth, ratio = memory["growth"], trial.gain_ratio
         accept = ratio > 0
-        one = constant(1.0, ratio.dtype, ratio.device)
+        one = constant(1.0, ratio)
         slope = torch.sub(ratio, one).add_(ratio)  # 2 rho - 1
         shrink = torch.addcmul(one, slope, slope * slope, value=-1).clamp_(min=1 / self.decrease)
         return (
             accept,
             trial.damping * shrink.where(accept, growth),
-            {"growth": torch.where(accept, constant(2.0, growth.dtype, growth.device), growth + growth)},
+            {"growth": torch.where(accept, constant(2.0, growth), growth + growth)},
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._constant import constant
 from ..architectures._base import Forward
 from ._acceleration import Acceleration
 from ._batch import Choice, evolve, scatter, select
@@ -304,8 +305,10 @@ class _Loop:
         used = state.damping if rate == 1 else state.damping * rate
         factor = self.solver.factorise(work.system, used, work.scale)
         step = factor.step
-        shift = used[:, None] * work.scale
-        predicted = torch.addcmul(work.system.gradient, shift, step, value=-1).mul_(step).sum(1).mul_(-0.5)
+        shift = used.unsqueeze(1) * work.scale
+        predicted = (
+            torch.addcmul(work.system.gradient, shift, step, value=-1).mul_(step).sum(1).mul_(constant(-0.5, step))
+        )
         if rate != 1:  # of a step that goes only part of the way
             slope = (work.system.gradient * step).sum(1)
             predicted, step = rate * rate * predicted - rate * (1 - rate) * slope, step * rate
@@ -317,7 +320,8 @@ class _Loop:
         point = problem.evaluate(theta, keep=self.batches is None, reuse=work.spare)
         possible = Choice(factor.ok & (point.objective < torch.inf))
         objective = point.objective if possible.all else torch.where(possible.mask, point.objective, torch.inf)
-        gain = (state.objective - objective) / predicted.clamp_min(torch.finfo(theta.dtype).tiny)
+        tiniest = constant(torch.finfo(theta.dtype).tiny, predicted)
+        gain = (state.objective - objective) / torch.maximum(predicted, tiniest)
         trial = Trial(state.objective, objective, predicted, gain, state.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
         if not isinstance(accept, Tensor) or accept.dtype != torch.bool or accept.shape != predicted.shape:
@@ -361,7 +365,7 @@ class _Loop:
         running = self._running(state)
         lower = score < state.best_score
         better = Choice(lower if running.all else lower & running.mask)
-        progress = Choice(score < state.anchor * (1 - options.tol))
+        progress = Choice(score < state.anchor * constant(1 - options.tol, score))
         # a rejected step has not been taken: too many of them end in the damping's maximum
         waited = 1 if self.batches is not None else work.stale
         stall = torch.zeros_like(state.stall) if progress.all else (state.stall + waited).masked_fill_(progress.mask, 0)

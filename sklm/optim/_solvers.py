@@ -116,7 +116,7 @@ class Cholesky:
 
     def factorise(self, system: NormalSystem, damping: Tensor, scaling: Tensor) -> Factor:
         damped = system.gram.clone()
-        damped.diagonal(dim1=1, dim2=2).add_(damping[:, None] * scaling)
+        damped.diagonal(dim1=1, dim2=2).addcmul_(damping.unsqueeze(1), scaling)
         lower, info = torch.linalg.cholesky_ex(damped)
 
         def solve(vector: Tensor) -> Tensor:
