@@ -181,3 +181,9 @@ ACTIVATIONS: dict[str, Activation] = {
     activation.name: activation
     for activation in (Tanh(), Logistic(), Relu(), Softplus(), Elu(), Silu(), Sine(), Identity())
 }
+
+
+def check_activation(name: object) -> None:
+    """Raise ValueError if ``name`` is none of ``ACTIVATIONS``."""
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}; got {name!r}.")

@@ -24,6 +24,25 @@ class Affine(Protocol):
     def inverse(self) -> np.ndarray: ...
 
 
+class OutputLayer(Protocol):
+    """Place of a linear output layer in the flat parameter vector: weight (fan_out, fan_in) row by row, and bias."""
+
+    @property
+    def fan_out(self) -> int: ...
+    @property
+    def weight(self) -> slice: ...
+    @property
+    def bias(self) -> slice: ...
+
+
+def rescale_outputs(theta: np.ndarray, layer: OutputLayer, old_y: Affine, new_y: Affine) -> None:
+    """Change the output layer in theta (P,), in place, so that the raw outputs stay when their scaling changes."""
+    gain = np.where(new_y.inverse != 0, old_y.scale * new_y.inverse, 1.0)
+    weight = theta[layer.weight].reshape(layer.fan_out, -1)
+    theta[layer.weight] = (weight * gain[:, None]).ravel()
+    theta[layer.bias] = theta[layer.bias] * gain + (old_y.mean - new_y.mean) * new_y.inverse
+
+
 @dataclass
 class Forward:
     """What one forward pass leaves behind.

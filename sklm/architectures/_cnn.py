@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._parameters import Parameters
-from ._activations import ACTIVATIONS
+from ._activations import check_activation
 from ._base import Architecture, Network
 from ._cnn_network import CNNNetwork
 from ._layers import POOLINGS, Convolution, Pooling, Shape
@@ -80,8 +80,7 @@ class CNN(Parameters, Architecture):
             If the shape does not fit the columns, a kernel or window its input, or a parameter is none of its values.
         """
         shape = self._shape(n_inputs)
-        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}; got {self.activation!r}.")
+        check_activation(self.activation)
         hidden = _integers("hidden_layer_sizes", self.hidden_layer_sizes, 1)
         options = self._options()
         is_signal, start = len(shape) == 2, 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._activations import ACTIVATIONS
-from ._base import Affine, Forward, Network
+from ._base import Affine, Forward, Network, rescale_outputs
 from ._layers import Convolution, Pooling
 
 #: up to here a product with the filters as rows is quicker, although its result must be transposed (measured with MKL)
@@ -109,17 +109,13 @@ class CNNNetwork(Network):
         ValueError
             If the columns of a channel have different scalings.
         """
-        theta, first, last = np.array(theta), self.layers[0], self.layers[-1]
+        theta, first = np.array(theta), self.layers[0]
         shift = self._by_channel((new_x.mean - old_x.mean) * old_x.inverse)
         ratio = self._by_channel(np.where(new_x.inverse != 0, old_x.inverse * new_x.scale, 1.0))
         kernel = theta[first.weight].reshape(first.n_filters, -1, len(shift))
         theta[first.bias] += (kernel @ shift).sum(1)
         theta[first.weight] = (kernel * ratio).ravel()
-        gain = np.where(new_y.inverse != 0, old_y.scale * new_y.inverse, 1.0)
-        offset = (old_y.mean - new_y.mean) * new_y.inverse
-        weight = theta[last.weight].reshape(last.n_filters, last.fan_in)
-        theta[last.weight] = (weight * gain[:, None]).ravel()
-        theta[last.bias] = theta[last.bias] * gain + offset
+        rescale_outputs(theta, self.layers[-1], old_y, new_y)
         return theta
 
     def _by_channel(self, columns: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .._parameters import Parameters
-from ._activations import ACTIVATIONS
-from ._base import Affine, Architecture, Forward, Network
+from ._activations import ACTIVATIONS, check_activation
+from ._base import Affine, Architecture, Forward, Network, rescale_outputs
 from ._starts import STARTS, Inputs
 
 
@@ -84,8 +84,7 @@ class MLP(Parameters, Architecture):
             raise ValueError(
                 f"hidden_layer_sizes must be positive integers, one a hidden layer; got {self.hidden_layer_sizes!r}."
             )
-        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}; got {self.activation!r}.")
+        check_activation(self.activation)
         return MLPNetwork([n_inputs, *map(int, hidden), n_outputs], self.activation)
 
     def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
@@ -123,17 +122,13 @@ class MLPNetwork(Network):
         self.floats_per_row = 2 * sum(sizes[1:])
 
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
-        theta, first, last = np.array(theta), self.layers[0], self.layers[-1]
+        theta, first = np.array(theta), self.layers[0]
         weight = theta[first.weight].reshape(first.fan_out, first.fan_in)
         # a column that the old scaling left out had no effect, and starts from none
         theta[first.bias] += weight @ ((new_x.mean - old_x.mean) * old_x.inverse)
         ratio = np.where(new_x.inverse != 0, old_x.inverse * new_x.scale, 1.0)
         theta[first.weight] = (weight * ratio).ravel()
-        gain = np.where(new_y.inverse != 0, old_y.scale * new_y.inverse, 1.0)
-        shift = (old_y.mean - new_y.mean) * new_y.inverse
-        weight = theta[last.weight].reshape(last.fan_out, last.fan_in)
-        theta[last.weight] = (weight * gain[:, None]).ravel()
-        theta[last.bias] = theta[last.bias] * gain + shift
+        rescale_outputs(theta, self.layers[-1], old_y, new_y)
         return theta
 
     def pieces(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
