@@ -69,7 +69,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         acceleration: str | None = "auto",
         solver: str = "auto",
         batch_size: int | str | None = None,
-        batch_memory: int | str | None = None,
+        batch_memory: int | str | None = "auto",
         jacobian_max_rows: int | str | None = "auto",
         growing: bool | str = "auto",
         max_iter: int = 1000,

@@ -35,7 +35,7 @@ batch_size : int, 'auto' or None, default=None
     Rows of a step. None uses all (recommended when an iteration is affordable); an integer trains on shuffled
     mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
     mini-batches of as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
-batch_memory : int, 'auto' or None, default=None
+batch_memory : int, 'auto' or None, default='auto'
 """,
     starts="""
     'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when

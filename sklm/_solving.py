@@ -40,8 +40,9 @@ AUTO_STARTS, AUTO_WORK = 4, 5e7
 #: ``batch_size='auto'``: mini-batches of P rows, where there are this many rows for each of the P parameters and a
 #: linearisation of all takes more multiplications than this
 BATCHED_ROWS_PER_PARAMETER, FULL_WORK = 20, 5e9
-#: ``batch_memory='auto'``: rows for each parameter, where a P x P system is quickly solved
-MEMORY_ROWS_PER_PARAMETER, MEMORY_PARAMETERS = 6, 4000
+#: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and a P x P
+#: system is quickly solved
+MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_PARAMETERS = 6, 3, 4000
 
 
 class Solving(BaseLM):
@@ -92,7 +93,7 @@ class Solving(BaseLM):
             help_ = (
                 "solver='auto', which solves in the space of the rows"
                 if few_rows <= free
-                else "a batch_size below the number of parameters, which is solved in the space of the rows"
+                else "batch_memory=None and a batch_size below the number of parameters (solver='dual')"
             )
             raise MemoryError(
                 f"A network of {network.n_parameters} parameters on {n_rows} rows needs about {human(need)} for its "
@@ -122,8 +123,10 @@ class Solving(BaseLM):
             return None
         memory = self.batch_memory
         if memory == "auto":
-            primal = self._solver_name() in ("auto", "cholesky", "eigh") and network.n_parameters <= MEMORY_PARAMETERS
-            memory = MEMORY_ROWS_PER_PARAMETER * network.n_parameters if primal else None
+            n_parameters = network.n_parameters
+            primal = self._solver_name() in ("auto", "cholesky", "eigh") and n_parameters <= MEMORY_PARAMETERS
+            few = rows < ENOUGH_ROWS_PER_PARAMETER * n_parameters
+            memory = MEMORY_ROWS_PER_PARAMETER * n_parameters if primal and few else None
         return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))
 
     def _solve(

@@ -311,9 +311,9 @@ def test_the_memory_message_names_an_option_that_helps(monkeypatch):
         monkeypatch.setattr(module, "available_bytes", lambda device: 10**7)
     X, y = surface(5000)
     large = {"hidden_layer_sizes": (40, 40), "max_iter": 1}
-    with pytest.raises(MemoryError, match="batch_size below the number of parameters"):
+    with pytest.raises(MemoryError, match="batch_memory=None and a batch_size below the number of parameters"):
         small(**large).fit(X, y)
-    small(**large, batch_size=100).fit(X, y)
+    small(**large, batch_size=100, batch_memory=None).fit(X, y)
     # few rows and a forced primal solver: the way out is the dual
     with pytest.raises(MemoryError, match=r"solver='(auto|dual)'"):
         small(**large, solver="cholesky").fit(X[:50], y[:50])

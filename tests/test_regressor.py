@@ -386,11 +386,25 @@ def test_start_k_is_the_same_for_every_n_init():
 def test_mini_batches_keep_the_best_full_data_iterate():
     X, y = surface(n=200, noise=0.3)
     with pytest.warns(ConvergenceWarning):
-        model = small(batch_size=30, max_iter=15, tol=0).fit(X, y)
+        model = small(batch_size=30, batch_memory=None, max_iter=15, tol=0).fit(X, y)
     assert model.n_iter_ == len(model.loss_curve_) == 15
     np.testing.assert_allclose(model.loss_, 0.5 * np.mean((model.predict(X) - y) ** 2), rtol=1e-9)
     np.testing.assert_allclose(model.loss_, model.loss_curve_.min(), rtol=1e-9)
     assert (np.diff(model.loss_curve_) > 0).any()  # single epochs may be worse, or the batches were not batches
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("batch_size", [8, 64])
+def test_batches_of_few_rows_a_parameter_are_averaged(batch_size):
+    """With a memory that 'auto' gives them, the fit of noisy data is near that of all rows; without, it is not."""
+    X, y = surface(n=1000, noise=0.3)
+    options = {"hidden_layer_sizes": 8, "max_iter": 30, "n_init": 1, "growing": False}
+    alone, averaged, full = (
+        small(**options, **more).fit(X, y).loss_
+        for more in ({"batch_size": batch_size, "batch_memory": None}, {"batch_size": batch_size}, {})
+    )
+    assert averaged < 1.1 * full
+    assert averaged < alone
 
 
 @ignore_max_iter
