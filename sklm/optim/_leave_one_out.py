@@ -1,0 +1,71 @@
+"""What the loss of every row would be if the fit had not seen it, without fitting again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._curvature import Workspace, linearise
+from ._problem import Problem
+from ._solvers import Cholesky, NormalSystem
+
+#: what one minus a leverage is raised by: rows that alone determine a parameter have leverage one
+LEAST_FREEDOM = 1e-6
+
+
+def leave_one_out(problem: Problem, theta: Tensor, multiplicity: Tensor | None = None) -> Tensor:
+    """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
+
+    Parameters
+    ----------
+    problem : Problem
+        With exact curvature. The loss is that of ``Problem.evaluate``'s objective, without penalty.
+    theta : (B, P) tensor
+        A minimum, or near one.
+    multiplicity : (N,) tensor, optional
+        How many equal rows a row stands for, of which one is left out; one if not given.
+
+    Notes
+    -----
+    Without row n, a Gauss-Newton step from the minimum changes its outputs by ``w C (I - w S S^T C)^-1 g``, with g the
+    gradient of the loss, ``S S^T`` its curvature, ``C = J_n A^-1 J_n^T`` and A the penalised Gauss-Newton matrix of all
+    rows; the loss is taken there (approximate leave-one-out: Rad & Maleki 2020, Journal of the Royal Statistical
+    Society B 82, pp. 965-996, for penalised linear models). For squared error and a linear model this is exact, the
+    residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
+    left out of A. It costs about three linearisations.
+    """
+    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
+    whitener = _whitener(system)
+    network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
+    eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
+    start = 0
+    for chunk, forward in problem.forward_passes(theta, None):
+        n = chunk.weights.shape[-1]
+        weights = chunk.weights if multiplicity is None else chunk.weights / multiplicity[start : start + n]
+        start += n
+        rows = theta.new_empty(*theta.shape, network.n_outputs, n)
+        network.pullback(theta, chunk.X, forward, eye[None, :, :, None].expand(1, -1, -1, n), rows)
+        white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
+        spread = torch.einsum("bpkn,bpln->bnkl", white, white)  # C
+        factor = loss.factor(forward.outputs, chunk.y).expand(len(theta), -1, -1, n).permute(0, 3, 1, 2)
+        weighted = weights[:, :, None, None] * (factor @ factor.mT @ spread)
+        gradient = loss.gradient(forward.outputs, chunk.y).expand_as(forward.outputs).mT
+        freedom = (1 + LEAST_FREEDOM) * eye - weighted
+        left, _ = torch.linalg.solve_ex(freedom, gradient.unsqueeze(-1))
+        change = weights[:, :, None] * (spread @ left).squeeze(-1)
+        total = total + loss.value(forward.outputs + change.mT, chunk.y, chunk.weights).sum(-1)
+    return total
+
+
+def _whitener(system: NormalSystem) -> Tensor:
+    """W (B, P, P) with ``W W^T`` the inverse of the matrix of the system, as far as the rows determine it."""
+    root = system.gram.diagonal(dim1=1, dim2=2).sqrt()
+    root = root.where(root > 0, torch.ones_like(root))
+    scaled = system.gram / root[:, :, None] / root[:, None, :]
+    finite = torch.isfinite(scaled).flatten(1).all(1)
+    safe = scaled.where(finite[:, None, None], torch.zeros_like(scaled))  # LAPACK does not return on NaN
+    values, vectors = torch.linalg.eigh(safe)  # of the lower triangle
+    floor = values.shape[1] * torch.finfo(values.dtype).eps * values[:, -1:]
+    inverse = torch.where(values > floor, values.clamp_min(floor).rsqrt(), torch.zeros_like(values))
+    inverse = inverse.where(finite[:, None], torch.full_like(inverse, torch.nan))
+    return vectors / root[:, :, None] * inverse[:, None, :]

@@ -1,0 +1,113 @@
+"""Approximate leave-one-out loss against fits without each row."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from sklm.architectures import MLP
+from sklm.losses import LogisticLoss, PoissonDeviance, SoftmaxCrossEntropy, SquaredError
+from sklm.optim import Stopping, levenberg_marquardt, make_problem
+from sklm.optim._leave_one_out import leave_one_out
+
+from ..problems import tensor
+
+TIGHT = Stopping(max_iter=100, tol=1e-9, n_iter_no_change=3)
+
+
+def fitted(X, y, loss, hidden=(), **options):
+    network = MLP(hidden).build(X.shape[1], y.shape[1])
+    problem = make_problem(network, loss, tensor(X), tensor(y), **options)
+    start = tensor(np.random.default_rng(3).normal(size=(1, network.n_parameters)))
+    return problem, levenberg_marquardt(problem, start, stopping=TIGHT).theta
+
+
+def refitted(X, y, loss, theta, **options):
+    """The mean of the losses of rows, each of a fit from theta without it."""
+    values = []
+    for n in range(len(X)):
+        rest = np.delete(np.arange(len(X)), n)
+        network = MLP(options.get("hidden", ())).build(X.shape[1], y.shape[1])
+        # alpha is per mean loss: the sum over the other rows weighs (N - 1) / N of the mean over all
+        alpha = options.get("alpha", 0.0) * len(X) / len(rest)
+        problem = make_problem(network, loss, tensor(X[rest]), tensor(y[rest]), alpha=alpha)
+        there = levenberg_marquardt(problem, theta, stopping=TIGHT).theta
+        single = make_problem(network, loss, tensor(X[n : n + 1]), tensor(y[n : n + 1]))
+        values.append(float(single.evaluate(there).objective))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("max_rows", [None, 7])
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_exact_for_linear_least_squares(n_outputs, alpha, max_rows):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 4)), rng.normal(size=(20, n_outputs))
+    problem, theta = fitted(X, y, SquaredError(), alpha=alpha, jacobian_max_rows=max_rows)
+    expected = []
+    for n in range(20):
+        rest = np.delete(np.arange(20), n)
+        ridge = Ridge(alpha=alpha * 20 * n_outputs).fit(X[rest], y[rest])
+        expected.append(0.5 * np.mean((ridge.predict(X[[n]]) - y[n]) ** 2))
+    np.testing.assert_allclose(leave_one_out(problem, theta).item(), np.mean(expected), rtol=1e-5)
+
+
+def test_logistic_regression_is_near():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 3))
+    y = (X @ [1, -1, 0.5] + rng.logistic(size=60) > 0).astype(float)
+    problem, theta = fitted(X, y[:, None], LogisticLoss(), alpha=1 / 60)
+    expected = []
+    for n in range(60):
+        rest = np.delete(np.arange(60), n)
+        model = LogisticRegression(tol=1e-8).fit(X[rest], y[rest])
+        expected.append(-model.predict_log_proba(X[[n]])[0, int(y[n])])
+    np.testing.assert_allclose(leave_one_out(problem, theta).item(), np.mean(expected), rtol=1e-2)
+
+
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), PoissonDeviance()], ids=lambda loss: type(loss).__name__)
+def test_other_losses_are_near(loss):
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(50, 2))
+    counts = rng.poisson(np.exp(0.5 * X[:, :1])).astype(float)
+    y = np.eye(3)[rng.integers(0, 3, 50)] if isinstance(loss, SoftmaxCrossEntropy) else counts
+    problem, theta = fitted(X, y, loss, alpha=0.01)
+    np.testing.assert_allclose(
+        leave_one_out(problem, theta).item(), refitted(X, y, loss, theta, alpha=0.01), rtol=1e-2
+    )
+
+
+def test_a_network_is_near():
+    rng = np.random.default_rng(4)
+    X = rng.uniform(-1, 1, (40, 1))
+    y = np.sin(3 * X) + 0.1 * rng.normal(size=X.shape)
+    problem, theta = fitted(X, y, SquaredError(), hidden=(3,), alpha=1e-3)
+    training = problem.evaluate(theta).loss.item()
+    expected = refitted(X, y, SquaredError(), theta, hidden=(3,), alpha=1e-3)
+    assert expected > 1.1 * training
+    np.testing.assert_allclose(leave_one_out(problem, theta).item(), expected, rtol=0.1)
+
+
+def test_equal_rows_count_by_their_multiplicity():
+    rng = np.random.default_rng(5)
+    X, y = rng.normal(size=(15, 2)), rng.normal(size=(15, 1))
+    times = rng.integers(1, 4, 15)
+    problem, theta = fitted(X, y, SquaredError(), weights=tensor(times))
+    weighted = leave_one_out(problem, theta, tensor(times))
+    repeated, _ = fitted(np.repeat(X, times, axis=0), np.repeat(y, times, axis=0), SquaredError())
+    torch.testing.assert_close(weighted, leave_one_out(repeated, theta), rtol=1e-9, atol=0)
+    assert weighted < leave_one_out(problem, theta)
+
+
+def test_models_are_independent_and_unused_parameters_do_not_matter():
+    rng = np.random.default_rng(6)
+    X, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 1))
+    network = MLP(4).build(2, 1)
+    theta = tensor(rng.normal(size=(3, network.n_parameters)))
+    theta[2, -5:-1] = 0  # the output layer: nothing below it has an influence
+    problem = make_problem(network, SquaredError(), tensor(X), tensor(y), n_models=3)
+    together = leave_one_out(problem, theta)
+    assert torch.isfinite(together).all()
+    for k in range(3):
+        alone = leave_one_out(problem.models(torch.tensor([k])), theta[[k]])
+        torch.testing.assert_close(together[[k]], alone, rtol=1e-9, atol=0)
