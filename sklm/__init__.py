@@ -1,9 +1,10 @@
 """Neural networks for curves and tables, trained by Levenberg-Marquardt, as scikit-learn estimators."""
 
 from ._classifier import LMClassifier
+from ._many import fit_many
 from ._regressor import LMRegressor
 from .architectures import CNN, MLP
 
 __version__ = "0.1.0"
 
-__all__ = ["CNN", "MLP", "LMClassifier", "LMRegressor", "__version__"]
+__all__ = ["CNN", "MLP", "LMClassifier", "LMRegressor", "__version__", "fit_many"]

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._arrays import Scaling
 from ._base import DTYPES, BaseLM
+from ._prepared import Prepared
 from ._training_set import TrainingSet
 from ._verbose import IterationLines, ProgressLine
 from .architectures import Architecture, Network
@@ -25,10 +25,9 @@ from .optim import (
     Progress,
     Solution,
     Status,
+    Stopping,
     StreamedRows,
     TensorRows,
-    fit_growing,
-    levenberg_marquardt,
     make_problem,
 )
 from .optim._data import samples_last
@@ -129,42 +128,27 @@ class Solving(BaseLM):
             memory = MEMORY_ROWS_PER_PARAMETER * n_parameters if primal and few else None
         return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))
 
-    def _solve(
-        self,
-        problem: Problem,
-        theta: np.ndarray,
-        options: dict[str, Any],
-        validation: Problem | None,
-        seed: int,
-        callback: Callable[[Progress], bool | None] | None,
-        device: torch.device,
-    ) -> tuple[Solution, int]:
+    def _growth(self, network: Network, n_samples: int, seed: int) -> Growth | None:
+        if not self._grows(network, n_samples):
+            return None
+        return Growth(seed, finalists=1 if self.n_init == "auto" else None)
+
+    def _solve(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
-        at_once = self._check_memory(problem, options["solver"], device)
-        growth = Growth(seed, finalists=1 if self.n_init == "auto" else None)
+        stopping, device = fit.options["stopping"], fit.problem.y.device
+        at_once = self._check_memory(fit.problem, fit.options["solver"], device)
         solutions: list[tuple[Solution, int]] = []
-        began, max_time = time.monotonic(), options["stopping"].max_time
-        for first in range(0, len(theta), at_once):
-            left = max(max_time - (time.monotonic() - began), 0.0)
-            options = {**options, "seed": seed, "stopping": replace(options["stopping"], max_time=left)}
-            starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
-            part = problem.models(torch.arange(first, first + len(starts), device=device))
-            valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
-            if self._grows(problem.network, problem.n_samples):
-                solution = fit_growing(part, starts, growth, validation=valid, callback=callback, **options)
-            else:
-                solution = levenberg_marquardt(
-                    part,
-                    starts,
-                    validation=valid,
-                    batches=self._batches(problem.network, problem.n_samples, seed),
-                    callback=callback,
-                    **options,
-                )
+        began = time.monotonic()
+        for first in range(0, len(fit.theta), at_once):
+            starts = fit.theta[first : first + at_once]
+            models = torch.arange(first, first + len(starts), device=device)
+            left = replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
+            validation = fit.validation and fit.validation.models(models)
+            solution = fit.run(fit.problem.models(models), validation, starts, callback, stopping=left)
             solutions.append((solution, solution.best))
             if {Status.INTERRUPTED, Status.CALLBACK, Status.TIME}.intersection(solution.status):
                 break
-            if options["stopping"].target_loss >= 0 and Status.TARGET in solution.status:
+            if stopping.target_loss >= 0 and Status.TARGET in solution.status:
                 break
         return min(solutions, key=lambda pair: pair[0].rank[pair[1]])
 
@@ -190,25 +174,29 @@ class Solving(BaseLM):
             return []
         return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
 
-    def _warn(self, solution: Solution, row: int, options: dict[str, Any]) -> None:
+    def _warn(self, solution: Solution, row: int, stopping: Stopping, stacklevel: int) -> None:
+        """Warn of what the user should know; ``stacklevel`` is that of a warning in the calling function."""
+        stacklevel += 1
         if Status.INTERRUPTED in solution.status:
-            warnings.warn("Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=6)
+            warnings.warn(
+                "Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=stacklevel
+            )
         elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
             warnings.warn(
                 f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is "
                 "kept. Try other starting values or scales of the parameters.",
                 ConvergenceWarning,
-                stacklevel=6,
+                stacklevel=stacklevel,
             )
         elif solution.status[row] is Status.MAX_ITER:
-            tol = options["stopping"].tol
+            tol = stopping.tol
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
                 f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
                 "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data "
                 "raise alpha or set early_stopping=True.",
                 ConvergenceWarning,
-                stacklevel=6,
+                stacklevel=stacklevel,
             )
 
 

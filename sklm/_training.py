@@ -22,7 +22,8 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
-from ._sklearn import _check_sample_weight
+from ._prepared import Prepared
+from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
 from ._training_set import TrainingSet
 from .architectures import Architecture, ModuleArchitecture, Network
@@ -53,7 +54,8 @@ class Training(FittedNetwork, Solving):
         data, meaning = shadow._validate(X, y, sample_weight, reset=True)
         previous = self if self.warm_start and hasattr(self, "theta_") else None
         with np.errstate(all="ignore"):
-            fitted = shadow._train(data, meaning, previous, self, (X, y, sample_weight))
+            fit = shadow._prepare(data, meaning, previous)
+            fitted = shadow._train(fit, self, (X, y, sample_weight))
         self._adopt(shadow, fitted)
         return self
 
@@ -73,6 +75,14 @@ class Training(FittedNetwork, Solving):
             fitted = shadow._step(data, meaning, None if first else self)
         self._adopt(shadow, fitted)
         return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _ready(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Prepared]:
+        """Prepare a first fit for the engine without doing it; the stand-in finishes it."""
+        shadow = self._shadow()
+        data, meaning = shadow._validate(X, y, sample_weight, reset=True)
+        with np.errstate(all="ignore"):
+            return shadow, shadow._prepare(data, meaning, None)
 
     def _shadow(self) -> Self:
         """A stand-in that takes the attributes of a fit until it has succeeded."""
@@ -121,9 +131,8 @@ class Training(FittedNetwork, Solving):
     def _refuse_targets(self, y: Any) -> None:
         """Raise TypeError for targets that would be misread."""
 
-    def _train(
-        self, data: TrainingSet, meaning: dict, previous: Training | None, owner: Training, given: tuple
-    ) -> dict[str, Any]:
+    def _prepare(self, data: TrainingSet, meaning: dict, previous: Training | None) -> Prepared:
+        """Build what the engine needs, with the random numbers of this fit."""
         architecture = self._own_architecture()
         network = architecture.build(data.X.shape[1], data.y.shape[1])
         self._check_penalty(network)
@@ -145,17 +154,27 @@ class Training(FittedNetwork, Solving):
             validation = None
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
-            core = self._core(architecture, loss, x, y, meaning)
-            callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**core, "theta_": t})
-            try:
-                solution, row = self._solve(problem, theta, options, validation, seed, callbacks.per_iteration, device)
-            finally:
-                callbacks.close()
-        refuse_nonfinite(solution, row)
-        self._warn(solution, row, options)
-        fitted = {**core, "theta_": solution.theta[row].cpu().double().numpy()}
-        fitted.update(self._report(solution, row, validation))
+        growth = self._growth(network, len(data.X), seed)
+        core = self._core(architecture, loss, x, y, meaning)
+        return Prepared(problem, validation, theta, options, seed, growth, batches, core)
+
+    def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
+        callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**fit.core, "theta_": t})
+        try:
+            with isolated(fit.problem.y.device):
+                solution, row = self._solve(fit, callbacks.per_iteration)
+        finally:
+            callbacks.close()
+        fitted = self._finish(fit, solution, row, stacklevel=5)
         callbacks.finish(fitted)
+        return fitted
+
+    def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
+        """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
+        refuse_nonfinite(solution, row)
+        self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
+        fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
+        fitted.update(self._report(solution, row, fit.validation))
         return fitted
 
     def _core(

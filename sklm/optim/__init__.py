@@ -7,7 +7,7 @@ from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRat
 from ._data import StreamedRows, TensorRows
 from ._growing import Growth, fit_growing
 from ._minimize import levenberg_marquardt
-from ._problem import Problem, make_problem
+from ._problem import Problem, make_problem, stack_problems
 from ._scaling import SCALINGS
 from ._solvers import SOLVERS
 from ._state import Progress, Solution
@@ -38,4 +38,5 @@ __all__ = [
     "fit_growing",
     "levenberg_marquardt",
     "make_problem",
+    "stack_problems",
 ]

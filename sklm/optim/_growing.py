@@ -33,7 +33,7 @@ class Growth:
     factor : float
         Each subset is this much larger than the one before; the last is at most ``1 / factor`` of all rows.
     finalists : int or None
-        How many models, the best on fresh rows, go on after the first subset; None for all.
+        How many models of a group, the best on fresh rows, go on after the first subset; None for all.
     """
 
     seed: int
@@ -64,6 +64,7 @@ def fit_growing(
     stopping: Stopping,
     validation: Problem | None = None,
     callback: Any = None,
+    groups: np.ndarray | None = None,
     **options: Any,
 ) -> Solution:
     """Run :func:`levenberg_marquardt` on growing subsets of rows, and at last on all.
@@ -71,11 +72,11 @@ def fit_growing(
     A stage ends for a model when as many fresh rows (or the validation rows) no longer improve, by 2 % in eight
     iterations, or for any other reason to stop; the next one starts from its best parameters there, with its
     damping. Every model's path is its own, whatever else is in the batch. The result, its score and its status are
-    those of all rows, for ``growth.finalists`` models if that is set.
+    those of all rows, for ``growth.finalists`` models of every group if that is set.
 
     Parameters
     ----------
-    problem, theta, damping, stopping, validation, callback, options
+    problem, theta, damping, stopping, validation, callback, groups, options
         As in :func:`levenberg_marquardt`. Iterations and time count over all stages.
     growth : Growth
     """
@@ -94,14 +95,16 @@ def fit_growing(
                 validation=replace(fresh, penalised=False),
                 callback=_shifted(callback, latest),
                 done=done,
+                groups=groups,
                 **options,
             )
             latest += len(current.history["loss"])
             solution = current if solution is None else _chain(solution, current)
-            if growth.finalists is not None and growth.finalists < len(solution.score):
-                keep = np.argsort(solution.rank, kind="stable")[: growth.finalists]
-                solution, problem, validation = _keep(np.sort(keep), solution, problem, validation)
+            if growth.finalists is not None and growth.finalists < np.bincount(solution.group).max():
+                keep = solution.leaders(growth.finalists)
+                solution, problem, validation = _keep(keep, solution, problem, validation)
             theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
+            groups = solution.groups
             final = [status for status in current.status if status in _FINAL]
             if final:
                 solution = replace(solution, status=[final[0]] * len(solution.status))
@@ -114,6 +117,7 @@ def fit_growing(
             validation=validation,
             callback=_shifted(callback, latest),
             done=done,
+            groups=groups,
             **options,
         )
         return current if solution is None else _chain(solution, current)
@@ -156,6 +160,7 @@ def _keep(
         history={name: curve[:, index] for name, curve in solution.history.items()},
         validated=solution.validated,
         moved=solution.moved[index],
+        groups=None if solution.groups is None else solution.groups[index],
     )
     return solution, problem.models(rows), None if validation is None else validation.models(rows)
 

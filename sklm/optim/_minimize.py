@@ -50,6 +50,7 @@ def levenberg_marquardt(
     validation: Problem | None = None,
     callback: Callback | None = None,
     done: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Solution:
     """Minimise ``problem`` from B starting points at once.
@@ -75,6 +76,8 @@ def levenberg_marquardt(
         Called with a :class:`Progress` after every iteration (epoch with mini-batches); true stops the fit.
     done : (B,) ndarray of int, optional
         Iterations that the models have behind them, counted towards ``max_iter`` and in the result's ``n_iter``.
+    groups : (B,) ndarray of int, optional
+        Number of the fit, from 0, that each model is a start of, where the batch holds several fits.
     seed : int
         Of the noise for losses with randomly drawn curvature.
 
@@ -116,10 +119,12 @@ def levenberg_marquardt(
             validation=validation,
             callback=callback,
             seed=seed,
+            groups=None if groups is None else torch.from_numpy(groups).to(theta.device),
+            n_groups=1 if groups is None else int(groups.max()) + 1,
         )
         solution = loop.run(theta.detach().clone(), damping, np.zeros(len(theta), int) if done is None else done)
     with isolated(theta.device):
-        return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone())
+        return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone(), groups=groups)
 
 
 def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBatches | None = None) -> LinearSolver:
@@ -168,6 +173,8 @@ class _Loop:
     validation: Problem | None
     callback: Callback | None
     seed: int
+    groups: Tensor | None
+    n_groups: int
     workspace: Workspace = field(default_factory=Workspace)
 
     def __post_init__(self) -> None:
@@ -387,7 +394,7 @@ class _Loop:
             reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
         status = first_reason(state.status, running.mask, reasons)
         if options.together and options.target_loss >= 0:
-            reached = (status == int(Status.TARGET)).any()
+            reached = self._in_group(status == int(Status.TARGET), state.model)
             status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
         if elapsed >= options.max_time:
             status = _mark(status, Status.TIME)
@@ -401,6 +408,13 @@ class _Loop:
             status=status,
             n_iter=n_iter,
         )
+
+    def _in_group(self, mask: Tensor, model: Tensor) -> Tensor:
+        """Whether the mask (b,) holds for any model of the same group as each of the models (b,)."""
+        if self.groups is None:
+            return mask.any()
+        group = self.groups[model]
+        return (mask.new_zeros(self.n_groups, dtype=torch.int64).index_add_(0, group, mask.long()) > 0)[group]
 
     @cached_property
     def on_cpu(self) -> bool:

@@ -63,7 +63,7 @@ class Problem:
         Penalty of each model.
     penalty_mask : (P,) tensor
         1 where the penalty acts.
-    report_weights : (K,) or (1,) tensor
+    report_weights : (K,) or (1,) tensor, or one such row a model
         From the loss of each output to the reported one, in the units of the targets.
     max_rows : int
         Samples linearised at once.
@@ -144,6 +144,7 @@ class Problem:
             y=self.y if self.y.ndim == 2 else self.y[index],
             weights=self.weights if len(self.weights) == 1 else self.weights[index],
             alpha=self.alpha[index],
+            report_weights=self.report_weights if self.report_weights.ndim == 1 else self.report_weights[index],
         )
 
     def penalty(self) -> Tensor | None:
@@ -235,11 +236,9 @@ def make_problem(
     if output_scale is None:
         output_scale = torch.ones(network.n_outputs, dtype=dtype, device=device)
     alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
-    n_curvature = loss.curvature_columns(network.n_outputs)
-    size = n_models * y.element_size()
-    row_bytes, activation_bytes = size * (network.n_parameters + 1) * n_curvature, size * network.floats_per_row
+    network = network.to(device, dtype)
     return Problem(
-        network=network.to(device, dtype),
+        network=network,
         loss=loss,
         rows=rows,
         y=y.mT.contiguous(),
@@ -247,6 +246,59 @@ def make_problem(
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
         report_weights=loss.report_weights(output_scale),
-        max_rows=chunk_rows(jacobian_max_rows, rows.n_samples, row_bytes, activation_bytes, device),
+        max_rows=_max_rows(jacobian_max_rows, network, loss, n_models, rows.n_samples, y),
         penalised=bool((alphas != 0).any()),
     )
+
+
+def _max_rows(
+    requested: int | str | None, network: Network, loss: Loss, n_models: int, n_samples: int, like: Tensor
+) -> int:
+    size = n_models * like.element_size()
+    row_bytes = size * (network.n_parameters + 1) * loss.curvature_columns(network.n_outputs)
+    return chunk_rows(requested, n_samples, row_bytes, size * network.floats_per_row, like.device)
+
+
+def stack_problems(problems: list[Problem], jacobian_max_rows: int | str | None = "auto") -> Problem:
+    """Return the problem of the models of several problems, one after the other.
+
+    Parameters
+    ----------
+    problems : list of Problem
+        Of equal networks, equal losses and the same number of rows, in memory. What is the same in all of them is
+        shared, not copied.
+    jacobian_max_rows : int, None or 'auto'
+        As in :func:`make_problem`.
+    """
+    first, counts = problems[0], [len(problem.alpha) for problem in problems]
+    inputs = [problem.rows.chunk(0, problem.n_samples) for problem in problems]
+    if first.network.samples_first:
+        rows = TensorRows(_stack([X.mT for X in inputs], counts, 2).mT, True)
+    else:
+        rows = TensorRows(_stack(inputs, counts, 2))
+    return Problem(
+        network=first.network,
+        loss=first.loss,
+        rows=rows,
+        y=_stack([problem.y for problem in problems], counts, 2),
+        weights=torch.atleast_2d(_stack([problem.weights for problem in problems], counts, 1)),
+        alpha=torch.cat([problem.alpha for problem in problems]),
+        penalty_mask=first.penalty_mask,
+        report_weights=_stack([problem.report_weights for problem in problems], counts, 1),
+        max_rows=_max_rows(jacobian_max_rows, first.network, first.loss, sum(counts), first.n_samples, first.y),
+        penalised=any(problem.penalised for problem in problems),
+    )
+
+
+def _stack(tensors: list[Tensor], counts: list[int], n_axes: int) -> Tensor:
+    """The first of the tensors if all are equal, otherwise each of them ``counts`` times along a model axis.
+
+    ``n_axes`` is the number of axes without that of the models.
+    """
+    first = tensors[0]
+    if all(tensor is first or torch.equal(tensor, first) for tensor in tensors[1:]) and (
+        first.ndim == n_axes or len(first) == 1 or len(tensors) == 1
+    ):
+        return first
+    shape = first.shape[-n_axes:]
+    return torch.cat([tensor.expand(count, *shape) for tensor, count in zip(tensors, counts, strict=True)])

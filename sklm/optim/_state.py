@@ -103,6 +103,8 @@ class Solution:
         Whether ``score`` was taken on validation rows.
     moved : (B,) ndarray of bool
         Whether ``theta`` differs from the starting point.
+    groups : (B,) ndarray of int or None
+        Number of the fit that a model is a start of; None for starts of one fit.
     """
 
     theta: Tensor
@@ -114,10 +116,11 @@ class Solution:
     history: dict[str, np.ndarray]
     validated: bool = False
     moved: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    groups: np.ndarray | None = None
 
     @property
     def rank(self) -> np.ndarray:
-        """Scores to compare the starts of one fit by, (B,).
+        """Scores to compare the starts of a fit by, (B,).
 
         Exact fits are equal, whatever rounding left of them, unless validation rows tell them apart; NaN is worst; if
         a start reached ``target_loss``, only those that did count.
@@ -125,12 +128,24 @@ class Solution:
         exact = np.array([status is Status.EXACT and not self.validated for status in self.status])
         rank = np.where(exact, 0.0, np.nan_to_num(self.score, nan=np.inf, posinf=np.inf))
         reached = np.array([status is Status.TARGET for status in self.status])
-        return np.where(reached, rank, np.inf) if reached.any() else rank
+        groups = self.group
+        return np.where(~reached & np.isin(groups, groups[reached]), np.inf, rank)
+
+    @property
+    def group(self) -> np.ndarray:
+        """Number of the fit that each model is a start of, (B,)."""
+        return np.zeros(len(self.score), dtype=int) if self.groups is None else self.groups
 
     @property
     def best(self) -> int:
         """The first of the models with the lowest score."""
         return int(np.argmin(self.rank))
+
+    def leaders(self, number: int = 1) -> np.ndarray:
+        """Models that are among the best ``number`` of their group, (b,), in their order."""
+        order = np.lexsort((self.rank, self.group))
+        first = np.searchsorted(self.group[order], self.group[order])
+        return np.sort(order[np.arange(len(order)) - first < number])
 
 
 @dataclass

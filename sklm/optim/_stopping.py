@@ -32,7 +32,7 @@ class Stopping:
     target_loss : float
         Loss, in the units of the targets and without penalty, at which to stop; negative for none.
     together : bool
-        The models are starts of one fit: when one reaches ``target_loss``, the others stop too.
+        The models (of a group) are starts of one fit: when one reaches ``target_loss``, the others stop too.
     gradient_tol : float
         Largest ``|g_j| / sqrt(gram_jj 2 F)``, the cosine between residual and Jacobian column for squared error
         (More 1978, eq. 2.9); free of units.

@@ -57,13 +57,21 @@ def suited_threads(work: float, device: torch.device) -> Iterator[None]:
     torch's own setting is not touched. Waiting for a second thread costs microseconds an operation on an idle
     machine and milliseconds on a busy one.
     """
-    if device.type != "cpu" or work >= ONE_THREAD_WORK or torch.get_num_threads() == 1:
+    enough = device.type == "cpu" and work < ONE_THREAD_WORK and torch.get_num_threads() > 1
+    with openmp_threads(1 if enough else None):
+        yield
+
+
+@contextmanager
+def openmp_threads(number: int | None) -> Iterator[None]:
+    """Use ``number`` OpenMP threads in the calling thread, for a block; None leaves the number as it is."""
+    if number is None:
         yield
         return
     libraries = _openmp()
     before = [library.num_threads for library in libraries]
     for library in libraries:
-        library.set_num_threads(1)
+        library.set_num_threads(number)
     try:
         yield
     finally:

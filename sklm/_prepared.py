@@ -1,0 +1,146 @@
+"""A fit that is ready for the engine, and what it must share with others to be run together with them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+
+from .optim import (
+    Growth,
+    MiniBatches,
+    Problem,
+    Progress,
+    Solution,
+    TensorRows,
+    fit_growing,
+    levenberg_marquardt,
+    stack_problems,
+)
+
+
+class CannotBatchError(Exception):
+    """The fit has to run on its own; the message says why."""
+
+
+@dataclass
+class Prepared:
+    """All that the engine needs for one fit, and what its result is finished with.
+
+    Attributes
+    ----------
+    problem, validation : Problem
+        Of as many models as there are starts; ``validation`` may be None.
+    theta : (S, P) float64 ndarray
+        The starts.
+    options : dict
+        Keyword arguments of the engine.
+    seed : int
+        Of mini-batches, growing and drawn curvature.
+    growth : Growth or None
+    batches : MiniBatches or None
+        Never iterated itself, only copies of it.
+    core : dict
+        The fitted attributes that are known before the fit.
+    """
+
+    problem: Problem
+    validation: Problem | None
+    theta: np.ndarray
+    options: dict[str, Any]
+    seed: int
+    growth: Growth | None
+    batches: MiniBatches | None
+    core: dict[str, Any]
+
+    def run(
+        self,
+        problem: Problem,
+        validation: Problem | None,
+        theta: np.ndarray,
+        callback: Callable[[Progress], bool | None] | None = None,
+        **options: Any,
+    ) -> Solution:
+        """Run the engine with the options of this fit, or others, on starts theta (B, P) of ``problem``."""
+        options = {**self.options, "seed": self.seed, "validation": validation, "callback": callback, **options}
+        starts = torch.from_numpy(theta).to(problem.y.device, problem.y.dtype)
+        if self.growth is not None:
+            return fit_growing(problem, starts, self.growth, **options)
+        return levenberg_marquardt(problem, starts, batches=copy.deepcopy(self.batches), **options)
+
+    def key(self, origin: Any) -> tuple:
+        """What fits must have in common to be run together.
+
+        ``origin`` stands for the values and the code of a ``torch.nn.Module``, which cannot be compared.
+
+        Raises
+        ------
+        CannotBatchError
+            If an option is an object that cannot be compared with those of other fits, or rows are not in memory.
+        """
+        problem, network = self.problem, self.problem.network
+        if not isinstance(problem.rows, TensorRows):
+            raise CannotBatchError("X is read in pieces")
+        if self.options["stopping"].max_time < float("inf"):
+            raise CannotBatchError("max_time would be shared")
+        rows = None if self.batches is None else (self.batches.n_batches, self.batches.memory)
+        draws = self.batches is not None or (self.growth is not None and self.growth.sizes(problem))
+        options = {name: value for name, value in self.options.items() if name not in ("damping", "stopping")}
+        return (
+            comparable(self.core["architecture_"], origin),
+            comparable(problem.loss, origin),
+            comparable(options, origin),
+            self.options["stopping"],
+            (problem.n_samples, network.n_parameters, network.n_outputs, tuple(problem.rows.X.shape)),
+            (rows, self.growth and replace(self.growth, seed=0), problem.y.dtype, problem.y.device),
+            None if self.validation is None else self.validation.n_samples,
+            self.seed if draws or problem.loss.n_draws else None,
+        )
+
+
+def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> Solution:
+    """Run fits of equal keys as one batch; the result's ``leaders()`` are their best starts, in their order."""
+    first, counts = fits[0], [len(fit.theta) for fit in fits]
+    problem = stack_problems([fit.problem for fit in fits], jacobian_max_rows)
+    validation = None
+    if first.validation is not None:
+        validation = stack_problems([fit.validation for fit in fits if fit.validation is not None], jacobian_max_rows)
+    damping = torch.tensor(np.repeat([fit.options["damping"] for fit in fits], counts), dtype=problem.y.dtype)
+    return first.run(
+        problem,
+        validation,
+        np.concatenate([fit.theta for fit in fits]),
+        damping=damping.to(problem.y.device),
+        groups=np.repeat(np.arange(len(fits)), counts),
+    )
+
+
+def comparable(value: Any, origin: Any) -> Any:
+    """Return something hashable that is equal for equal options.
+
+    Raises
+    ------
+    CannotBatchError
+        For objects whose values cannot be seen.
+    """
+    if value is None or isinstance(value, str | bool | int | float | type | FunctionType | BuiltinFunctionType):
+        return (type(value).__name__, value)
+    if isinstance(value, np.generic):
+        return comparable(value.item(), origin)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return (value.shape, value.dtype.str, value.tobytes())
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, *(comparable(item, origin) for item in value))
+    if isinstance(value, dict):
+        return tuple((name, comparable(value[name], origin)) for name in sorted(value))
+    if isinstance(value, torch.nn.Module) and origin is not None:
+        return ("module", origin)
+    # an ordinary object is its class and its attributes; others may hide something
+    if type(value).__reduce__ is object.__reduce__ and hasattr(value, "__dict__"):
+        return (type(value), comparable(vars(value), origin))
+    raise CannotBatchError(f"{type(value).__name__} objects cannot be compared")
