@@ -17,11 +17,14 @@ from .optim import (
     Problem,
     Progress,
     Solution,
+    Status,
     TensorRows,
     fit_growing,
+    leave_one_out,
     levenberg_marquardt,
     stack_problems,
 )
+from .optim._isolation import isolated
 
 
 class CannotBatchError(Exception):
@@ -70,8 +73,36 @@ class Prepared:
         options = {**self.options, "seed": self.seed, "validation": validation, "callback": callback, **options}
         starts = torch.from_numpy(theta).to(problem.y.device, problem.y.dtype)
         if self.growth is not None:
-            return fit_growing(problem, starts, self.growth, **options)
-        return levenberg_marquardt(problem, starts, batches=copy.deepcopy(self.batches), **options)
+            solution = fit_growing(problem, starts, self.growth, **options)
+        else:
+            solution = levenberg_marquardt(problem, starts, batches=copy.deepcopy(self.batches), **options)
+        several = len(solution.group) > len(np.unique(solution.group))
+        if (
+            not (several and self.predicts_rows and len(solution.theta) == len(theta))
+            or Status.TARGET in solution.status
+        ):
+            return solution
+        return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
+
+    @property
+    def predicts_rows(self) -> bool:
+        """Whether the leave-one-out loss of a fit means something, and costs little against it."""
+        problem = self.problem
+        unit = problem.weights if problem.unit_weights is None else problem.unit_weights
+        n_units = float((problem.weights[0] / unit[0].clamp_min(torch.finfo(unit.dtype).tiny)).sum())
+        exact = not problem.loss.n_draws and self.batches is None and self.validation is None
+        return exact and n_units * problem.n_curvature > problem.network.n_parameters and problem.y.device.type != "mps"
+
+    def leave_one_out(self, solution: Solution, row: int) -> float | None:
+        """The leave-one-out loss of a row of the solution; None where it means nothing."""
+        if solution.leave_one_out is not None:
+            return float(solution.leave_one_out[row])
+        if not self.predicts_rows or Status.INTERRUPTED in solution.status:
+            return None
+        device = self.problem.y.device
+        with isolated(device):
+            one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
+            return float(leave_one_out(one, solution.theta[row : row + 1]))
 
     def key(self, origin: Any) -> tuple:
         """What fits must have in common to be run together.

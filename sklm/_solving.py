@@ -73,7 +73,7 @@ class Solving(BaseLM):
             rows,
             samples_last(y.apply(data.y), device, dtype).mT,
             n_models=n_models,
-            weights=torch.tensor(data.weights / data.weights.max(), device=device, dtype=dtype),
+            weights=torch.tensor(data.weights, dtype=torch.float64, device="cpu"),
             alpha=alpha,
             output_scale=torch.tensor(y.scale, device=device, dtype=dtype),
             jacobian_max_rows=self.jacobian_max_rows,
@@ -125,7 +125,7 @@ class Solving(BaseLM):
             n_parameters = network.n_parameters
             primal = self._solver_name() in ("auto", "cholesky", "eigh") and n_parameters <= MEMORY_PARAMETERS
             few = rows < ENOUGH_ROWS_PER_PARAMETER * n_parameters
-            memory = MEMORY_ROWS_PER_PARAMETER * n_parameters if primal and few else None
+            memory = min(MEMORY_ROWS_PER_PARAMETER * n_parameters, n_samples) if primal and few else None
         return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))
 
     def _growth(self, network: Network, n_samples: int, seed: int) -> Growth | None:

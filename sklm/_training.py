@@ -28,7 +28,7 @@ from ._solving import Solving, refuse_nonfinite
 from ._training_set import TrainingSet
 from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
-from .optim import Problem, Solution, Stopping, levenberg_marquardt
+from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
 
 
@@ -172,9 +172,12 @@ class Training(FittedNetwork, Solving):
     def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
         """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
         refuse_nonfinite(solution, row)
-        self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
+        if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
+            self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
         fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
         fitted.update(self._report(solution, row, fit.validation))
+        value = fit.leave_one_out(solution, row)
+        fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
         return fitted
 
     def _core(
@@ -197,10 +200,8 @@ class Training(FittedNetwork, Solving):
         ran = np.isfinite(history["damping"])
         scores = best_score = None
         if validation is not None:
-            scores, best_score = -history["validation"][ran], -float(solution.score[row])
-            if validation.loss.is_squared and self._numeric_targets:
-                scale = 2 * len(validation.y) / _spread(validation)
-                scores, best_score = 1 + scale * scores, 1 + scale * best_score
+            scores = self._as_scores(-history["validation"][ran], validation)
+            best_score = float(self._as_scores(-solution.score[row], validation))
         status = solution.status[row]
         return {
             "loss_": float(solution.loss[row]),
@@ -214,6 +215,19 @@ class Training(FittedNetwork, Solving):
             "converged_": status.converged,
             "damping_": float(solution.damping[row]),
         }
+
+    def _is_as_good_as_exact(self, solution: Solution, row: int, fit: Prepared) -> bool:
+        """Whether R^2 is one to ten digits: nobody need be told that it could be still nearer."""
+        return fit.problem.loss.is_squared and float(self._as_scores(-solution.score[row], fit.problem)) > 1 - 1e-10
+
+    def _as_scores(self, values: np.ndarray, problem: Problem) -> np.ndarray:
+        """Negative losses on the rows of a problem as R^2, where that measures them; otherwise as they are."""
+        if not (problem.loss.is_squared and self._numeric_targets):
+            return values
+        spread = _spread(problem)
+        if spread == 0:  # as r2_score does
+            return np.where(values == 0, 1.0, 0.0)
+        return 1 + values * (2 * problem.network.n_outputs / spread)
 
     def _step(self, data: TrainingSet, meaning: dict, previous: Training | None) -> dict[str, Any]:
         """One accepted step, for ``partial_fit``."""
@@ -250,7 +264,7 @@ class Training(FittedNetwork, Solving):
         refuse_nonfinite(solution, 0)
         fitted = self._core(architecture, loss, x, y, meaning)
         fitted["theta_"] = solution.theta[0].cpu().double().numpy()
-        fitted.update(self._report(solution, 0, None))
+        fitted.update(self._report(solution, 0, None), loo_score_=None)
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones
             fitted["damping_"] = float(damping)

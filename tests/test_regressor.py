@@ -65,9 +65,8 @@ class Rows(torch.nn.Module):
 def test_default_options_fit_a_curve_to_high_accuracy():
     X = np.linspace(-1, 1, 200).reshape(-1, 1)
     y = np.sinc(3 * X[:, 0])
-    model = LMRegressor(10, random_state=0).fit(X, y)
-    assert model.converged_
-    assert model.score(X, y) > 0.999999
+    model = LMRegressor(10, random_state=0).fit(X, y)  # at max_iter it is too good to warn
+    assert model.score(X, y) > 1 - 1e-12
 
 
 def test_no_hidden_layer_is_least_squares():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from .._parameters import Parameters
 from ._activations import ACTIVATIONS, check_activation
 from ._base import Affine, Architecture, Forward, Network, rescale_outputs
-from ._starts import STARTS, Inputs
+from ._starts import PORTFOLIO, STARTS, Inputs
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,20 @@ class MLP(Parameters, Architecture):
         return MLPNetwork([n_inputs, *map(int, hidden), n_outputs], self.activation)
 
     def starts(self, network: Network, init: str, inputs: Inputs, generators: list) -> np.ndarray:
-        """Return start vectors (len(generators), P) of the named kind, see ``STARTS``; 'auto' is Nguyen-Widrow."""
-        name = "nguyen_widrow" if init == "auto" else init
-        if name not in STARTS:
+        """Return start vectors (len(generators), P) of the named kind, see ``STARTS``; 'auto' takes turns.
+
+        No kind is best for all problems, so that the first start is of the first kind in ``PORTFOLIO``, the second of
+        the second and so on (docs/benchmarks.md, "Starts").
+        """
+        if init != "auto" and init not in STARTS:
             raise ValueError(f"init must be 'auto' or one of {sorted(STARTS)} for an MLP; got {init!r}.")
         assert isinstance(network, MLPNetwork)
+        kinds = [STARTS[name] for name in (PORTFOLIO if init == "auto" else (init,))]
         active_range = network.activation.active_range
-        return np.stack([STARTS[name](network.layers, active_range, inputs, rng) for rng in generators])
+        theta = [
+            kind(network.layers, active_range, inputs, rng) for kind, rng in zip(cycle(kinds), generators, strict=False)
+        ]
+        return np.stack(theta)
 
 
 class MLPNetwork(Network):

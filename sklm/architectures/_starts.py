@@ -148,3 +148,6 @@ STARTS: dict[str, Callable] = {
     "normal": normal,
     "data": data,
 }
+
+#: kinds that several starts of one fit take turns in
+PORTFOLIO = ("nguyen_widrow", "normal", "data", "glorot")

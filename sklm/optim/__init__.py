@@ -6,6 +6,7 @@ from ._batches import MiniBatches
 from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial
 from ._data import StreamedRows, TensorRows
 from ._growing import Growth, fit_growing
+from ._leave_one_out import leave_one_out
 from ._minimize import levenberg_marquardt
 from ._problem import Problem, make_problem, stack_problems
 from ._scaling import SCALINGS
@@ -36,6 +37,7 @@ __all__ = [
     "TensorRows",
     "Trial",
     "fit_growing",
+    "leave_one_out",
     "levenberg_marquardt",
     "make_problem",
     "stack_problems",

@@ -25,10 +25,10 @@ class MiniBatches:
     -----
     With a memory of M rows and batches of b rows, step t has the rate ``r = max(b / M, 2 / (t + 1))``. The matrix is
     ``A = (1 - r) A + r gram`` and the step ``-r (A + r damping D)^-1 gradient``. For a linear model and a rate of 1/t
-    that is recursive least squares, with the damping as a prior that is seen once (Ljung & Soderstrom 1983, section
-    2.2; a constant rate is their forgetting factor, section 2.6). The rate falls more slowly than 1/t because early
-    steps are linearised far from the solution. The parameters that are kept are averages of the iterates over 2 M rows
-    (Polyak & Juditsky 1992).
+    that is recursive least squares, with the first damping as a prior that is seen once: it falls with 1/t (Ljung &
+    Soderstrom 1983, section 2.2; a constant rate is their forgetting factor, section 2.6). The rate falls more slowly
+    than 1/t because early steps are linearised far from the solution. The parameters that are kept are averages of the
+    iterates over 2 M rows (Polyak & Juditsky 1992).
     """
 
     def __init__(self, n_samples: int, batch_size: int, seed: int, memory: int | None = None):

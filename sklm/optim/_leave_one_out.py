@@ -13,17 +13,16 @@ from ._solvers import Cholesky, NormalSystem
 LEAST_FREEDOM = 1e-6
 
 
-def leave_one_out(problem: Problem, theta: Tensor, multiplicity: Tensor | None = None) -> Tensor:
+def leave_one_out(problem: Problem, theta: Tensor) -> Tensor:
     """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
 
     Parameters
     ----------
     problem : Problem
-        With exact curvature. The loss is that of ``Problem.evaluate``'s objective, without penalty.
+        With exact curvature, and more rows than parameters or a penalty. The loss is that of the objective, without
+        penalty. Where sample weights are whole numbers, one of so many equal rows is left out.
     theta : (B, P) tensor
         A minimum, or near one.
-    multiplicity : (N,) tensor, optional
-        How many equal rows a row stands for, of which one is left out; one if not given.
 
     Notes
     -----
@@ -41,7 +40,7 @@ def leave_one_out(problem: Problem, theta: Tensor, multiplicity: Tensor | None =
     start = 0
     for chunk, forward in problem.forward_passes(theta, None):
         n = chunk.weights.shape[-1]
-        weights = chunk.weights if multiplicity is None else chunk.weights / multiplicity[start : start + n]
+        weights = chunk.weights if problem.unit_weights is None else problem.unit_weights[:, start : start + n]
         start += n
         rows = theta.new_empty(*theta.shape, network.n_outputs, n)
         network.pullback(theta, chunk.X, forward, eye[None, :, :, None].expand(1, -1, -1, n), rows)

@@ -220,6 +220,8 @@ class _Loop:
         counter = torch.zeros(n_models, dtype=torch.int64, device=theta.device)
         n_iter = torch.tensor(done, dtype=torch.int64, device=theta.device)
         status = torch.where(n_iter < self.stopping.max_iter, _RUNNING, int(Status.MAX_ITER))
+        # where no output has a scale, in the units of constant targets, every theta is an exact fit
+        status = status.where((self.problem.report_weights != 0).any(-1), int(Status.EXACT))
         damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(n_models).clone()
         null = self._null_objective(n_models, theta)
         state = State(
@@ -229,7 +231,7 @@ class _Loop:
             start=null.where(null > 0, point.objective),
             loss=point.loss,
             damping=damping,
-            # where batches are averaged, the damping is a prior that only difficulties raise
+            # where batches are averaged, the damping is a prior that only difficulties raise; it fades
             least_damping=damping if self.averages else torch.full_like(damping, self.stopping.min_damping),
             memory=self.strategy.start(damping),
             mean_theta=theta,
@@ -348,12 +350,14 @@ class _Loop:
         if point.forwards is not None and work.forwards is not None:
             forwards = choose(point.forwards, work.forwards)
             spare = work.forwards if choose.all else point.forwards
+        # a prior that is seen once weighs less the more memories of rows have gone by
+        least = state.least_damping if rate == 1 else state.least_damping * min(1.0, 1 / (rate * self.steps))
         state = evolve(
             state,
             theta=choose(theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
-            damping=running(torch.maximum(damping, state.least_damping), state.damping),
+            damping=running(torch.maximum(damping, least), state.damping),
             memory=memory,
         )
         average = work.average

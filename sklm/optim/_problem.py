@@ -71,6 +71,8 @@ class Problem:
         Whether any alpha is positive; saves the work where none is.
     noise : (m, N) tensor, optional
         Uniform in [0, 1), for losses with random curvature; the same for all models.
+    unit_weights : (1, N) or (B, N) tensor, optional
+        The part of a row's weight that leaving one row out takes away, where that is not all of it.
     """
 
     network: Network
@@ -84,6 +86,7 @@ class Problem:
     max_rows: int
     penalised: bool
     noise: Tensor | None = None
+    unit_weights: Tensor | None = None
     whole: Chunk | None = field(default=None, init=False)
 
     @property
@@ -134,15 +137,18 @@ class Problem:
             weights=weights,
             max_rows=min(self.max_rows, len(index)),
             noise=None,
+            unit_weights=None,
         )
 
     def models(self, index: Tensor) -> Problem:
         """Restrict to the models ``index`` (b,)."""
+        unit = self.unit_weights
         return replace(
             self,
             rows=self.rows.models(index),
             y=self.y if self.y.ndim == 2 else self.y[index],
             weights=self.weights if len(self.weights) == 1 else self.weights[index],
+            unit_weights=unit if unit is None or len(unit) == 1 else unit[index],
             alpha=self.alpha[index],
             report_weights=self.report_weights if self.report_weights.ndim == 1 else self.report_weights[index],
         )
@@ -201,7 +207,8 @@ def make_problem(
     n_models : int
         B.
     weights : (N,) or (B, N) tensor, optional
-        Non-negative, not all zero in a row. Any scale: they are normalised.
+        Non-negative, not all zero in a row. Any scale: they are normalised. Whole numbers count equal rows, of which
+        :func:`leave_one_out` leaves out one at a time.
     alpha : float or (B,) tensor
     output_scale : (K,) tensor, optional
         Factor from the network's outputs to the units of the targets; only for reporting.
@@ -226,13 +233,16 @@ def make_problem(
         raise ValueError(f"y has {y.shape[-1]} columns but the network has {network.n_outputs} outputs.")
     device, dtype = y.device, y.dtype
     if weights is None:
-        weights = torch.ones((1, rows.n_samples), dtype=dtype, device=device)
-    weights = torch.atleast_2d(weights.to(device=device, dtype=dtype))
+        weights = torch.ones(rows.n_samples, dtype=torch.float64, device="cpu")
+    weights = torch.atleast_2d(weights.to("cpu", torch.float64))
     if weights.shape[-1] != rows.n_samples or len(weights) not in (1, n_models):
         raise ValueError(f"weights must be ({rows.n_samples},) or ({n_models}, {rows.n_samples}).")
-    total = weights.sum(-1, keepdim=True)
-    if not bool((total > 0).all()) or bool((weights < 0).any()):
+    share = weights / weights.amax(-1, keepdim=True)  # sums of these cannot overflow
+    share = share / share.sum(-1, keepdim=True)
+    if bool((weights < 0).any()) or not bool(torch.isfinite(share).all()):
         raise ValueError("weights must be non-negative with a positive sum for every model.")
+    counts = (weights == weights.round()).all(-1, keepdim=True)
+    unit = torch.where(counts, share / weights.clamp_min(1), share)
     if output_scale is None:
         output_scale = torch.ones(network.n_outputs, dtype=dtype, device=device)
     alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
@@ -242,7 +252,8 @@ def make_problem(
         loss=loss,
         rows=rows,
         y=y.mT.contiguous(),
-        weights=weights / total,
+        weights=share.to(device, dtype),
+        unit_weights=None if torch.equal(unit, share) else unit.to(device, dtype),
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
         report_weights=loss.report_weights(output_scale),
@@ -270,7 +281,9 @@ def stack_problems(problems: list[Problem], jacobian_max_rows: int | str | None 
     jacobian_max_rows : int, None or 'auto'
         As in :func:`make_problem`.
     """
-    first, counts = problems[0], [len(problem.alpha) for problem in problems]
+    first, counts, units = problems[0], [len(problem.alpha) for problem in problems], None
+    if any(problem.unit_weights is not None for problem in problems):
+        units = [problem.weights if problem.unit_weights is None else problem.unit_weights for problem in problems]
     inputs = [problem.rows.chunk(0, problem.n_samples) for problem in problems]
     if first.network.samples_first:
         rows = TensorRows(_stack([X.mT for X in inputs], counts, 2).mT, True)
@@ -282,6 +295,7 @@ def stack_problems(problems: list[Problem], jacobian_max_rows: int | str | None 
         rows=rows,
         y=_stack([problem.y for problem in problems], counts, 2),
         weights=torch.atleast_2d(_stack([problem.weights for problem in problems], counts, 1)),
+        unit_weights=None if units is None else torch.atleast_2d(_stack(units, counts, 1)),
         alpha=torch.cat([problem.alpha for problem in problems]),
         penalty_mask=first.penalty_mask,
         report_weights=_stack([problem.report_weights for problem in problems], counts, 1),

@@ -105,6 +105,8 @@ class Solution:
         Whether ``theta`` differs from the starting point.
     groups : (B,) ndarray of int or None
         Number of the fit that a model is a start of; None for starts of one fit.
+    leave_one_out : (B,) ndarray or None
+        Approximate leave-one-out loss of ``theta``, if it was asked for: then restarts are compared by it.
     """
 
     theta: Tensor
@@ -117,6 +119,7 @@ class Solution:
     validated: bool = False
     moved: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: np.ndarray | None = None
+    leave_one_out: np.ndarray | None = None
 
     @property
     def rank(self) -> np.ndarray:
@@ -126,7 +129,8 @@ class Solution:
         a start reached ``target_loss``, only those that did count.
         """
         exact = np.array([status is Status.EXACT and not self.validated for status in self.status])
-        rank = np.where(exact, 0.0, np.nan_to_num(self.score, nan=np.inf, posinf=np.inf))
+        score = self.score if self.leave_one_out is None else self.leave_one_out
+        rank = np.where(exact, 0.0, np.nan_to_num(score, nan=np.inf, posinf=np.inf))
         reached = np.array([status is Status.TARGET for status in self.status])
         groups = self.group
         return np.where(~reached & np.isin(groups, groups[reached]), np.inf, rank)

@@ -30,8 +30,11 @@ def test_shape_and_start_k_does_not_depend_on_how_many_there_are(init, hidden, X
     assert len(np.unique(many, axis=0)) == 5
 
 
-def test_auto_is_nguyen_widrow(X):
-    np.testing.assert_array_equal(draw(X, init="auto")[1], draw(X, init="nguyen_widrow")[1])
+def test_auto_takes_turns(X):
+    """Start k is what the kind whose turn it is draws from generator k."""
+    _, theta = draw(X, init="auto", n_init=6)
+    for k, kind in enumerate(["nguyen_widrow", "normal", "data", "glorot", "nguyen_widrow", "normal"]):
+        np.testing.assert_array_equal(theta[k], draw(X, init=kind, n_init=6)[1][k])
 
 
 @pytest.mark.parametrize("init", ["he", "", None])

@@ -98,15 +98,21 @@ def test_a_model_of_a_batch_is_as_alone():
         torch.testing.assert_close(together.theta[model : model + 1], alone.theta, rtol=1e-7, atol=1e-9)
 
 
-def test_damping_never_falls_below_the_first_one():
+def test_damping_never_falls_below_the_prior():
+    """The first damping counts once: in full for the first memory of rows, and ever less for what comes after."""
+    batches = MiniBatches(60, 10, 3, 40)
     solution, _ = run(
         SURFACE.problem(),
         SURFACE.starts(near=0.3),
-        MiniBatches(60, 10, 3, 40),
+        batches,
         strategy=Multiplicative(),
         stopping=Stopping(max_iter=5),
     )
-    assert (solution.history["damping"] >= DAMPING).all()
+    steps = 6 * np.arange(1, 6)
+    prior = DAMPING * np.array([min(1, 1 / (step * batches.rate(step))) for step in steps])
+    damping = solution.history["damping"][:, 0]
+    assert (damping >= prior * (1 - 1e-12)).all()
+    assert damping[-1] < DAMPING
 
 
 @pytest.mark.parametrize("solver", ["qr", "dual"])
