@@ -34,6 +34,11 @@ architecture : Architecture, torch.nn.Module or None, default=None
     "Your own formula".
 <loss>
 <alpha>
+optimizer : {'lm', 'lbfgs', 'lbfgs_armijo', 'adam', 'sgd'} or Optimizer, default='lm'
+    Levenberg-Marquardt, or a rival on the same network, loss and starts, to compare with: L-BFGS with a strong-Wolfe or
+    an Armijo line search, or Adam or SGD on mini-batches. An object of :mod:`sklm.optim` sets its parameters, such as
+    ``Adam(learning_rate=0.01)``. The options from ``damping`` to ``growing``, but for ``batch_size``, and
+    ``curvature`` are for 'lm' only; setting one with a rival is an error.
 damping : float, default=0.01
     First damping (lambda). It adapts from then on.
 damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification'} or DampingStrategy, default='gain_ratio'
@@ -58,7 +63,7 @@ growing : bool or 'auto', default='auto'
     Start on a few rows and grow to all of them, when there are at least 32 rows times outputs a parameter. 'auto' does
     so without mini-batches.
 max_iter : int, default=1000
-    Largest number of trial steps, or of epochs with ``batch_size``.
+    Largest number of trial steps, or of epochs with mini-batches.
 max_time : float or None, default=None
     Largest time in seconds.
 target_loss : float or None, default=None

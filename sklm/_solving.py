@@ -6,6 +6,8 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from .optim import (
     StreamedRows,
     TensorRows,
     fit_growing,
+    gradient_descent,
     levenberg_marquardt,
     make_problem,
 )
@@ -103,8 +106,15 @@ class Solving(BaseLM):
 
     def _batch_rows(self, network: Network, n_samples: int) -> int:
         """Samples of a mini-batch; all where there are no mini-batches."""
-        size = self.batch_size
-        if size == "auto":
+        size, optimizer = self.batch_size, self._make_optimizer()
+        if optimizer is not None:
+            if isinstance(size, Integral) and optimizer.batch_size is None:
+                raise ValueError(
+                    f"batch_size={size} cannot be used with optimizer={self.optimizer!r}, whose steps need all rows; "
+                    "leave the default."
+                )
+            size = size if isinstance(size, Integral) else optimizer.batch_size
+        elif size == "auto":
             n_parameters = network.n_parameters
             enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters
             work = n_samples * network.n_outputs * n_parameters**2
@@ -120,7 +130,7 @@ class Solving(BaseLM):
         rows = self._batch_rows(network, n_samples)
         if rows >= n_samples:
             return None
-        memory = self.batch_memory
+        memory = self.batch_memory if self._make_optimizer() is None else None
         if memory == "auto":
             primal = self._solver_name() in ("auto", "cholesky", "eigh") and network.n_parameters <= MEMORY_PARAMETERS
             memory = MEMORY_ROWS_PER_PARAMETER * network.n_parameters if primal else None
@@ -137,20 +147,22 @@ class Solving(BaseLM):
         device: torch.device,
     ) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
-        at_once = self._check_memory(problem, options["solver"], device)
+        levenberg = "solver" in options
+        at_once = self._check_memory(problem, options["solver"], device) if levenberg else len(theta)
         growth = Growth(seed, finalists=1 if self.n_init == "auto" else None)
         solutions: list[tuple[Solution, int]] = []
         began, max_time = time.monotonic(), options["stopping"].max_time
         for first in range(0, len(theta), at_once):
             left = max(max_time - (time.monotonic() - began), 0.0)
-            options = {**options, "seed": seed, "stopping": replace(options["stopping"], max_time=left)}
+            options = {**options, "stopping": replace(options["stopping"], max_time=left)}
             starts = torch.from_numpy(theta[first : first + at_once]).to(device, DTYPES[self.dtype])
             part = problem.models(torch.arange(first, first + len(starts), device=device))
             valid = validation and validation.models(torch.arange(first, first + len(starts), device=device))
             if self._grows(problem.network, problem.n_samples):
-                solution = fit_growing(part, starts, growth, validation=valid, callback=callback, **options)
+                solution = fit_growing(part, starts, growth, validation=valid, callback=callback, seed=seed, **options)
             else:
-                solution = levenberg_marquardt(
+                minimise = partial(levenberg_marquardt, seed=seed) if levenberg else gradient_descent
+                solution = minimise(
                     part,
                     starts,
                     validation=valid,
@@ -178,6 +190,8 @@ class Solving(BaseLM):
         return AUTO_STARTS if several and rows * network.n_parameters**2 <= AUTO_WORK else 1
 
     def _grows(self, network: Network, n_samples: int) -> bool:
+        if self._make_optimizer() is not None:
+            return False
         return self.growing is True or (self.growing == "auto" and self._batches(network, n_samples, 0) is None)
 
     # -- while and after ----------------------------------------------------------------------------------------
@@ -197,12 +211,19 @@ class Solving(BaseLM):
                 ConvergenceWarning,
                 stacklevel=6,
             )
+        elif solution.status[row] is Status.DIVERGED:
+            warnings.warn(
+                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is kept. "
+                "Lower the learning rate of the optimizer.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
         elif solution.status[row] is Status.MAX_ITER:
             tol = options["stopping"].tol
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
-                f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
-                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data "
+                f"relative progress in {self.n_iter_no_change} accepted steps or epochs). The best model so far is kept. "
+                "If it is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data "
                 "raise alpha or set early_stopping=True.",
                 ConvergenceWarning,
                 stacklevel=6,

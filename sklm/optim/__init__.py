@@ -1,12 +1,15 @@
-"""The Levenberg-Marquardt engine, free of scikit-learn: batched over models, split over rows."""
+"""The engine, free of scikit-learn: Levenberg-Marquardt and its rivals, batched over models, split over rows."""
 
 from .._parameters import Parameters
 from ._acceleration import ACCELERATIONS, Geodesic
 from ._batches import MiniBatches
 from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial
 from ._data import StreamedRows, TensorRows
+from ._descent import OPTIMIZERS, gradient_descent
 from ._growing import Growth, fit_growing
+from ._lbfgs import LBFGS
 from ._minimize import levenberg_marquardt
+from ._optimizers import SGD, Adam, Optimizer
 from ._problem import Problem, make_problem
 from ._scaling import SCALINGS
 from ._solvers import SOLVERS
@@ -16,9 +19,13 @@ from ._stopping import Stopping
 
 __all__ = [
     "ACCELERATIONS",
+    "LBFGS",
+    "OPTIMIZERS",
     "SCALINGS",
+    "SGD",
     "SOLVERS",
     "STRATEGIES",
+    "Adam",
     "DampingStrategy",
     "DelayedGratification",
     "GainRatio",
@@ -26,6 +33,7 @@ __all__ = [
     "Growth",
     "MiniBatches",
     "Multiplicative",
+    "Optimizer",
     "Parameters",
     "Problem",
     "Progress",
@@ -36,6 +44,7 @@ __all__ = [
     "TensorRows",
     "Trial",
     "fit_growing",
+    "gradient_descent",
     "levenberg_marquardt",
     "make_problem",
 ]
