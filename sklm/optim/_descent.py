@@ -23,6 +23,8 @@ from ._status import Status
 from ._stopping import Stopping
 from ._threads import suited_threads
 
+#: a fit is lost where its objective is so many times that of zero outputs and of its last progress
+DIVERGED = 1e6
 #: a new optimizer is a new class and a line here
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "lbfgs": LBFGS,
@@ -181,4 +183,5 @@ class _Descent(Loop):
         return evolve(state, theta=theta, mean_theta=theta, memory=memory, objective=objective, loss=loss)
 
     def _reasons(self, state: State, work: _Work, progress: Choice) -> list[tuple[Tensor, Status]]:
-        return [(~(state.objective < torch.inf), Status.DIVERGED), *work.reasons]
+        limit = DIVERGED * torch.maximum(state.anchor, state.start)
+        return [(~(state.objective <= limit), Status.DIVERGED), *work.reasons]
