@@ -223,8 +223,8 @@ class Solving(BaseLM):
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
                 f"relative progress in {self.n_iter_no_change} accepted steps or epochs). The best model so far is "
-                "kept. If it is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy "
-                "data raise alpha or set early_stopping=True.",
+                "kept. If it is good enough, raise tol; if the training loss should be lower, raise max_iter; for "
+                "noisy data raise alpha or set early_stopping=True.",
                 ConvergenceWarning,
                 stacklevel=6,
             )
