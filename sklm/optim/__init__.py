@@ -9,7 +9,7 @@ from ._descent import OPTIMIZERS, gradient_descent
 from ._growing import Growth, fit_growing
 from ._lbfgs import LBFGS
 from ._minimize import levenberg_marquardt
-from ._optimizers import SGD, Adam, Optimizer
+from ._optimizers import SGD, Adam, GradientStep, Optimizer
 from ._problem import Problem, make_problem
 from ._scaling import SCALINGS
 from ._solvers import SOLVERS
@@ -30,6 +30,7 @@ __all__ = [
     "DelayedGratification",
     "GainRatio",
     "Geodesic",
+    "GradientStep",
     "Growth",
     "MiniBatches",
     "Multiplicative",
