@@ -17,7 +17,9 @@ from sklm.optim import (
     Stopping,
     StreamedRows,
     _descent,
+    _line_search,
     _loop,
+    _optimizers,
     gradient_descent,
     make_problem,
 )
@@ -97,7 +99,8 @@ def test_models_carried_along_after_their_end_do_not_change(name, monkeypatch):
             super().__init__(mask)
             self.all = self.none = False
 
-    monkeypatch.setattr(_loop, "Choice", Blind)
+    for module in (_loop, _line_search, _optimizers):
+        monkeypatch.setattr(module, "Choice", Blind)
     monkeypatch.setattr(_descent._Descent, "on_cpu", False)
     looks = lambda self, iteration, latest: iteration % _loop.POLL == 0 or latest >= self.stopping.max_iter  # noqa: E731
     monkeypatch.setattr(_descent._Descent, "_looks", looks)
@@ -242,3 +245,27 @@ def test_what_does_not_fit_is_refused():
     batches = MiniBatches(40, 10, seed=0, memory=40)
     with pytest.raises(ValueError, match="Mini-batches with a memory are for Levenberg-Marquardt"):
         gradient_descent(CURVE.problem(), CURVE.starts(), optimizer="adam", batches=batches)
+
+
+# -- accelerators -----------------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_cuda
+@pytest.mark.parametrize("early", [False, True], ids=["", "ends between two looks"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cuda_follows_the_path_of_the_cpu(name, early):
+    stopping = Stopping(max_iter=20, tol=0.2, n_iter_no_change=2) if early else Stopping(max_iter=10)
+    solutions = []
+    for device in ("cpu", "cuda"):
+        X, y = (t.to(device) for t in SURFACE.data())
+        problem = make_problem(SURFACE.network(), SquaredError(), X, y, n_models=4, alpha=1e-3)
+        solutions.append(fit(name, problem, SURFACE.starts(4, near=0.3).to(device), stopping=stopping))
+        assert solutions[-1].theta.device.type == device
+    cpu, cuda = solutions
+    assert cuda.status == cpu.status
+    np.testing.assert_array_equal(cuda.n_iter, cpu.n_iter)
+    n = len(cpu.history["objective"])
+    np.testing.assert_allclose(cuda.history["objective"][:n], cpu.history["objective"], rtol=1e-6)
+    np.testing.assert_allclose(cuda.score, cpu.score, rtol=1e-6)
