@@ -33,8 +33,8 @@ threadpool_limits(1)  # the matrices below are too small to share between proces
 x = np.linspace(-1, 1, 500).reshape(-1, 1)
 pixels, digits = load_digits(return_X_y=True)
 problems = {
-    "sinc(10 x), squared error": (LMRegressor(20, n_init=4, random_state=0), x, np.sinc(10 * x[:, 0]), 0.6),
-    "digits, log-loss": (LMClassifier(5, random_state=0), pixels[:600], digits[:600], 0.7),
+    "sinc(10 x), squared error": (LMRegressor(20, n_init=4, random_state=0), x, np.sinc(10 * x[:, 0]), 0.4),
+    "digits, log-loss": (LMClassifier(5, random_state=0), pixels[:600], digits[:600], 0.6),
 }
 
 # %%
