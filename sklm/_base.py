@@ -16,9 +16,23 @@ from sklearn.callback import CallbackSupportMixin
 from ._sklearn import Interval, Options, StrOptions
 from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, ModuleArchitecture, Network
 from .losses import Loss
-from .optim import ACCELERATIONS, SCALINGS, SOLVERS, STRATEGIES, DampingStrategy, Stopping
+from .optim import ACCELERATIONS, OPTIMIZERS, SCALINGS, SOLVERS, STRATEGIES, DampingStrategy, Optimizer, Stopping
+from .optim._descent import make_optimizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+#: what only Levenberg-Marquardt reads, with the values by which it is left out or left alone
+LM_OPTIONS: dict[str, tuple] = {
+    "damping": (1e-2,),
+    "damping_strategy": ("gain_ratio",),
+    "damping_scaling": ("auto",),
+    "acceleration": ("auto", None),
+    "solver": ("auto",),
+    "batch_memory": ("auto", None),
+    "jacobian_max_rows": ("auto",),
+    "growing": ("auto", False),
+    "curvature": ("auto",),
+    "curvature_samples": (1,),
+}
 
 
 class BaseLM(CallbackSupportMixin, BaseEstimator):
@@ -29,6 +43,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "architecture": [Architecture, torch.nn.Module, None],
         "alpha": [Interval(Real, 0, None, closed="left")],
+        "optimizer": [StrOptions({"lm", *OPTIMIZERS}), Optimizer],
         "damping": [Interval(Real, 0, None, closed="neither")],
         "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
         "damping_scaling": [StrOptions({"auto", *SCALINGS}), callable],
@@ -63,6 +78,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         architecture: Any = None,
         loss: Any = "squared_error",
         alpha: float | str = 0.0,
+        optimizer: Any = "lm",
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
@@ -93,6 +109,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         self.architecture = architecture
         self.loss = loss
         self.alpha = alpha
+        self.optimizer = optimizer
         self.damping = damping
         self.damping_strategy = damping_strategy
         self.damping_scaling = damping_scaling
@@ -142,6 +159,22 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture())
 
+    @property
+    def _is_lm(self) -> bool:
+        return isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS
+
+    def _make_optimizer(self) -> Optimizer | None:
+        """A copy of the optimizer, checked; None for Levenberg-Marquardt."""
+        if self._is_lm:
+            return None
+        ignored = [name for name, values in LM_OPTIONS.items() if getattr(self, name, values[0]) not in values]
+        if ignored:
+            raise ValueError(
+                f"{' and '.join(ignored)} would be ignored with optimizer={self.optimizer!r}: for Levenberg-Marquardt "
+                "only. Leave the default, or use optimizer='lm'."
+            )
+        return make_optimizer(copy.deepcopy(self.optimizer))
+
     @abstractmethod
     def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
         """The loss for a network, so many samples a step and what the targets mean."""
@@ -185,6 +218,9 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     def _options(self, architecture: Architecture, averages: bool) -> dict[str, Any]:
         """Keyword arguments of the engine; ``averages`` where mini-batches are averaged."""
+        optimizer = self._make_optimizer()
+        if optimizer is not None:
+            return {"optimizer": optimizer, "stopping": self._stopping(architecture, "identity")}
         scaling = architecture.damping_scaling if self.damping_scaling == "auto" else self.damping_scaling
         if isinstance(self.damping_strategy, type):
             raise ValueError(

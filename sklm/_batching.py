@@ -121,7 +121,7 @@ class _Runs:
             key = (*prepared.key(fit.origin), fit.estimator.jacobian_max_rows)
             with isolated(prepared.problem.y.device):
                 fitting = fit.estimator._check_memory(
-                    prepared.problem, prepared.options["solver"], prepared.problem.y.device
+                    prepared.problem, prepared.options.get("solver"), prepared.problem.y.device
                 )
         except CannotBatchError:
             return

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from ._base import BaseLM
 from ._docs import document
 from ._sklearn import Interval, StrOptions, _fit_context
-from ._training import Training
+from ._training import Training, has_partial_fit
 from ._training_set import TrainingSet
 from .architectures import Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
@@ -44,6 +45,8 @@ batch_size : int, 'auto' or None, default='auto'
     Rows of a step. None uses all; an integer trains on shuffled
     mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
     mini-batches of as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
+    With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPClassifier``, and a number of N or more is all rows;
+    L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'
 """,
     starts="""
@@ -78,12 +81,15 @@ class LMClassifier(ClassifierMixin, Training):
         Mean log-loss of the fitted model on the training rows (with label smoothing), without penalty.
     loss_curve_ : ndarray of shape (n_iter_,)
         The same after every iteration; while the fit is growing, on the rows in use.
-    damping_curve_ : ndarray of shape (n_iter_,)
-        Damping after every iteration.
+    damping_curve_ : ndarray of shape (n_iter_,) or None
+        Damping after every iteration; None with another optimizer than 'lm', as is ``damping_``.
     validation_scores_ : ndarray of shape (n_iter_,) or None
         Negative log-loss on the held-out rows after every iteration, with ``early_stopping=True``.
     best_validation_score_ : float or None
         The score there of the model that is kept.
+    loo_score_ : float or None
+        Approximate negative leave-one-out log-loss on the training rows. None with mini-batches, drawn curvature and
+        ``early_stopping``, and where there are no more rows (times classes) than parameters.
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer for raw X. The last layer gives the log-odds of two classes or of each label, or the
         unnormalised log-probabilities of several classes.
@@ -92,13 +98,14 @@ class LMClassifier(ClassifierMixin, Training):
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),
         'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative' (derivatives became
-        infinite) or 'stalled' (no step helps, yet the gradient is not zero); after ``partial_fit`` 'one_step' or
+        infinite), 'stalled' (no step helps, yet the gradient is not zero) or 'diverged' (the steps of another
+        optimizer than 'lm' were too long); after ``partial_fit`` 'one_step' or
         'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool
         False if a limit or a person ended the fit.
-    damping_ : float
+    damping_ : float or None
     theta_ : ndarray of shape (n_parameters,)
         Parameters as the optimiser sees them: for standardised inputs where ``standardize`` is on.
     x_mean_, x_inverse_scale_, y_mean_, y_scale_ : ndarray
@@ -152,6 +159,7 @@ class LMClassifier(ClassifierMixin, Training):
         architecture: Any = None,
         loss: Any = "log_loss",
         alpha: float | str = "auto",
+        optimizer: Any = "lm",
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
@@ -187,6 +195,7 @@ class LMClassifier(ClassifierMixin, Training):
             architecture=architecture,
             loss=loss,
             alpha=alpha,
+            optimizer=optimizer,
             damping=damping,
             damping_strategy=damping_strategy,
             damping_scaling=damping_scaling,
@@ -244,6 +253,7 @@ class LMClassifier(ClassifierMixin, Training):
         """
         return self._fit(X, y, sample_weight)
 
+    @available_if(has_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> LMClassifier:
         """Take one Levenberg-Marquardt step on a batch of rows.

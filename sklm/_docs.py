@@ -34,6 +34,11 @@ architecture : Architecture, torch.nn.Module or None, default=None
     "Your own formula".
 <loss>
 <alpha>
+optimizer : {'lm', 'lbfgs', 'lbfgs_armijo', 'adam', 'sgd'} or Optimizer, default='lm'
+    Levenberg-Marquardt, or a rival on the same network, loss and starts, to compare with: L-BFGS with a strong-Wolfe or
+    an Armijo line search, or Adam or SGD on mini-batches. An object of :mod:`sklm.optim` sets its parameters, such as
+    ``Adam(learning_rate=0.01)``. The options from ``damping`` to ``growing``, but for ``batch_size``, and
+    ``curvature`` are for 'lm' only; setting one with a rival is an error.
 damping : float, default=0.01
     First damping (lambda). It adapts from then on.
 damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification'} or DampingStrategy, default='gain_ratio'
@@ -59,7 +64,7 @@ growing : bool or 'auto', default='auto'
     Start on a few rows and grow to all of them, when there are at least 32 rows times outputs a parameter. 'auto' does
     so without mini-batches.
 max_iter : int, default=1000
-    Largest number of trial steps, or of epochs with ``batch_size``.
+    Largest number of trial steps, or of epochs with mini-batches.
 max_time : float or None, default=None
     Largest time in seconds.
 target_loss : float or None, default=None
@@ -79,9 +84,10 @@ standardize : bool or 'auto', default='auto'
     Scale X, and y where the loss allows it, inside to weighted mean 0 and standard deviation 1; images channel by
     channel. 'auto' does so for MLPs and CNNs and not for modules, whose parameters have units.
 init : {'auto', 'nguyen_widrow', 'glorot', 'uniform', 'normal', 'data'}, default='auto'
-    Kind of random start; 'auto' is 'nguyen_widrow' for MLPs and the carried values for modules.
+    Kind of random start. 'auto' is 'nguyen_widrow' for the first start of an MLP, 'normal', 'data' and 'glorot' for the
+    next ones in turn; 'uniform' for a CNN; and the carried values for modules.
 n_init : int or 'auto', default='auto'
-    Number of starts, fitted as one batch; the best objective wins. Start k is the same for every ``n_init`` above k.
+    Number of starts, fitted as one batch, of which the best is kept. Start k is the same for every ``n_init`` above k.
 <starts>
 warm_start : bool, default=False
     Let the first start of the next ``fit`` be the fitted model.

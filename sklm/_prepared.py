@@ -20,6 +20,7 @@ from .optim import (
     Status,
     TensorRows,
     fit_growing,
+    gradient_descent,
     leave_one_out,
     levenberg_marquardt,
     stack_problems,
@@ -70,12 +71,15 @@ class Prepared:
         **options: Any,
     ) -> Solution:
         """Run the engine with the options of this fit, or others, on starts theta (B, P) of ``problem``."""
-        options = {**self.options, "seed": self.seed, "validation": validation, "callback": callback, **options}
+        options = {**self.options, "validation": validation, "callback": callback, **options}
         starts = torch.from_numpy(theta).to(problem.y.device, problem.y.dtype)
         if self.growth is not None:
-            solution = fit_growing(problem, starts, self.growth, **options)
+            solution = fit_growing(problem, starts, self.growth, seed=self.seed, **options)
+        elif "optimizer" in options:
+            solution = gradient_descent(problem, starts, batches=copy.deepcopy(self.batches), **options)
         else:
-            solution = levenberg_marquardt(problem, starts, batches=copy.deepcopy(self.batches), **options)
+            batches = copy.deepcopy(self.batches)
+            solution = levenberg_marquardt(problem, starts, batches=batches, seed=self.seed, **options)
         several = len(solution.group) > len(np.unique(solution.group))
         if (
             not (several and self.predicts_rows and len(solution.theta) == len(theta))
@@ -94,15 +98,14 @@ class Prepared:
         return exact and n_units * problem.n_curvature > problem.network.n_parameters and problem.y.device.type != "mps"
 
     def leave_one_out(self, solution: Solution, row: int) -> float | None:
-        """The leave-one-out loss of a row of the solution; None where it means nothing."""
-        if solution.leave_one_out is not None:
-            return float(solution.leave_one_out[row])
+        """The leave-one-out loss of a row of the solution, without wild extrapolation; None where it means nothing."""
         if not self.predicts_rows or Status.INTERRUPTED in solution.status:
             return None
         device = self.problem.y.device
         with isolated(device):
             one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
-            return float(leave_one_out(one, solution.theta[row : row + 1]))
+            on_scale = one.loss.target_scaling == "standard"
+            return float(leave_one_out(one, solution.theta[row : row + 1], cut=on_scale))
 
     def key(self, origin: Any) -> tuple:
         """What fits must have in common to be run together.
@@ -141,14 +144,12 @@ def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> S
     validation = None
     if first.validation is not None:
         validation = stack_problems([fit.validation for fit in fits if fit.validation is not None], jacobian_max_rows)
-    damping = torch.tensor(np.repeat([fit.options["damping"] for fit in fits], counts), dtype=problem.y.dtype)
-    return first.run(
-        problem,
-        validation,
-        np.concatenate([fit.theta for fit in fits]),
-        damping=damping.to(problem.y.device),
-        groups=np.repeat(np.arange(len(fits)), counts),
-    )
+    options: dict[str, Any] = {}
+    if "damping" in first.options:
+        damping = torch.tensor(np.repeat([fit.options["damping"] for fit in fits], counts), dtype=problem.y.dtype)
+        options["damping"] = damping.to(problem.y.device)
+    theta = np.concatenate([fit.theta for fit in fits])
+    return first.run(problem, validation, theta, groups=np.repeat(np.arange(len(fits)), counts), **options)
 
 
 def comparable(value: Any, origin: Any) -> Any:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ._arrays import refuse_text_and_dates
 from ._base import BaseLM
 from ._docs import document
 from ._sklearn import StrOptions, _fit_context
-from ._training import Training
+from ._training import Training, has_partial_fit
 from .architectures import Network
 from .losses import LOSSES, Loss
 
@@ -35,11 +36,14 @@ batch_size : int, 'auto' or None, default=None
     Rows of a step. None uses all (recommended when an iteration is affordable); an integer trains on shuffled
     mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
     mini-batches of as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
+    With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPRegressor``, and a number of N or more is all rows;
+    L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'
 """,
     starts="""
     'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when
-    the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once.
+    the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once. The others are
+    compared by their leave-one-out loss (``loo_score_``) where it is known, otherwise by their objective.
 """,
 )
 class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
@@ -64,24 +68,28 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         y, or the mean of another loss.
     loss_curve_ : ndarray of shape (n_iter_,)
         The same after every iteration; while the fit is growing, on the rows in use.
-    damping_curve_ : ndarray of shape (n_iter_,)
-        Damping after every iteration.
+    damping_curve_ : ndarray of shape (n_iter_,) or None
+        Damping after every iteration; None with another optimizer than 'lm', as is ``damping_``.
     validation_scores_ : ndarray of shape (n_iter_,) or None
         R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
         with ``early_stopping=True``; for another loss than the squared error its negative, of the scaled targets.
     best_validation_score_ : float or None
         The score there of the model that is kept.
+    loo_score_ : float or None
+        Approximate leave-one-out R^2 on the training rows (as ``validation_scores_`` for other losses), by which starts
+        are compared. None with mini-batches, with ``early_stopping`` and where there are no more rows than parameters.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
-        'interrupted', 'callback', 'derivative' (derivatives became infinite) or 'stalled' (no step helps, yet the
-        gradient is not zero); after ``partial_fit`` 'one_step' or 'no_step'.
+        'interrupted', 'callback', 'derivative' (derivatives became infinite), 'stalled' (no step helps, yet the
+        gradient is not zero) or 'diverged' (the steps of another optimizer than 'lm' were too long); after
+        ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool
         False if a limit or a person ended the fit.
-    damping_ : float
+    damping_ : float or None
         The last damping; ``partial_fit`` goes on from it.
     theta_ : ndarray of shape (n_parameters,)
         Parameters as the optimiser sees them: for standardised inputs and outputs where ``standardize`` is on.
@@ -143,6 +151,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         """
         return self._fit(X, y, sample_weight)
 
+    @available_if(has_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMRegressor:
         """Take one Levenberg-Marquardt step on a batch of rows.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -80,7 +82,9 @@ class Solving(BaseLM):
         )
 
     def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
-        """Return how many models fit at once; raise MemoryError if not one does."""
+        """Return how many models fit at once; raise MemoryError if not one does. Without a solver, any number."""
+        if solver is None:
+            return sys.maxsize
         network, dtype = problem.network, DTYPES[self.dtype]
         n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
         need = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0)).working_bytes(
@@ -103,8 +107,15 @@ class Solving(BaseLM):
 
     def _batch_rows(self, network: Network, n_samples: int) -> int:
         """Samples of a mini-batch; all where there are no mini-batches."""
-        size = self.batch_size
-        if size == "auto":
+        size, optimizer = self.batch_size, self._make_optimizer()
+        if optimizer is not None:
+            if isinstance(size, Integral) and optimizer.batch_size is None:
+                raise ValueError(
+                    f"batch_size={size} cannot be used with optimizer={self.optimizer!r}, whose steps need all rows; "
+                    "leave the default."
+                )
+            size = size if isinstance(size, Integral) else optimizer.batch_size
+        elif size == "auto":
             n_parameters = network.n_parameters
             enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters
             work = n_samples * network.n_outputs * n_parameters**2
@@ -120,7 +131,7 @@ class Solving(BaseLM):
         rows = self._batch_rows(network, n_samples)
         if rows >= n_samples:
             return None
-        memory = self.batch_memory
+        memory = self.batch_memory if self._make_optimizer() is None else None
         if memory == "auto":
             n_parameters = network.n_parameters
             primal = self._solver_name() in ("auto", "cholesky", "eigh") and n_parameters <= MEMORY_PARAMETERS
@@ -136,7 +147,7 @@ class Solving(BaseLM):
     def _solve(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
         stopping, device = fit.options["stopping"], fit.problem.y.device
-        at_once = self._check_memory(fit.problem, fit.options["solver"], device)
+        at_once = self._check_memory(fit.problem, fit.options.get("solver"), device)
         solutions: list[tuple[Solution, int]] = []
         began = time.monotonic()
         for first in range(0, len(fit.theta), at_once):
@@ -165,6 +176,8 @@ class Solving(BaseLM):
         return AUTO_STARTS if several and rows * network.n_parameters**2 <= AUTO_WORK else 1
 
     def _grows(self, network: Network, n_samples: int) -> bool:
+        if self._make_optimizer() is not None:
+            return False
         return self.growing is True or (self.growing == "auto" and self._batches(network, n_samples, 0) is None)
 
     # -- while and after ----------------------------------------------------------------------------------------
@@ -188,13 +201,20 @@ class Solving(BaseLM):
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )
+        elif solution.status[row] is Status.DIVERGED:
+            warnings.warn(
+                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is kept. "
+                "Lower the learning rate of the optimizer.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
         elif solution.status[row] is Status.MAX_ITER:
             tol = stopping.tol
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged (less than {tol:g} "
-                f"relative progress in {self.n_iter_no_change} accepted steps). The best model so far is kept. If it "
-                "is good enough, raise tol; if the training loss should be lower, raise max_iter; for noisy data "
-                "raise alpha or set early_stopping=True.",
+                f"relative progress in {self.n_iter_no_change} accepted steps or epochs). The best model so far is "
+                "kept. If it is good enough, raise tol; if the training loss should be lower, raise max_iter; for "
+                "noisy data raise alpha or set early_stopping=True.",
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )

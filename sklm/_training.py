@@ -32,6 +32,19 @@ from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
 
 
+def has_partial_fit(estimator: Any) -> bool:
+    """Whether the estimator has ``partial_fit``; for ``available_if``.
+
+    Raises
+    ------
+    AttributeError
+        If it has not, saying why.
+    """
+    if not estimator._is_lm:
+        raise AttributeError(f"partial_fit is for optimizer='lm' only; optimizer={estimator.optimizer!r}.")
+    return True
+
+
 class Training(FittedNetwork, Solving):
     """Fitting in the order: check, encode the targets, scale, build, solve, and only then set attributes."""
 
@@ -197,7 +210,9 @@ class Training(FittedNetwork, Solving):
 
     def _report(self, solution: Solution, row: int, validation: Problem | None) -> dict[str, Any]:
         history = {name: curve[:, row] for name, curve in solution.history.items()}
-        ran = np.isfinite(history["damping"])
+        ran = ~np.isnan(history["damping"]) | ~np.isnan(history["objective"])
+        damping = float(solution.damping[row])
+        damped = not np.isnan(damping)  # by Levenberg-Marquardt
         scores = best_score = None
         if validation is not None:
             scores = self._as_scores(-history["validation"][ran], validation)
@@ -206,14 +221,14 @@ class Training(FittedNetwork, Solving):
         return {
             "loss_": float(solution.loss[row]),
             "loss_curve_": history["loss"][ran],
-            "damping_curve_": history["damping"][ran],
+            "damping_curve_": history["damping"][ran] if damped else None,
             "validation_scores_": scores,
             "best_validation_score_": best_score,
             "n_iter_": int(solution.n_iter[row]),
             "status_": status.name.lower(),
             "message_": status.message,
             "converged_": status.converged,
-            "damping_": float(solution.damping[row]),
+            "damping_": damping if damped else None,
         }
 
     def _is_as_good_as_exact(self, solution: Solution, row: int, fit: Prepared) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from math import isnan
 
 from .optim import Progress, Status
 
@@ -35,7 +36,7 @@ class ProgressLine:
         bar = "#" * (20 if ends else int(20 * progress.iteration / self.max_iter))
         line = (
             f"[{bar:<20}] iteration {progress.iteration}, loss {float(progress.state.best_loss[leader]):.4g}, "
-            f"damping {float(progress.state.damping[leader]):.1e}, "
+            + damping_text(progress, "damping {:.1e}, ")
             + (f"{elapsed:.1f} s, stopped by {reason}" if ends else f"at most {left:.0f} s left")
         )
         sys.stderr.write(f"\r{line:<110}")
@@ -58,5 +59,11 @@ class IterationLines:
         leader = progress.leader
         print(
             f"Iteration {progress.iteration}, loss = {float(progress.state.best_loss[leader]):.8g}, "
-            f"damping = {float(progress.state.damping[leader]):.2e}, running = {progress.n_active}"
+            f"{damping_text(progress, 'damping = {:.2e}, ')}running = {progress.n_active}"
         )
+
+
+def damping_text(progress: Progress, pattern: str) -> str:
+    """Return the damping of the leader in a pattern; nothing for an optimizer that has none."""
+    damping = float(progress.state.damping[progress.leader])
+    return "" if isnan(damping) else pattern.format(damping)

@@ -27,7 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklm import CNN, MLP, LMClassifier, LMRegressor
 from sklm.losses import Huber
-from sklm.optim import Multiplicative
+from sklm.optim import SGD, Adam, Multiplicative
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -38,10 +38,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
         LMRegressor(max_iter=50),
         LMRegressor(architecture=MLP((5, 5)), max_iter=30, alpha=1e-3, n_init=2),
         LMRegressor(loss=Huber(0.5), max_iter=20, alpha=1e-3, n_init=1),
+        LMRegressor(optimizer="lbfgs", max_iter=50, n_init=1),
+        LMRegressor(optimizer=Adam(0.05), max_iter=100, alpha=1e-3, n_init=1),
         LMClassifier(max_iter=50),
         LMClassifier(architecture=MLP((5, 3)), max_iter=30, n_init=1),
         LMClassifier((), label_smoothing=0.1, curvature="exact", alpha=1e-2),
         LMClassifier(4, loss="squared_error", max_iter=30, alpha=1e-3, n_init=1),
+        LMClassifier(4, optimizer="lbfgs_armijo", max_iter=50, n_init=1),
+        LMClassifier(4, optimizer=SGD(0.2), max_iter=100, n_init=1),
     ]
 )
 def test_checks(estimator, check):

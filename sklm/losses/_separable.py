@@ -73,11 +73,11 @@ def floored(curvature: Tensor) -> Tensor:
     return curvature.clamp(min=torch.finfo(curvature.dtype).eps)
 
 
-def check_positive(loss: Loss, name: str) -> None:
+def check_positive(owner: object, name: str) -> None:
     """Raise ValueError if the hyperparameter ``name`` is not a finite number above zero."""
-    value = getattr(loss, name)
+    value = getattr(owner, name)
     if not is_number(value) or not value > 0:
-        raise ValueError(f"{name} of {type(loss).__name__} must be a finite number above zero; got {value!r}.")
+        raise ValueError(f"{name} of {type(owner).__name__} must be a finite number above zero; got {value!r}.")
 
 
 def is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Linearisation: the split Jacobian, chunk by chunk, into whatever a linear solver accumulates."""
+"""Linearisation: the split Jacobian, by chunks, into whatever a linear solver accumulates; and the gradient alone."""
 
 from __future__ import annotations
 
@@ -71,6 +71,25 @@ def linearise(
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
     whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
     return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole else None
+
+
+def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None) -> Tensor:
+    """Gradient (B, P) of the objective at theta (B, P), penalty included, by one pass back and without Jacobian rows.
+
+    ``kept`` are the forward passes at theta, if they are still at hand.
+
+    Notes
+    -----
+    ``sum_n w_n J_n^T dl/df_n + alpha theta`` at the coefficients: back-propagation (Rumelhart, Hinton & Williams 1986).
+    """
+    network, total = problem.network, None
+    for chunk, forward in problem.forward_passes(theta, kept):
+        force = problem.loss.gradient(forward.outputs, chunk.y) * chunk.weights.unsqueeze(1)
+        part = network.vjp(theta, chunk.X, forward, force)
+        total = part if total is None else total + part
+    assert total is not None
+    penalty = problem.penalty()
+    return total if penalty is None else torch.addcmul(total, penalty, theta)
 
 
 def _buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from ._solvers import Cholesky, NormalSystem
 LEAST_FREEDOM = 1e-6
 
 
-def leave_one_out(problem: Problem, theta: Tensor) -> Tensor:
+def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
 
     Parameters
@@ -23,6 +23,10 @@ def leave_one_out(problem: Problem, theta: Tensor) -> Tensor:
         penalty. Where sample weights are whole numbers, one of so many equal rows is left out.
     theta : (B, P) tensor
         A minimum, or near one.
+    cut : bool
+        Cut what is predicted for a left-out row to the range of the targets: for outputs that are on their scale.
+        Without it, a row that alone determines a parameter counts as wrong without limit, which tells memorised fits
+        from others.
 
     Notes
     -----
@@ -52,7 +56,10 @@ def leave_one_out(problem: Problem, theta: Tensor) -> Tensor:
         freedom = (1 + LEAST_FREEDOM) * eye - weighted
         left, _ = torch.linalg.solve_ex(freedom, gradient.unsqueeze(-1))
         change = weights[:, :, None] * (spread @ left).squeeze(-1)
-        total = total + loss.value(forward.outputs + change.mT, chunk.y, chunk.weights).sum(-1)
+        outputs = forward.outputs + change.mT
+        if cut:
+            outputs = outputs.clamp(problem.y.amin(-1, keepdim=True), problem.y.amax(-1, keepdim=True))
+        total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
     return total
 
 

@@ -1,11 +1,9 @@
-"""The Levenberg-Marquardt loop, the only one, for a batch of models."""
+"""Levenberg-Marquardt: the iteration of the loop in ``_loop`` that linearises and solves, for a batch of models."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,20 +18,16 @@ from ._batches import MiniBatches
 from ._curvature import Workspace, linearise
 from ._damping import DampingStrategy, GainRatio, Trial
 from ._isolation import isolated
+from ._loop import Callback, Loop, check_starts
 from ._problem import Problem
 from ._scaling import identity
 from ._solvers import SOLVERS, Cholesky, Eigh, LinearSolver, choose_solver
-from ._state import History, Progress, Solution, State
+from ._state import Solution, State
 from ._status import Status
-from ._stopping import Stopping, exact, first_reason, stationary, stuck
+from ._stopping import Stopping, stationary, stuck
 from ._threads import suited_threads
 
-#: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
-POLL = 8
-_RUNNING = int(Status.RUNNING)
-
 Scaling = Callable[[Tensor, Tensor], Tensor]
-Callback = Callable[[Progress], bool | None]
 
 
 def levenberg_marquardt(
@@ -97,11 +91,7 @@ def levenberg_marquardt(
     One iteration is one trial step: linearise the models whose last step was accepted, solve, try, accept or not.
     With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
     """
-    if theta.ndim != 2 or theta.shape != (len(problem.alpha), problem.network.n_parameters):
-        raise ValueError(
-            f"theta must have shape ({len(problem.alpha)}, {problem.network.n_parameters}), models x parameters of the "
-            f"problem; got {tuple(theta.shape)}."
-        )
+    check_starts(problem, theta)
     rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
     work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
     with (
@@ -110,6 +100,7 @@ def levenberg_marquardt(
     ):
         loop = _Loop(
             problem=problem,
+            damping=damping,
             strategy=strategy or GainRatio(),
             scaling=scaling,
             acceleration=acceleration,
@@ -120,9 +111,8 @@ def levenberg_marquardt(
             callback=callback,
             seed=seed,
             groups=None if groups is None else torch.from_numpy(groups).to(theta.device),
-            n_groups=1 if groups is None else int(groups.max()) + 1,
         )
-        solution = loop.run(theta.detach().clone(), damping, np.zeros(len(theta), int) if done is None else done)
+        solution = loop.run(theta.detach().clone(), np.zeros(len(theta), int) if done is None else done)
     with isolated(theta.device):
         return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone(), groups=groups)
 
@@ -160,21 +150,15 @@ class _Work:
 
 
 @dataclass
-class _Loop:
+class _Loop(Loop):
     """The options of a run; what changes from iteration to iteration is in ``State`` and ``_Work``."""
 
-    problem: Problem
+    damping: float | Tensor
     strategy: DampingStrategy
     scaling: Scaling
     acceleration: Acceleration | None
     solver: LinearSolver
-    stopping: Stopping
-    batches: MiniBatches | None
-    validation: Problem | None
-    callback: Callback | None
     seed: int
-    groups: Tensor | None
-    n_groups: int
     workspace: Workspace = field(default_factory=Workspace)
 
     def __post_init__(self) -> None:
@@ -185,73 +169,13 @@ class _Loop:
                 f"Averaging over mini-batches needs solver='cholesky' or 'eigh'; got {type(self.solver).__name__}."
             )
 
-    def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
-        """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
-        began, iteration, history = time.monotonic(), 0, History()
-        epochs = iter(self.batches) if self.batches is not None else None
-        state, work = self._start(theta, damping, done)
-        latest = int(done.max())
-        result = state
-        try:
-            state, work = self._drop(state, work)
-            while state.model.shape[0]:
-                if epochs is None:
-                    state, work = self._iterate(self.problem, state, work)
-                else:
-                    state, work = self._epoch(epochs, state, work)
-                iteration += 1
-                state = self._judge(state, work, time.monotonic() - began, iteration + latest, history)
-                if self._looks(iteration, iteration + latest):
-                    state = self._report(state, iteration)
-                    result = _store(result, state)
-                    state, work = self._drop(state, work)
-        except KeyboardInterrupt:
-            state = replace(state, status=_mark(state.status, Status.INTERRUPTED))
-            result = _store(result, state)
-        solution = _solution(result, history, done)
-        moved = (solution.theta != theta).any(1).cpu().numpy()
-        return replace(solution, validated=self.validation is not None, moved=moved)
-
-    def _start(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> tuple[State, _Work]:
-        n_models = len(theta)
+    def _start(self, theta: Tensor, done: np.ndarray) -> tuple[State, _Work]:
         point = self.problem.evaluate(theta, keep=self.batches is None)
-        score = point.objective if self.validation is None else self.validation.evaluate(theta, keep=False).objective
-        finite = torch.isfinite(point.objective) & torch.isfinite(score)
-        counter = torch.zeros(n_models, dtype=torch.int64, device=theta.device)
-        n_iter = torch.tensor(done, dtype=torch.int64, device=theta.device)
-        status = torch.where(n_iter < self.stopping.max_iter, _RUNNING, int(Status.MAX_ITER))
-        # where no output has a scale, in the units of constant targets, every theta is an exact fit
-        status = status.where((self.problem.report_weights != 0).any(-1), int(Status.EXACT))
-        damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(n_models).clone()
-        null = self._null_objective(n_models, theta)
-        state = State(
-            model=torch.arange(n_models, device=theta.device),
-            theta=theta,
-            objective=point.objective,
-            start=null.where(null > 0, point.objective),
-            loss=point.loss,
-            damping=damping,
-            # where batches are averaged, the damping is a prior that only difficulties raise; it fades
-            least_damping=damping if self.averages else torch.full_like(damping, self.stopping.min_damping),
-            memory=self.strategy.start(damping),
-            mean_theta=theta,
-            best_theta=theta,
-            best_score=score.where(finite, torch.full_like(score, torch.inf)),
-            best_loss=point.loss,
-            anchor=score,
-            stall=counter,
-            status=torch.where(finite, status, int(Status.NONFINITE)),
-            n_iter=n_iter,
-        )
-        return state, _Work(forwards=point.forwards, stale=torch.ones_like(finite))
-
-    def _null_objective(self, n_models: int, theta: Tensor) -> Tensor:
-        """Loss (B,) of outputs that are all zero: the scale of the targets, and with it of rounding."""
-        total = theta.new_zeros(n_models)
-        for chunk in self.problem.chunks():
-            zero = theta.new_zeros(n_models, self.problem.network.n_outputs, chunk.weights.shape[-1])
-            total = total + self.problem.loss.value(zero, chunk.y, chunk.weights).sum(-1)
-        return total
+        damping = torch.as_tensor(self.damping, dtype=theta.dtype, device=theta.device).expand(len(theta)).clone()
+        # where batches are averaged, the damping is a prior that only difficulties raise; it fades
+        least = damping if self.averages else torch.full_like(damping, self.stopping.min_damping)
+        state = self._state(theta, point, done, damping, least, self.strategy.start(damping))
+        return state, _Work(forwards=point.forwards, stale=torch.ones_like(state.status, dtype=torch.bool))
 
     def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
         """One pass over all mini-batches, then the objective on all rows."""
@@ -365,24 +289,8 @@ class _Loop:
             average = possible(average, before)
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny, average=average)
 
-    def _judge(self, state: State, work: _Work, elapsed: float, latest: int, history: History) -> State:
-        """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""
-        options, curves = self.stopping, {}
-        score, theta = state.objective, state.mean_theta if self.averages else state.theta
-        if self.validation is not None:
-            score = self.validation.evaluate(theta, keep=False).objective
-            curves["validation"] = score
-        history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
-        running = self._running(state)
-        lower = score < state.best_score
-        better = Choice(lower if running.all else lower & running.mask)
-        progress = Choice(score < state.anchor * constant(1 - options.tol, score))
-        # a rejected step has not been taken: too many of them end in the damping's maximum
-        waited = 1 if self.batches is not None else work.stale
-        stall = torch.zeros_like(state.stall) if progress.all else (state.stall + waited).masked_fill_(progress.mask, 0)
-        reasons = [(exact(state, self.problem.loss.exact_power), Status.EXACT)]
-        if options.target_loss >= 0:
-            reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
+    def _reasons(self, state: State, work: _Work, progress: Choice) -> list[tuple[Tensor, Status]]:
+        options, reasons = self.stopping, []
         if work.system is not None and not progress.all:  # where every model gains, none is stationary
             reasons += stationary(work.system, state, work.stale, options.gradient_tol)
         if work.system is not None and work.tiny is not None:
@@ -390,96 +298,19 @@ class _Loop:
             reasons += stuck(work.system, state, work.tiny, options, power, self.problem.penalty())
         elif self.batches is not None:
             reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
-        if not progress.all:
-            reason = Status.DECREASE if self.validation is None else Status.VALIDATION
-            reasons += [(stall >= options.n_iter_no_change, reason)]
-        n_iter = state.n_iter + (1 if running.all else running.mask)
-        if latest >= options.max_iter:
-            reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
-        status = first_reason(state.status, running.mask, reasons)
-        if options.together and options.target_loss >= 0:
-            reached = self._in_group(status == int(Status.TARGET), state.model)
-            status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
-        if elapsed >= options.max_time:
-            status = _mark(status, Status.TIME)
-        return evolve(
-            state,
-            best_theta=better(theta, state.best_theta),
-            best_score=better(score, state.best_score),
-            best_loss=better(state.loss, state.best_loss),
-            anchor=progress(score, state.anchor),
-            stall=stall,
-            status=status,
-            n_iter=n_iter,
-        )
+        return reasons
 
-    def _in_group(self, mask: Tensor, model: Tensor) -> Tensor:
-        """Whether the mask (b,) holds for any model of the same group as each of the models (b,)."""
-        if self.groups is None:
-            return mask.any()
-        group = self.groups[model]
-        return (mask.new_zeros(self.n_groups, dtype=torch.int64).index_add_(0, group, mask.long()) > 0)[group]
+    def _curves(self, state: State) -> dict[str, Tensor]:
+        return {"damping": state.damping}
 
-    @cached_property
-    def on_cpu(self) -> bool:
-        return self.problem.y.device.type == "cpu"
+    def _waited(self, work: _Work) -> Tensor | int:
+        # a rejected step has not been taken: too many of them end in the damping's maximum
+        return 1 if self.batches is not None else work.stale
+
+    def _select(self, work: _Work, keep: Tensor) -> _Work:
+        return select(replace(work, spare=None, rows=None), keep)
 
     @property
     def rate(self) -> float:
         """Weight of the present step against earlier ones: below 1 only where mini-batches are averaged."""
         return 1.0 if self.batches is None else self.batches.rate(self.steps)
-
-    def _running(self, state: State) -> Choice:
-        """Which models still move; on the CPU all, since finished ones leave the batch at once."""
-        if self.on_cpu:
-            return Choice.of_all(state.status)
-        return Choice(state.status == _RUNNING)
-
-    def _looks(self, iteration: int, latest: int) -> bool:
-        """Whether the host looks at the device now; it waits for all queued work when it does."""
-        every = 1 if self.on_cpu or self.callback is not None or self.stopping.max_time < float("inf") else POLL
-        return iteration % every == 0 or latest >= self.stopping.max_iter
-
-    def _report(self, state: State, iteration: int) -> State:
-        if self.callback is None:
-            return state
-        n_active = int((state.status == Status.RUNNING).sum())
-        if self.callback(Progress(iteration, state, n_active)):
-            return replace(state, status=_mark(state.status, Status.CALLBACK))
-        return state
-
-    def _drop(self, state: State, work: _Work) -> tuple[State, _Work]:
-        """Leave finished models out of the batch from here on."""
-        running = state.status == _RUNNING
-        if bool(running.all()):
-            return state, work
-        keep = running.nonzero().squeeze(1)
-        self.problem = self.problem.models(keep)
-        if self.validation is not None:
-            self.validation = self.validation.models(keep)
-        return select(state, keep), select(replace(work, spare=None, rows=None), keep)
-
-
-def _mark(status: Tensor, reason: Status) -> Tensor:
-    """Give every running model this status."""
-    return status.where(status != _RUNNING, int(reason))
-
-
-def _store(result: State, state: State) -> State:
-    """Write the models of ``state`` into their rows of the whole batch."""
-    if result.model.shape[0] == state.model.shape[0]:
-        return state
-    return scatter(result, state.model, state)
-
-
-def _solution(result: State, history: History, done: np.ndarray) -> Solution:
-    n_iter = result.n_iter.cpu().numpy()
-    return Solution(
-        theta=result.best_theta,
-        damping=result.damping,
-        score=result.best_score.cpu().numpy(),
-        loss=result.best_loss.cpu().numpy(),
-        status=[Status(code) for code in result.status.tolist()],
-        n_iter=n_iter,
-        history=history.arrays(n_iter - done),
-    )

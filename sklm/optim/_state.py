@@ -26,7 +26,7 @@ class State:
     start : (b,)
         Loss of zero outputs (the starting objective where that is zero): the scale of an exact fit.
     memory : dict
-        The damping strategy's.
+        The damping strategy's, or the optimizer's.
     mean_theta : (b, P)
         Average of the iterates where mini-batches are averaged, else the last.
     best_theta (b, P), best_score, best_loss : (b,)
@@ -83,14 +83,14 @@ class History:
 
 @dataclass
 class Solution:
-    """Result of :func:`levenberg_marquardt` for B models.
+    """Result of :func:`levenberg_marquardt` or :func:`gradient_descent` for B models.
 
     Attributes
     ----------
     theta : (B, P) tensor
         Best parameters of every model.
     damping : (B,) tensor
-        The last one.
+        The last one; NaN from an optimizer that has none.
     score : (B,) ndarray
         Objective of ``theta`` (validation loss if there was one): what restarts are compared by.
     loss : (B,) ndarray
@@ -98,7 +98,7 @@ class Solution:
     status : list of Status
     n_iter : (B,) ndarray of int
     history : dict of (T, B) ndarray
-        ``objective``, ``loss``, ``damping`` and ``validation`` by iteration.
+        ``objective``, ``loss``, ``damping`` and ``validation`` by iteration; NaN where there is none.
     validated : bool
         Whether ``score`` was taken on validation rows.
     moved : (B,) ndarray of bool

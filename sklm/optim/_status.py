@@ -24,6 +24,7 @@ class Status(IntEnum):
     SUPERSEDED = 13
     DERIVATIVE = 14
     STALLED = 15
+    DIVERGED = 16
 
     @property
     def message(self) -> str:
@@ -66,5 +67,6 @@ _MESSAGES = {
     Status.NONFINITE: "The objective is not finite at the start.",
     Status.DERIVATIVE: "The objective is finite but its derivatives are not.",
     Status.STALLED: "No step lowers the objective although its gradient is not zero.",
+    Status.DIVERGED: "The steps were too long: the objective grew a million times, or beyond all numbers.",
     Status.SUPERSEDED: "Another start of the same fit reached target_loss first.",
 }

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sklm.losses import SquaredError
+from sklm.losses import SoftmaxCrossEntropy, SquaredError
+from sklm.losses._softmax import SOFTMAX_CURVATURES
 from sklm.optim import SOLVERS, make_problem
-from sklm.optim._curvature import Workspace, linearise
+from sklm.optim._curvature import Workspace, gradient, linearise
 
 from .. import reference
 from ..problems import CASES, SURFACE, tensor
@@ -87,3 +88,35 @@ def test_a_buffer_serves_smaller_and_larger_shapes():
     assert first.shape == (2, 3)
     assert workspace.view((4,), like).data_ptr() == first.data_ptr()
     assert workspace.view((5, 2, 2), like).shape == (5, 2, 2)
+
+
+# -- the gradient alone -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_rows", [7, None])
+@pytest.mark.parametrize("case", CASES.values(), ids=str)
+def test_gradient_alone_is_autograds(case, max_rows):
+    X, y = case.data()
+    weights, alpha = tensor(np.random.default_rng(0).uniform(size=(3, case.n_samples))), tensor([0.0, 0.1, 2.0])
+    problem = case.problem(3, weights=weights, alpha=alpha, jacobian_max_rows=max_rows)
+    theta = case.starts(3).requires_grad_()
+    function = reference.perceptron(case.network().sizes, case.activation, X)
+    mask = tensor(case.network().coefficient_mask)
+    for one, w, a in zip(theta, weights, alpha, strict=True):
+        rows = (function(one) - y).square().sum(1)
+        (rows @ w / (2 * case.n_outputs * w.sum()) + 0.5 * a * (one.square() @ mask)).backward()
+    plain = theta.detach()
+    torch.testing.assert_close(gradient(problem, plain), theta.grad, rtol=1e-10, atol=1e-14)
+    kept = problem.evaluate(plain).forwards
+    assert torch.equal(gradient(problem, plain, kept), gradient(problem, plain))
+
+
+@pytest.mark.parametrize("curvature", SOFTMAX_CURVATURES)
+def test_gradient_alone_of_the_log_loss_does_not_depend_on_the_curvature(curvature):
+    X, _ = SURFACE.data()
+    y = torch.eye(3, dtype=torch.float64)[torch.arange(len(X)) % 3]
+    network, theta = SURFACE.network(), SURFACE.starts(1).requires_grad_()
+    outputs = reference.perceptron(network.sizes, "tanh", X)(theta[0])
+    torch.nn.functional.cross_entropy(outputs, y).backward()
+    problem = make_problem(network, SoftmaxCrossEntropy(curvature=curvature), X, y)
+    torch.testing.assert_close(gradient(problem, theta.detach()), theta.grad, rtol=1e-10, atol=1e-14)

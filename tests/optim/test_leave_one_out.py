@@ -110,3 +110,17 @@ def test_models_are_independent_and_unused_parameters_do_not_matter():
     for k in range(3):
         alone = leave_one_out(problem.models(torch.tensor([k])), theta[[k]])
         torch.testing.assert_close(together[[k]], alone, rtol=1e-9, atol=0)
+
+
+def test_a_row_that_determines_a_parameter_alone():
+    """One column is zero but in one row: without it, that row's prediction is anything, or within the targets' range."""
+    rng = np.random.default_rng(8)
+    X = np.c_[rng.normal(size=12), np.eye(12)[0]]
+    y = X[:, :1] + 0.1 * rng.normal(size=(12, 1)) + 3 * X[:, 1:]
+    problem, theta = fitted(X, y, SquaredError())
+    theta = theta + 1e-3
+    rest = np.arange(1, 12)
+    line = np.polyfit(X[rest, 0], y[rest, 0], 1)
+    bounded = leave_one_out(problem, theta, cut=True).item()
+    assert leave_one_out(problem, theta).item() > 100
+    assert np.var(y[rest, 0] - np.polyval(line, X[rest, 0])) / 2 < bounded < np.ptp(y) ** 2

@@ -18,6 +18,7 @@ from sklm.optim import (
     Status,
     Stopping,
     StreamedRows,
+    _loop,
     _minimize,
     levenberg_marquardt,
     make_problem,
@@ -483,9 +484,10 @@ def as_on_a_gpu(monkeypatch):
             self.all = self.none = False
 
     def looks(self, iteration, latest):
-        return iteration % _minimize.POLL == 0 or latest >= self.stopping.max_iter
+        return iteration % _loop.POLL == 0 or latest >= self.stopping.max_iter
 
     monkeypatch.setattr(_minimize, "Choice", Blind)
+    monkeypatch.setattr(_loop, "Choice", Blind)
     monkeypatch.setattr(_minimize._Loop, "on_cpu", False)
     monkeypatch.setattr(_minimize._Loop, "_looks", looks)
 
