@@ -113,7 +113,7 @@ def test_models_are_independent_and_unused_parameters_do_not_matter():
 
 
 def test_a_row_that_determines_a_parameter_alone():
-    """One column is zero but in one row: without it, that row's prediction is anything, or within the targets' range."""
+    """A column is zero but in one row: without it, that row's prediction is anything, or within the range of y."""
     rng = np.random.default_rng(8)
     X = np.c_[rng.normal(size=12), np.eye(12)[0]]
     y = X[:, :1] + 0.1 * rng.normal(size=(12, 1)) + 3 * X[:, 1:]
