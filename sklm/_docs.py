@@ -35,7 +35,7 @@ def document_search(search: T) -> T:
 SEARCH_PARAMETERS = """
 scoring : str, callable, list, tuple, dict or None, default=None
 n_jobs : int or None, default=None
-    Batches of fits at a time, each in a thread, and processes that score and do what cannot be batched.
+    Threads that run batches, do what cannot be batched, and score; -1 means one a processor core.
 refit : bool, str or callable, default=True
 cv : int, splitter, iterable or None, default=None
 verbose : int, default=0

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
@@ -32,6 +33,7 @@ class _BatchedSearch:
     takes over its result. Scores, times, failures, callbacks and results are thus scikit-learn's own.
     """
 
+    estimator: Any
     _evaluation: _Evaluation
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
@@ -49,8 +51,11 @@ class _BatchedSearch:
         self : object
         """
         self._evaluation = _Evaluation(self)
+        # to score is too little work to send it to processes
+        hint = {"prefer": "threads"} if isinstance(_last(self.estimator), Training) else {}
         try:
-            return super().fit(X, y, **params)  # type: ignore[misc]
+            with parallel_config(**hint):
+                return super().fit(X, y, **params)  # type: ignore[misc]
         finally:
             del self._evaluation
 
@@ -81,7 +86,7 @@ class _BatchedSearch:
 
     def __getstate__(self) -> dict:
         # the search is sent along with every task of a worker process: not the data of all
-        state: dict = super().__getstate__()  # type: ignore[misc]
+        state: Any = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_evaluation"}
 
 
