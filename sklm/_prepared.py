@@ -141,6 +141,8 @@ def comparable(value: Any, origin: Any) -> Any:
     if isinstance(value, torch.nn.Module) and origin is not None:
         return ("module", origin)
     # an ordinary object is its class and its attributes; others may hide something
-    if type(value).__reduce__ is object.__reduce__ and hasattr(value, "__dict__"):
-        return (type(value), comparable(vars(value), origin))
-    raise CannotBatchError(f"{type(value).__name__} objects cannot be compared")
+    kind = type(value)
+    plain = kind.__reduce__ is object.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__
+    if plain and hasattr(value, "__dict__"):
+        return (kind, comparable(vars(value), origin))
+    raise CannotBatchError(f"{kind.__name__} objects cannot be compared")
