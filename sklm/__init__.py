@@ -3,8 +3,18 @@
 from ._classifier import LMClassifier
 from ._many import fit_many
 from ._regressor import LMRegressor
+from ._search import LMGridSearchCV, LMRandomizedSearchCV
 from .architectures import CNN, MLP
 
 __version__ = "0.1.0"
 
-__all__ = ["CNN", "MLP", "LMClassifier", "LMRegressor", "__version__", "fit_many"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "LMClassifier",
+    "LMGridSearchCV",
+    "LMRandomizedSearchCV",
+    "LMRegressor",
+    "__version__",
+    "fit_many",
+]

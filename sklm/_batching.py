@@ -19,9 +19,9 @@ from .optim import Solution, Status
 from .optim._isolation import isolated
 from .optim._threads import openmp_threads
 
-#: bytes of Jacobian rows of all models of a run on a CPU: enough to make the cost of starting an operation small
-#: (docs/performance.md)
-RUN_BYTES = 32 * 2**20
+#: bytes of Jacobian rows of all models of a run on a CPU: more bring nothing, as an operation then takes long against
+#: starting it (docs/performance.md)
+RUN_BYTES = 8 * 2**20
 
 
 @dataclass

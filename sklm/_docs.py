@@ -23,6 +23,37 @@ def document(**texts: str) -> Callable[[T], T]:
     return fill
 
 
+def document_search(search: T) -> T:
+    """Fill ``{parameters}`` and ``{attributes}`` in the docstring of a search."""
+    if search.__doc__:
+        texts = {"parameters": SEARCH_PARAMETERS, "attributes": SEARCH_ATTRIBUTES}
+        filled = {name: textwrap.indent(text.strip(), "    ").strip() for name, text in texts.items()}
+        search.__doc__ = search.__doc__.format(**filled)
+    return search
+
+
+SEARCH_PARAMETERS = """
+scoring : str, callable, list, tuple, dict or None, default=None
+n_jobs : int or None, default=None
+    Threads that run batches, do what cannot be batched, and score; -1 means one a processor core.
+refit : bool, str or callable, default=True
+cv : int, splitter, iterable or None, default=None
+verbose : int, default=0
+    1 shows a line with the number of fits that are done, higher numbers what scikit-learn prints.
+pre_dispatch : int or str, default='2*n_jobs'
+error_score : 'raise' or number, default=nan
+    Also for a fit that fails in a batch, which does not disturb the others.
+return_train_score : bool, default=False
+"""
+
+SEARCH_ATTRIBUTES = """
+cv_results_ : dict
+    As in scikit-learn, and ``batched``: whether the fits of the candidate were run together with others. Their
+    ``fit_time`` is their preparation and an equal share of the time of the batch.
+best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, refit_time_, multimetric_
+    As in scikit-learn.
+"""
+
 PARAMETERS = """
 hidden_layer_sizes : int or sequence of int, default=(20,)
     Units of each hidden layer; ``()`` is a linear model.

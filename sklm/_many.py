@@ -70,7 +70,7 @@ def fit_many(
     >>> from sklm import LMRegressor, fit_many
     >>> x = np.linspace(0, 1, 50)[:, None]
     >>> curves = [np.exp(-rate * x[:, 0]) for rate in (1, 2, 3)]
-    >>> models = fit_many(LMRegressor(3, random_state=0), x, curves)
+    >>> models = fit_many(LMRegressor(3, target_loss=1e-6, random_state=0), x, curves)
     >>> all(model.score(x, curve) > 0.9999 for model, curve in zip(models, curves))
     True
     """

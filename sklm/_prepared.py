@@ -81,10 +81,7 @@ class Prepared:
             batches = copy.deepcopy(self.batches)
             solution = levenberg_marquardt(problem, starts, batches=batches, seed=self.seed, **options)
         several = len(solution.group) > len(np.unique(solution.group))
-        if (
-            not (several and self.predicts_rows and len(solution.theta) == len(theta))
-            or Status.TARGET in solution.status
-        ):
+        if not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
         return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
 
@@ -173,6 +170,8 @@ def comparable(value: Any, origin: Any) -> Any:
     if isinstance(value, torch.nn.Module) and origin is not None:
         return ("module", origin)
     # an ordinary object is its class and its attributes; others may hide something
-    if type(value).__reduce__ is object.__reduce__ and hasattr(value, "__dict__"):
-        return (type(value), comparable(vars(value), origin))
-    raise CannotBatchError(f"{type(value).__name__} objects cannot be compared")
+    kind = type(value)
+    plain = kind.__reduce__ is object.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__
+    if plain and hasattr(value, "__dict__"):
+        return (kind, comparable(vars(value), origin))
+    raise CannotBatchError(f"{kind.__name__} objects cannot be compared")

@@ -63,6 +63,36 @@ class IterationLines:
         )
 
 
+class FitsLine:
+    """One line on standard error, rewritten: how many of many fits are done.
+
+    Parameters
+    ----------
+    n_fits : int
+    every : float
+        Seconds between two updates.
+    """
+
+    def __init__(self, n_fits: int, every: float = 0.2):
+        self.n_fits, self.every = n_fits, every
+        self.began, self.shown, self.is_open = time.monotonic(), -every, False
+
+    def __call__(self, n_done: int) -> None:
+        now = time.monotonic()
+        if now - self.shown < self.every and n_done < self.n_fits:
+            return
+        self.shown, self.is_open = now, True
+        bar = "#" * (20 * n_done // self.n_fits)
+        sys.stderr.write(f"\r[{bar:<20}] {n_done} of {self.n_fits} fits, {now - self.began:.1f} s")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Go to a new line, if one was begun."""
+        if self.is_open:
+            sys.stderr.write("\n")
+            self.is_open = False
+
+
 def damping_text(progress: Progress, pattern: str) -> str:
     """Return the damping of the leader in a pattern; nothing for an optimizer that has none."""
     damping = float(progress.state.damping[progress.leader])

@@ -289,3 +289,18 @@ def test_other_factors(factor):
     assert sizes[-1] * factor <= 3000
     solution = grow(MANY.problem(), MANY.starts(near=0.3), growth)
     assert solution.status[0].converged
+
+
+def test_finalists_are_those_of_every_group():
+    """Three fits in a batch end as each of them does alone."""
+    growth, problem, theta = Growth(0, finalists=1), MANY.problem(9), MANY.starts(9, near=1.0)
+    groups = np.repeat([0, 1, 2], [4, 2, 3])
+    together = grow(problem, theta, growth=growth, groups=groups)
+    np.testing.assert_array_equal(together.groups, [0, 1, 2])
+    np.testing.assert_array_equal(together.leaders(), [0, 1, 2])
+    for group in range(3):
+        members = torch.from_numpy(np.flatnonzero(groups == group))
+        alone = grow(problem.models(members), theta[members], growth=growth)
+        assert together.status[group] == alone.status[0]
+        np.testing.assert_allclose(curve_of(together, group)[:9], curve_of(alone, 0)[:9], rtol=1e-6)
+        np.testing.assert_allclose(together.score[group], alone.score[0], rtol=1e-6)

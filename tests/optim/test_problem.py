@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sklm.losses import SquaredError
-from sklm.optim import make_problem
+from sklm.optim import make_problem, stack_problems
 
 from .. import reference
 from ..problems import CASES, CURVE, SURFACE, tensor
@@ -134,3 +134,48 @@ def test_what_does_not_fit_is_refused(change, message):
     options = {"network": CURVE.network(), "loss": SquaredError(), "X": X, "y": y, "n_models": 2, **change}
     with pytest.raises(ValueError, match=message):
         make_problem(**options)
+
+
+def several(case, own, max_rows="auto"):
+    """Problems of 1, 2 and 1 models, and start points for all of them."""
+    X, y = case.data()
+    rng, problems = np.random.default_rng(3), []
+    for k, n_models in enumerate((1, 2, 1)):
+        weights = tensor(rng.uniform(0.1, 1, case.n_samples)) if own else None
+        inputs, targets = (X * (1 + k), y + k) if own else (X, y)
+        scale = tensor(np.full(case.n_outputs, 1.0 + k if own else 2.0))
+        problems.append(
+            make_problem(
+                case.network(),
+                SquaredError(),
+                inputs,
+                targets,
+                n_models=n_models,
+                weights=weights,
+                alpha=0.1 * k,
+                output_scale=scale,
+                jacobian_max_rows=max_rows,
+            )
+        )
+    return problems, case.starts(4)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("max_rows", [7, None])
+def test_stacked_problems_are_those_that_went_in(own, max_rows):
+    problems, theta = several(SURFACE, own, max_rows)
+    stacked = stack_problems(problems, max_rows)
+    assert stacked.rows.chunk(0, 5).ndim == (3 if own else 2)
+    assert stacked.weights.shape == (4 if own else 1, SURFACE.n_samples)
+    index = np.array([3, 1, 20, 8])
+    for whole, part in ((stacked, problems), (stacked.take(index), [p.take(index) for p in problems])):
+        got, start = whole.evaluate(theta), 0
+        for problem in part:
+            stop = start + len(problem.alpha)
+            expected = problem.evaluate(theta[start:stop])
+            torch.testing.assert_close(got.objective[start:stop], expected.objective, rtol=1e-13, atol=0)
+            torch.testing.assert_close(got.loss[start:stop], expected.loss, rtol=1e-13, atol=0)
+            start = stop
+    some = stacked.models(torch.tensor([2, 3])).evaluate(theta[2:])
+    torch.testing.assert_close(some.loss, stacked.evaluate(theta).loss[2:], rtol=1e-13, atol=0)
+    torch.testing.assert_close(some.objective, stacked.evaluate(theta).objective[2:], rtol=1e-13, atol=0)

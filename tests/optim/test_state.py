@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -42,3 +44,22 @@ def test_exact_fits_are_equally_good():
     got = solution([1e-5, 3e-32, 1e-32], [Status.DECREASE, Status.EXACT, Status.EXACT])
     assert got.best == 1
     assert got.rank.tolist() == [1e-5, 0, 0]
+
+
+def test_groups_are_ranked_each_on_its_own():
+    """The third fit has a start at its target, which beats better ones of the same fit only."""
+    scores = np.array([3.0, 1, 2, 5, 4, np.nan, 0.1, 7])
+    codes = [Status.DECREASE] * 6 + [Status.STEP, Status.TARGET]
+    grouped = replace(solution(scores), status=codes, groups=np.array([0, 0, 0, 1, 1, 1, 2, 2]))
+    np.testing.assert_array_equal(grouped.rank, [3, 1, 2, 5, 4, np.inf, np.inf, 7])
+    np.testing.assert_array_equal(grouped.leaders(), [1, 4, 7])
+    np.testing.assert_array_equal(grouped.leaders(2), [1, 2, 3, 4, 6, 7])
+    np.testing.assert_array_equal(grouped.leaders(9), np.arange(8))
+    mixed = replace(solution(scores[:4]), groups=np.array([1, 0, 1, 0]))
+    np.testing.assert_array_equal(mixed.leaders(), [1, 2])
+    np.testing.assert_array_equal(solution(scores[:4]).leaders(2), [1, 2])
+
+
+def test_the_leader_is_the_first_of_equals_like_the_best():
+    equal = solution(np.array([2.0, 1, 1]))
+    assert equal.leaders()[0] == equal.best == 1

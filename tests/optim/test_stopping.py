@@ -430,3 +430,20 @@ def test_together_one_model_at_the_target_stops_the_others():
     assert {status for status in solution.status if status is not Status.TARGET} == {Status.SUPERSEDED}
     assert len(set(solution.n_iter)) == 1
     assert solution.n_iter[0] == min(apart.n_iter)
+
+
+def test_together_means_within_a_group():
+    options, groups = ENDLESS | {"target_loss": 0.001, "together": True}, np.array([1, 1, 0, 0, 1, 0])
+    solution = fit(SURFACE, options, near=0.5, n_models=6, groups=groups)
+    np.testing.assert_array_equal(solution.groups, groups)
+    for group in (0, 1):
+        members = np.flatnonzero(groups == group)
+        status = [solution.status[member] for member in members]
+        assert Status.TARGET in status
+        assert set(status) <= {Status.TARGET, Status.SUPERSEDED}
+        alone = levenberg_marquardt(
+            SURFACE.problem(3), SURFACE.starts(6, near=0.5)[torch.from_numpy(members)], stopping=Stopping(**options)
+        )
+        np.testing.assert_array_equal(solution.n_iter[members], alone.n_iter)
+        assert status == alone.status
+    assert solution.n_iter[0] != solution.n_iter[1]

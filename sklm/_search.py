@@ -1,0 +1,352 @@
+"""Grid and randomised search whose fits run through the engine together."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import parallel_config
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.pipeline import Pipeline
+
+from ._batching import Fit, Outcome, alone, fit_together
+from ._docs import document_search
+from ._sklearn import _check_method_params, _safe_split
+from ._training import Training
+from ._verbose import FitsLine
+from .architectures import Architecture
+
+
+class _BatchedSearch:
+    """Mixin before a search of scikit-learn: fits first, in batches, then lets the search fit and score as it does.
+
+    scikit-learn calls ``fit`` of a clone for every candidate and split. Where that fit has been done already, the call
+    takes over its result. Scores, times, failures, callbacks and results are thus scikit-learn's own.
+    """
+
+    estimator: Any
+    _evaluation: _Evaluation
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Run fit with all sets of parameters, see scikit-learn's search of the same name.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        **params : dict
+            For ``fit`` of the estimator, the scorers and the splitter, such as ``sample_weight`` and ``groups``.
+
+        Returns
+        -------
+        self : object
+        """
+        self._evaluation = _Evaluation(self)
+        # to score is too little work to send it to processes
+        hint = {"prefer": "threads"} if isinstance(_last(self.estimator), Training) else {}
+        try:
+            with parallel_config(**hint):
+                return super().fit(X, y, **params)  # type: ignore[misc]
+        finally:
+            del self._evaluation
+
+    # -- what the search's own fit calls, in this order ----------------------------------------------------------
+
+    def _get_routed_params_for_fit(self, params: dict) -> Any:
+        routed = super()._get_routed_params_for_fit(params)  # type: ignore[misc]
+        self._evaluation.fit_params = routed.estimator.fit
+        return routed
+
+    def _check_input_parameters(self, X: Any, y: Any, split_params: dict) -> None:
+        super()._check_input_parameters(X, y, split_params)  # type: ignore[misc]
+        self._evaluation.data = X, y, split_params
+
+    def _run_search(self, evaluate_candidates: Callable, *, callback_ctx: Any = None) -> None:
+        evaluate = partial(self._evaluation.evaluate, evaluate_candidates)
+        super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
+
+    def _format_results(self, candidate_params: list, n_splits: int, out: list, more_results: Any = None) -> dict:
+        outcomes = self._evaluation.outcomes
+        out = [
+            {**result, "fit_time": outcome.seconds} if outcome.batch else result
+            for result, outcome in zip(out, outcomes, strict=True)
+        ]
+        batched = np.reshape([outcome.batch > 0 for outcome in outcomes], (-1, n_splits)).all(axis=1)
+        more_results = {**(more_results or {}), "batched": batched}
+        return super()._format_results(candidate_params, n_splits, out, more_results)  # type: ignore[misc]
+
+    def __getstate__(self) -> dict:
+        # the search is sent along with every task of a worker process: not the data of all
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_evaluation"}
+
+
+@document_search
+class LMGridSearchCV(_BatchedSearch, GridSearchCV):
+    """``GridSearchCV`` that fits all candidates on all splits together.
+
+    A drop-in replacement for scikit-learn's class of that name without LM, with the same parameters, methods and
+    attributes. It is quicker where the fits are small; see :func:`sklm.fit_many` for which of them run together.
+
+    Parameters
+    ----------
+    estimator : estimator
+        ``LMRegressor``, ``LMClassifier`` or a ``Pipeline`` that ends in one; its other steps are fitted one by one.
+        Other estimators work as in scikit-learn, one by one.
+    param_grid : dict or list of dicts
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    sklearn.model_selection.GridSearchCV : The full description of parameters and attributes.
+    sklm.fit_many : Many fits without a search.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklm import LMClassifier, LMGridSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> grid = {{"damping": [0.01, 1.0], "alpha": [1e-3, 1e-2]}}
+    >>> search = LMGridSearchCV(LMClassifier(3, random_state=0), grid).fit(X, y)
+    >>> bool(search.best_score_ > 0.9), search.cv_results_["batched"].tolist()
+    (True, [True, True, True, True])
+    """
+
+
+@document_search
+class LMRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
+    """``RandomizedSearchCV`` that fits all candidates on all splits together.
+
+    A drop-in replacement for scikit-learn's class of that name without LM, with the same parameters, methods and
+    attributes. It is quicker where the fits are small; see :func:`sklm.fit_many` for which of them run together.
+
+    Parameters
+    ----------
+    estimator : estimator
+        ``LMRegressor``, ``LMClassifier`` or a ``Pipeline`` that ends in one; its other steps are fitted one by one.
+        Other estimators work as in scikit-learn, one by one.
+    param_distributions : dict or list of dicts
+    n_iter : int, default=10
+        Number of candidates drawn.
+    {parameters}
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws.
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    sklearn.model_selection.RandomizedSearchCV : The full description of parameters and attributes.
+    LMGridSearchCV : All candidates of a grid.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_iris
+    >>> from sklm import LMClassifier, LMRandomizedSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> draws = {{"alpha": loguniform(1e-4, 1e-1)}}
+    >>> search = LMRandomizedSearchCV(LMClassifier(3, random_state=0), draws, n_iter=4, random_state=0).fit(X, y)
+    >>> bool(search.best_score_ > 0.9)
+    True
+    """
+
+
+class _Evaluation:
+    """The fits of a search, done in batches before it asks for them.
+
+    Attributes
+    ----------
+    outcomes : list of Outcome
+        One a candidate and split, in the search's order, of all calls so far.
+    """
+
+    fit_params: dict
+    data: tuple[Any, Any, dict]
+
+    def __init__(self, search: Any):
+        self.search = search
+        self.outcomes: list[Outcome] = []
+
+    def evaluate(
+        self,
+        evaluate_candidates: Callable,
+        candidate_params: Any,
+        cv: Any = None,
+        more_results: Any = None,
+        callback_ctx: Any = None,
+    ) -> dict:
+        """Stand in for the search's own function of that name; the splits are drawn once and passed on."""
+        X, y, split_params = self.data
+        candidates = list(candidate_params)
+        splits = list((cv or self.search._checked_cv_orig).split(X, y, **split_params))
+        contexts = _Contexts(callback_ctx, partial(self._fit, candidates, splits))
+        return evaluate_candidates(candidates, cv=_Splits(splits), more_results=more_results, callback_ctx=contexts)
+
+    def _fit(self, candidates: list[dict], splits: list) -> list[_Done | None]:
+        """Fit what can be fitted together; None for the rest."""
+        n_tasks = len(candidates) * len(splits)
+        estimators: list[Any] = [None] * n_tasks
+        errors: list[tuple[Exception, float] | None] = [None] * n_tasks
+        order = [c * len(splits) + s for s, c in product(range(len(splits)), range(len(candidates)))]
+
+        def fits() -> Iterator[Fit | None]:
+            for split, (train, _) in enumerate(splits):
+                part = _Part(self, train)  # one copy of the rows of a split at a time
+                for number, parameters in enumerate(candidates):
+                    task = number * len(splits) + split
+                    began = time.perf_counter()
+                    estimator = part.estimator(parameters)
+                    estimators[task] = estimator
+                    try:
+                        yield None if estimator is None else part.record(estimator, self._origin(parameters, number))
+                    except Exception as error:
+                        errors[task] = (error, time.perf_counter() - began)
+                        yield None
+
+        line = FitsLine(n_tasks) if self.search.verbose else None
+        try:
+            batch = fit_together(fits(), self.search.n_jobs, line)
+        finally:
+            if line is not None:
+                line.close()
+        outcomes = dict(zip(order, batch, strict=True))
+        for task, failed in enumerate(errors):
+            if failed is not None:
+                outcomes[task] = Outcome(*failed, batch=1)
+        self.outcomes += [outcomes[task] for task in range(n_tasks)]
+        return [
+            _Done(estimators[task], outcomes[task].error) if outcomes[task].batch else None for task in range(n_tasks)
+        ]
+
+    def _origin(self, parameters: dict, number: int) -> Any:
+        """The same for candidates that do not change the architecture, so that modules are copies of one."""
+        changes = any(
+            re.search(r"(^|__)architecture(__|$)", name)
+            or hasattr(value, "get_params")
+            or isinstance(value, Architecture | torch.nn.Module)
+            for name, value in parameters.items()
+        )
+        return number if changes else "base"
+
+
+class _Part:
+    """The training rows of a split."""
+
+    def __init__(self, evaluation: _Evaluation, train: np.ndarray):
+        self.search = evaluation.search
+        X, y, _ = evaluation.data
+        self.fit_params = _check_method_params(X, params=evaluation.fit_params, indices=train)
+        self.X, self.y = _safe_split(self.search.estimator, X, y, train)
+
+    def estimator(self, parameters: dict) -> Any:
+        """The estimator of a candidate if its fit might be batched, else None."""
+        try:
+            estimator = clone(self.search.estimator).set_params(**clone(parameters, safe=False))
+        except Exception:
+            return None  # scikit-learn says what is wrong
+        last = _last(estimator)
+        if not isinstance(last, Training) or alone(last) is not None:
+            return None
+        listening = (self.search, estimator)
+        return None if any(getattr(part, "_skl_callbacks", None) for part in listening) else estimator
+
+    def record(self, estimator: Any, origin: Any) -> Fit:
+        """Fit the steps before the last, and return the fit of the last one."""
+        last = _last(estimator)
+        given: list[Fit] = []
+
+        def fit(X: Any, y: Any, sample_weight: Any = None) -> Training:
+            given.append(Fit(last, X, y, sample_weight, origin))
+            return last
+
+        last.fit = fit
+        try:
+            estimator.fit(self.X, self.y, **self.fit_params)
+        finally:
+            del last.fit
+        return given[0]
+
+
+def _last(estimator: Any) -> Any:
+    return estimator.steps[-1][1] if isinstance(estimator, Pipeline) and estimator.steps else estimator
+
+
+@dataclass
+class _Splits:
+    """A splitter that has been asked before."""
+
+    splits: list
+
+    def split(self, X: Any, y: Any = None, **params: Any) -> list:
+        return self.splits
+
+
+@dataclass
+class _Done:
+    """A fit that has been done, or has failed."""
+
+    estimator: Any
+    error: Exception | None
+
+    def adopt(self, estimator: Any, X: Any, y: Any = None, **params: Any) -> Any:
+        """Give ``estimator``, set up for the same fit, its result."""
+        if self.error is not None:
+            raise self.error
+        estimator.__dict__.update(self.estimator.__dict__)
+        return estimator
+
+
+class _Contexts:
+    """The callback context of the search; all fits are done when the first evaluation is announced."""
+
+    def __init__(self, context: Any, fit_all: Callable[[], list[_Done | None]]):
+        self.context, self.fit_all = context, fit_all
+        self.done: list[_Done | None] | None = None
+
+    def subcontext(self, task_name: str, task_id: int) -> _Context:
+        if self.done is None:
+            self.done = self.fit_all()
+        return _Context(self.context.subcontext(task_name=task_name, task_id=task_id), self.done[task_id])
+
+
+@dataclass
+class _Context:
+    """The callback context of one evaluation, which the estimator passes through right before it is fitted."""
+
+    context: Any
+    done: _Done | None
+
+    @contextmanager
+    def propagate_callback_context(self, estimator: Any) -> Iterator[None]:
+        with self.context.propagate_callback_context(estimator):
+            if self.done is None:
+                yield
+                return
+            estimator.fit = partial(self.done.adopt, estimator)
+            try:
+                yield
+            finally:
+                del estimator.fit
+
+    def call_on_fit_task_begin(self, **given: Any) -> _Context:
+        self.context.call_on_fit_task_begin(**given)
+        return self
+
+    def call_on_fit_task_end(self, **given: Any) -> Any:
+        return self.context.call_on_fit_task_end(**given)
