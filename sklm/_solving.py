@@ -84,11 +84,11 @@ class Solving(BaseLM):
         network, dtype = problem.network, DTYPES[self.dtype]
         n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
         need = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0)).working_bytes(
-            1, network.n_parameters, n_rows, dtype.itemsize
+            1, network, n_rows, dtype.itemsize
         )
         free = 0.8 * available_bytes(device)
         if need > free:
-            few_rows = resolve_solver("auto", problem).working_bytes(1, network.n_parameters, n_rows, dtype.itemsize)
+            few_rows = resolve_solver("auto", problem).working_bytes(1, network, n_rows, dtype.itemsize)
             help_ = (
                 "solver='auto', which solves in the space of the rows"
                 if few_rows <= free

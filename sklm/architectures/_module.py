@@ -252,8 +252,8 @@ class ModuleNetwork(Network):
         """First derivative along a line, by reverse mode twice: ``u -> J^T u`` is linear, and J is its transpose."""
 
         def slope(t: Tensor, X: Tensor, v: Tensor) -> Tensor:
-            outputs, pull = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)
-            return vjp(lambda u: pull(u)[0], torch.zeros_like(outputs))[1](v)[0]
+            pull = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)[1]
+            return vjp(lambda u: pull(u)[0], v.new_zeros(self.n_outputs, len(X)))[1](v)[0]
 
         return self._each(slope, theta, X, direction)
 

@@ -12,7 +12,11 @@ from ._problem import Problem
 
 
 class Accumulator(Protocol):
-    """Receives the augmented rows of every chunk; see ``_solvers``."""
+    """Receives the augmented rows of every chunk; see ``_linear``.
+
+    One with the attribute ``layerwise = True`` receives the factors of the rows instead where the network has them,
+    through ``add_layers(layers, residual)``.
+    """
 
     def add(self, rows: Tensor) -> None:
         """Rows (B, P + 1, R n): columns ``sqrt(w) J^T S`` with ``sqrt(w) z`` below. The buffer is reused."""
@@ -42,8 +46,8 @@ def linearise(
 ) -> tuple[Any, Tensor | None]:
     """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator``.
 
-    Returns the system and, where one chunk took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid until
-    the workspace is used again.
+    Returns the system and, where one chunk of rows took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid
+    until the workspace is used again.
 
     Notes
     -----
@@ -52,25 +56,33 @@ def linearise(
     at random, z is zero and the gradient comes from one more pass back.
     """
     network, loss, flat, gradient = problem.network, problem.loss, None, None
+    layerwise: Any = accumulator if getattr(accumulator, "layerwise", False) and network.layer_floats else None
     for chunk, forward in problem.forward_passes(theta, kept):
-        root = chunk.root_weights
-        rows, flat = _buffer(workspace, problem, theta, root.shape[-1])
+        root, residual = chunk.root_weights, None
         if loss.n_draws:
             assert chunk.noise is not None
             factor = loss.draw(forward.outputs, chunk.y, chunk.noise)
-            rows[:, -1].zero_()
             force = loss.gradient(forward.outputs, chunk.y) * chunk.weights.unsqueeze(1)
             part = network.vjp(theta, chunk.X, forward, force)
             gradient = part if gradient is None else gradient.add_(part)
         else:
             factor = loss.factor(forward.outputs, chunk.y)
-            torch.mul(loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
-        network.pullback(theta, chunk.X, forward, factor * root[:, None, None, :], rows[:, :-1])
+            residual = loss.residual(forward.outputs, chunk.y)
+        cotangents = factor * root[:, None, None, :]
+        if layerwise is not None:
+            layers = network.layer_factors(theta, chunk.X, forward, cotangents)
+            layerwise.add_layers(layers, None if residual is None else residual * root[:, None, :])
+            continue
+        rows, flat = _buffer(workspace, problem, theta, root.shape[-1])
+        if residual is None:
+            rows[:, -1].zero_()
+        else:
+            torch.mul(residual, root[:, None, :], out=rows[:, -1])
+        network.pullback(theta, chunk.X, forward, cotangents, rows[:, :-1])
         accumulator.add(flat)
-    assert flat is not None
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
     whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
-    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole else None
+    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole and flat is not None else None
 
 
 def _buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -281,7 +281,8 @@ class _Loop:
         if self.averages:
             system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
-        if scale is None or self.scaling is not identity:
+        # one number for all, as ``identity`` gives it, is spread out where models were picked from it
+        if scale is None or self.scaling is not identity or scale.stride() != (0, 0):
             largest = system.diagonal if largest is None else torch.maximum(largest, system.diagonal)
             scale = self.scaling(system.diagonal, largest)
         if not isinstance(scale, Tensor) or scale.shape != state.theta.shape:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklm.architectures import MLP
 from sklm.optim import SCALINGS, SOLVERS, Stopping, levenberg_marquardt
 from sklm.optim._solvers import choose_solver
 
@@ -194,6 +195,7 @@ def test_a_solver_object_is_as_good_as_its_name(name):
 @every_solver
 def test_memory_estimate_grows_with_the_system(name):
     solver = SOLVERS[name]()
-    bytes_of = {size: solver.working_bytes(2, size, size, 8) for size in (100, 1000)}
+    network = {size: MLP(()).build(size - 1, 1) for size in (100, 1000)}
+    bytes_of = {size: solver.working_bytes(2, network[size], size, 8) for size in (100, 1000)}
     assert bytes_of[100] >= 2 * 100 * 100 * 8
     assert 80 < bytes_of[1000] / bytes_of[100] <= 100
