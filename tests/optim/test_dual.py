@@ -1,0 +1,279 @@
+"""The dual solver without the Jacobian, against least squares on the rows that ``pullback`` writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sklm.architectures import ACTIVATIONS, CNN, MLP, ModuleArchitecture
+from sklm.losses import Huber, LogisticLoss, PoissonDeviance, SoftmaxCrossEntropy, SquaredError
+from sklm.optim import SCALINGS, Geodesic, Stopping, _kernel, _linear, levenberg_marquardt, make_problem
+from sklm.optim._batch import scatter, select
+from sklm.optim._curvature import Workspace, linearise
+from sklm.optim._dual import Dual
+from sklm.optim._kernel import LayerPart, RowsPart
+
+from .. import reference
+from ..problems import tensor
+
+N_MODELS, N_SAMPLES = 3, 9
+DAMPING = tensor([1e-2, 0.1, 2.0])
+ALPHA = tensor([0.0, 0.3, 1e-2])
+
+MLPS = {
+    "linear": MLP(()),
+    "wide": MLP((7,)),
+    "two": MLP((4, 3)),
+    "three": MLP((3, 5, 2)),
+    **{name: MLP((4, 3), name) for name in ACTIVATIONS},
+}
+CNNS = {
+    "plain": CNN(conv_channels=3, kernel_size=2, stride=1, pooling=None, input_shape=(1, 4, 3)),
+    "padded": CNN(conv_channels=(2, 3), kernel_size=3, stride=(1, 2), padding=1, pooling=None, input_shape=(1, 4, 3)),
+    "pooled": CNN(
+        conv_channels=(2, 3),
+        kernel_size=2,
+        stride=1,
+        padding=1,
+        pooling=("max", "average"),
+        pool_size=2,
+        input_shape=(1, 4, 3),
+    ),
+    "many filters": CNN(conv_channels=(16, 6), kernel_size=(6, 3), stride=(2, 1), pooling=None, input_shape=(1, 12)),
+    "signal": CNN(conv_channels=(3, 2), kernel_size=3, stride=(2, 1), padding=1, pooling=None, input_shape=(2, 6)),
+    "hidden": CNN(
+        conv_channels=2, kernel_size=2, stride=1, pooling=None, hidden_layer_sizes=(4,), input_shape=(3, 2, 2)
+    ),
+}
+LOSSES = {
+    "squared": (SquaredError(), 1),
+    "squared, 3": (SquaredError(), 3),
+    "softmax": (SoftmaxCrossEntropy(), 3),
+    "drawn": (SoftmaxCrossEntropy(curvature="sampled", curvature_samples=2), 3),
+    "fisher": (SoftmaxCrossEntropy(curvature="fisher"), 3),
+    "logistic": (LogisticLoss(), 1),
+    "huber": (Huber(), 2),
+    "poisson": (PoissonDeviance(), 1),
+}
+
+
+def make(architecture, loss="squared, 3", alpha=ALPHA, **options):
+    """A problem of three models on nine samples, two of them without weight, and parameters."""
+    rng = np.random.default_rng(5)
+    loss, n_outputs = LOSSES[loss]
+    y = rng.normal(size=(N_SAMPLES, n_outputs))
+    if loss.target_scaling is None:
+        y = np.eye(n_outputs)[rng.integers(0, 3, N_SAMPLES)] if n_outputs > 1 else (y > 0).astype(float)
+    elif loss.non_negative:
+        y = rng.poisson(2.0, y.shape).astype(float)
+    weights = rng.uniform(0.5, 2, (N_MODELS, N_SAMPLES))
+    weights[:, 2] = weights[1, 7] = 0
+    network = architecture.build(12, n_outputs)
+    X = tensor(rng.normal(size=(N_SAMPLES, 12)))
+    problem = make_problem(
+        network, loss, X, tensor(y), n_models=N_MODELS, weights=tensor(weights), alpha=alpha, **options
+    )
+    theta = tensor(0.4 * rng.normal(size=(N_MODELS, network.n_parameters)))
+    return problem.with_noise([4]) if loss.n_draws else problem, theta
+
+
+class Rows:
+    """Collect the rows as they are."""
+
+    def __init__(self):
+        self.pieces = []
+
+    def add(self, rows):
+        self.pieces.append(rows.clone())
+
+    def finish(self, theta, penalty, extra=None):
+        return torch.cat(self.pieces, dim=2), torch.zeros_like(theta) if extra is None else extra
+
+
+def explicit(problem, theta, scaling, damping, vector):
+    """Step, solution for ``vector``, gradient and diagonal, each (B, P), from explicit matrices."""
+    (rows, extra), _ = linearise(problem, theta, None, Rows(), Workspace())
+    results = []
+    for b in range(N_MODELS):
+        jacobian, residual = rows[b, :-1].mT.numpy(), rows[b, -1].numpy()
+        penalty = (problem.alpha[b] * problem.penalty_mask).numpy()
+        gradient = jacobian.T @ residual + penalty * theta[b].numpy() + extra[b].numpy()
+        matrix = jacobian.T @ jacobian + np.diag(penalty + damping[b].item() * scaling[b].numpy())
+        step, solved = np.linalg.solve(matrix, np.stack([-gradient, vector[b].numpy()], 1)).T
+        results.append((step, solved, gradient, np.square(jacobian).sum(0)))
+    return [tensor(np.stack(part)) for part in zip(*results, strict=True)]
+
+
+def close(got, expected):
+    scale = expected.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(got / scale, expected / scale, rtol=0, atol=1e-10)
+
+
+def compare(problem, theta, scaling):
+    """Check the solver against explicit matrices; returns the system."""
+    solver = Dual()
+    system, _ = linearise(problem, theta, None, solver.accumulator(theta), Workspace())
+    scaling = SCALINGS[scaling](system.diagonal, 2 * system.diagonal)
+    system = solver.prepare(system, scaling)
+    vector = tensor(np.random.default_rng(1).normal(size=theta.shape))
+    for damping in (DAMPING, 3 * DAMPING.flip(0)):  # the second as after a rejection
+        factor = solver.factorise(system, damping, scaling)
+        step, solved, gradient, diagonal = explicit(problem, theta, scaling, damping, vector)
+        assert factor.ok.all()
+        close(factor.step, step)
+        close(factor.solve(vector), solved)
+    close(system.gradient, gradient)
+    close(system.diagonal, diagonal)
+    return system
+
+
+@pytest.mark.parametrize("alpha", [0.0, ALPHA], ids=["free", "penalised"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("architecture", [*MLPS.values(), *CNNS.values()], ids=[*MLPS, *CNNS])
+def test_steps_are_those_of_explicit_rows(architecture, scaling, alpha):
+    system = compare(*make(architecture, alpha=alpha), scaling)
+    assert all(isinstance(part, LayerPart) for part in system.parts) or isinstance(architecture, CNN)
+
+
+@pytest.mark.parametrize("chunk", [4, None])
+@pytest.mark.parametrize("architecture", ["two", "pooled", "many filters"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss(loss, architecture, chunk):
+    compare(*make((MLPS | CNNS)[architecture], loss, jacobian_max_rows=chunk), "identity")
+
+
+@pytest.mark.parametrize("scaling", ["identity", "marquardt"])
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("architecture", CNNS)
+def test_every_way_through_a_convolution(architecture, keep, pairs, scaling, monkeypatch):
+    """Rows kept or multiplied out again, pairs of positions or rows, in the smallest blocks."""
+    monkeypatch.setattr(LayerPart, "rows_are_smaller", lambda part: keep)
+    monkeypatch.setattr(LayerPart, "_pairs_are_quicker", lambda part: pairs)
+    monkeypatch.setattr(_kernel, "CPU_BLOCK_BYTES", 1)
+    monkeypatch.setattr(_linear, "TRIANGLE_SIZE", 2)
+    system = compare(*make(CNNS[architecture], jacobian_max_rows=5), scaling)
+    assert all(isinstance(part, RowsPart) == keep for part in system.parts)
+
+
+def test_the_test_nets_take_all_ways_by_themselves():
+    ways = set()
+    for architecture in CNNS.values():
+        problem, theta = make(architecture)
+        system, _ = linearise(problem, theta, None, Dual().accumulator(theta), Workspace())
+        for part in system.parts:
+            if isinstance(part, RowsPart):
+                ways.add("rows")
+            elif part.inputs.shape[2] > 1:
+                ways.add("pairs" if part._pairs_are_quicker() else "blocks")
+            else:
+                ways.add("dense")
+    assert ways == {"rows", "pairs", "blocks", "dense"}
+
+
+@pytest.mark.parametrize("alpha", [0.0, ALPHA], ids=["free", "penalised"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_module_keeps_its_rows(scaling, alpha):
+    module = torch.nn.Sequential(torch.nn.Linear(12, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).double()
+    with torch.inference_mode(False), torch.no_grad():
+        problem, theta = make(ModuleArchitecture(module), "huber", alpha, jacobian_max_rows=5)
+        assert [type(part) for part in compare(problem, theta, scaling).parts] == [RowsPart]
+
+
+@pytest.mark.parametrize("architecture", ["two", "pooled"])
+def test_one_set_of_rows_a_model(architecture):
+    architecture = (MLPS | CNNS)[architecture]
+    rng = np.random.default_rng(0)
+    X, y = tensor(rng.normal(size=(N_MODELS, N_SAMPLES, 12))), tensor(rng.normal(size=(N_MODELS, N_SAMPLES, 2)))
+    network = architecture.build(12, 2)
+    problem = make_problem(network, SquaredError(), X, y, n_models=N_MODELS, alpha=ALPHA)
+    compare(problem, tensor(0.5 * rng.normal(size=(N_MODELS, network.n_parameters))), "identity")
+
+
+@pytest.mark.parametrize("alpha", [0.0, ALPHA], ids=["free", "penalised"])
+@pytest.mark.parametrize("architecture", ["two", "pooled"])
+def test_models_can_be_selected_and_merged(architecture, alpha):
+    problem, theta = make((MLPS | CNNS)[architecture], alpha=alpha)
+    solver = Dual()
+    system, _ = linearise(problem, theta, None, solver.accumulator(theta), Workspace())
+    scaling = SCALINGS["identity"](system.diagonal, system.diagonal)
+    system = solver.prepare(system, scaling)
+    assert len(system.kernels) == (1 if isinstance(alpha, float) else 2)
+    whole = solver.factorise(system, DAMPING, scaling)
+    index = torch.tensor([2, 0])
+    part = select(system, index)
+    got = solver.factorise(part, DAMPING[index], scaling[index])
+    torch.testing.assert_close(got.step, whole.step[index], rtol=1e-12, atol=0)
+    merged = scatter(select(system, torch.tensor([1, 1, 1])), index, part)
+    assert torch.equal(solver.factorise(merged, DAMPING, scaling.contiguous()).step[index], whole.step[index])
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("architecture", ["two", "hidden"])
+def test_fits_follow_the_path_of_cholesky(architecture, scaling):
+    """With geodesic steps, rejections, and models of a batch that stop at different times."""
+    problem, theta = make((MLPS | CNNS)[architecture], "squared", alpha=ALPHA + 1e-3)
+    options = {
+        "scaling": SCALINGS[scaling],
+        "damping": tensor([1e-5, 1e-2, 10]),
+        "acceleration": Geodesic(),
+        "stopping": Stopping(max_iter=12, tol=0.01, n_iter_no_change=2),
+    }
+    primal, dual = (levenberg_marquardt(problem, theta, solver=solver, **options) for solver in ("cholesky", "dual"))
+    np.testing.assert_allclose(dual.history["objective"], primal.history["objective"], rtol=1e-6)
+    np.testing.assert_array_equal(dual.n_iter, primal.n_iter)
+    assert (np.diff(primal.history["damping"], axis=0) > 0).any()
+
+
+def test_kernels_do_not_depend_on_the_damping_under_the_identity(monkeypatch):
+    """A rejected step makes no product of matrices anew."""
+    problem, theta = make(MLPS["two"])
+    solver = Dual()
+    system, _ = linearise(problem, theta, None, solver.accumulator(theta), Workspace())
+    scaling = SCALINGS["identity"](system.diagonal, system.diagonal)
+    system = solver.prepare(system, scaling)
+    for part in (LayerPart, RowsPart):
+        monkeypatch.delattr(part, "add_plain")
+        monkeypatch.delattr(part, "add_weighted")
+    assert solver.factorise(system, DAMPING, scaling).ok.all()
+
+
+def test_single_precision():
+    problem, theta = make(MLPS["two"])
+    expected = solve(problem, theta)
+    problem, theta = make(MLPS["two"])
+    single = make_problem(
+        problem.network,
+        problem.loss,
+        problem.rows.X.mT.float(),
+        problem.y.mT.float(),
+        n_models=N_MODELS,
+        weights=problem.weights.float(),
+        alpha=ALPHA.float(),
+    )
+    got = solve(single, theta.float())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def solve(problem, theta):
+    solver = Dual()
+    system, _ = linearise(problem, theta, None, solver.accumulator(theta), Workspace())
+    scaling = SCALINGS["identity"](system.diagonal, system.diagonal)
+    return solver.factorise(solver.prepare(system, scaling), DAMPING.to(theta.dtype), scaling).step
+
+
+def test_the_reference_is_least_squares():
+    """The explicit matrices above, against the stacked problem solved by orthogonal factors."""
+    problem, theta = make(MLPS["wide"])
+    (rows, _), _ = linearise(problem, theta, None, Rows(), Workspace())
+    ones = torch.ones_like(theta)
+    step = explicit(problem, theta, ones, DAMPING, ones)[0]
+    for b in range(N_MODELS):
+        penalty = (problem.alpha[b] * problem.penalty_mask).numpy()
+        damped = DAMPING[b].item() * ones[b].numpy()
+        expected = reference.damped_step(
+            rows[b, :-1].mT.numpy(), rows[b, -1].numpy(), theta[b].numpy(), penalty, damped
+        )
+        np.testing.assert_allclose(step[b], expected, rtol=1e-8, atol=1e-10)
