@@ -14,8 +14,8 @@ from ._problem import Problem
 class Accumulator(Protocol):
     """Receives the augmented rows of every chunk; see ``_linear``.
 
-    One with the attribute ``layerwise = True`` receives the factors of the rows instead where the network has them,
-    through ``add_layers(layers, residual)``.
+    Those of solvers with ``layerwise = True`` have ``add_layers(layers, residual)`` as well. It receives the factors of
+    the rows instead, where the network has them.
     """
 
     def add(self, rows: Tensor) -> None:
@@ -56,7 +56,7 @@ def linearise(
     at random, z is zero and the gradient comes from one more pass back.
     """
     network, loss, flat, gradient = problem.network, problem.loss, None, None
-    layerwise: Any = accumulator if getattr(accumulator, "layerwise", False) and network.layer_floats else None
+    layerwise: Any = accumulator if network.layer_floats and hasattr(accumulator, "add_layers") else None
     for chunk, forward in problem.forward_passes(theta, kept):
         root, residual = chunk.root_weights, None
         if loss.n_draws:

@@ -65,8 +65,6 @@ class DualSystem:
 class _DualAccumulator:
     """Keeps what makes up the rows: factors layer by layer, or rows of networks that have no factors."""
 
-    layerwise = True
-
     def __init__(self) -> None:
         self.rows: list[Tensor] = []
         self.layers: list[list[LayerFactors]] = []
@@ -118,6 +116,8 @@ class Dual:
     takes no new products; so it does with other scalings where nothing is penalised. With other scalings and a
     penalty, and for stored rows with a penalty, the kernel is made anew for every damping.
     """
+
+    layerwise = True
 
     def accumulator(self, theta: Tensor) -> _DualAccumulator:
         return _DualAccumulator()

@@ -48,7 +48,10 @@ class Factor:
 
 
 class LinearSolver(Protocol):
-    """See the module's docstring for when each method is called."""
+    """See the module's docstring for when each method is called.
+
+    A solver that needs no rows where the network gives their factors may say so by ``layerwise = True``.
+    """
 
     def accumulator(self, theta: Tensor) -> Accumulator: ...
     def prepare(self, system: Any, scaling: Tensor) -> Any: ...

@@ -98,6 +98,9 @@ def levenberg_marquardt(
             f"theta must have shape ({len(problem.alpha)}, {problem.network.n_parameters}), models x parameters of the "
             f"problem; got {tuple(theta.shape)}."
         )
+    solver = resolve_solver(solver, problem, batches)
+    if getattr(solver, "layerwise", False):
+        problem = problem.layerwise()
     rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
     work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
     with (
@@ -109,7 +112,7 @@ def levenberg_marquardt(
             strategy=strategy or GainRatio(),
             scaling=scaling,
             acceleration=acceleration,
-            solver=resolve_solver(solver, problem, batches),
+            solver=solver,
             stopping=stopping or Stopping(),
             batches=batches,
             validation=validation,

@@ -67,6 +67,8 @@ class Problem:
         From the loss of each output to the reported one, in the units of the targets.
     max_rows : int
         Samples linearised at once.
+    layer_rows : int
+        The same where no rows are formed, by the memory of activations and cotangents alone.
     penalised : bool
         Whether any alpha is positive; saves the work where none is.
     noise : (m, N) tensor, optional
@@ -82,6 +84,7 @@ class Problem:
     penalty_mask: Tensor
     report_weights: Tensor
     max_rows: int
+    layer_rows: int
     penalised: bool
     noise: Tensor | None = None
     whole: Chunk | None = field(default=None, init=False)
@@ -133,8 +136,13 @@ class Problem:
             y=self.y.index_select(-1, rows),
             weights=weights,
             max_rows=min(self.max_rows, len(index)),
+            layer_rows=min(self.layer_rows, len(index)),
             noise=None,
         )
+
+    def layerwise(self) -> Problem:
+        """The same problem in chunks that suit a solver without rows."""
+        return self if self.network.layer_floats is None else replace(self, max_rows=self.layer_rows)
 
     def models(self, index: Tensor) -> Problem:
         """Restrict to the models ``index`` (b,)."""
@@ -238,6 +246,11 @@ def make_problem(
     n_curvature = loss.curvature_columns(network.n_outputs)
     size = n_models * y.element_size()
     row_bytes, activation_bytes = size * (network.n_parameters + 1) * n_curvature, size * network.floats_per_row
+    cotangent_bytes = size * n_curvature * (network.layer_floats or 0)
+
+    def chunk(row_bytes: int, activation_bytes: int) -> int:
+        return chunk_rows(jacobian_max_rows, rows.n_samples, row_bytes, activation_bytes, device)
+
     return Problem(
         network=network.to(device, dtype),
         loss=loss,
@@ -247,6 +260,7 @@ def make_problem(
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
         report_weights=loss.report_weights(output_scale),
-        max_rows=chunk_rows(jacobian_max_rows, rows.n_samples, row_bytes, activation_bytes, device),
+        max_rows=chunk(row_bytes, activation_bytes),
+        layer_rows=chunk(size, activation_bytes + cotangent_bytes),
         penalised=bool((alphas != 0).any()),
     )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def fit_other(method, units, n_samples, max_iter=3):
     X, y = data(n_samples)
     sizes = [N_FEATURES, units, units, 1]
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(a, b, dtype=torch.float64) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [torch.nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
     model = torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1], torch.nn.Tanh(), layers[2])
     X, y = torch.tensor(X), torch.tensor((y - y.mean()) / y.std())[:, None]
     module = tlm.training.LevenbergMarquardtModule(

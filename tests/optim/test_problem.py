@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklm.architectures import MLP
 from sklm.losses import SquaredError
 from sklm.optim import make_problem
 
@@ -134,3 +135,15 @@ def test_what_does_not_fit_is_refused(change, message):
     options = {"network": CURVE.network(), "loss": SquaredError(), "X": X, "y": y, "n_models": 2, **change}
     with pytest.raises(ValueError, match=message):
         make_problem(**options)
+
+
+def test_chunks_without_rows_are_sized_by_activations():
+    """Of 2 000 rows and 90 000 parameters, 64 Jacobian rows fill the cache and more, but not 1000 rows of activations."""
+    X = torch.zeros(2000, 3, dtype=torch.float64)
+    problem = make_problem(MLP((300, 300)).build(3, 1), SquaredError(), X, X[:, :1])
+    assert problem.max_rows == 64
+    assert 1000 < problem.layerwise().max_rows <= 2000
+    small = problem.take(np.arange(10)).layerwise()
+    assert small.max_rows == small.n_samples == 10
+    fixed = make_problem(MLP(3).build(3, 1), SquaredError(), X, X[:, :1], jacobian_max_rows=7)
+    assert fixed.max_rows == fixed.layerwise().max_rows == 7
