@@ -218,6 +218,7 @@ class Training(FittedNetwork, Solving):
         options["damping"] = damping
         with isolated(device):
             problem = self._problem(network, loss, data, x, y, 1, device, self._penalty(data, meaning))
+            options = self._suited(problem, options, device)
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])

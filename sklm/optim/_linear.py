@@ -50,7 +50,8 @@ class Factor:
 class LinearSolver(Protocol):
     """See the module's docstring for when each method is called.
 
-    A solver that needs no rows where the network gives their factors may say so by ``layerwise = True``.
+    A solver that needs no rows where the network gives their factors may say so by ``layerwise = True``, and one whose
+    system is only of all models by ``whole_batch = True``.
     """
 
     def accumulator(self, theta: Tensor) -> Accumulator: ...

@@ -64,7 +64,7 @@ def levenberg_marquardt(
     scaling : function, default identity
         See ``sklm.optim.SCALINGS``.
     acceleration : Acceleration, optional
-    solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'} or LinearSolver
+    solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'} or LinearSolver
     stopping : Stopping, optional
     batches : MiniBatches, optional
         Work on one batch an iteration; acceptance is judged on the batch, the best iterate on all rows.
@@ -273,7 +273,7 @@ class _Loop:
             index = work.stale.nonzero().squeeze(1)
             if index.shape[0] == 0:
                 return work
-            if 2 * index.shape[0] < work.stale.shape[0]:
+            if 2 * index.shape[0] < work.stale.shape[0] and not getattr(self.solver, "whole_batch", False):
                 part = select(replace(work, spare=None, system=None, rows=None), index)
                 part = self._linearise(problem.models(index), select(state, index), part)
                 merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]

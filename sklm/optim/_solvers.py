@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..architectures._base import Network
+from ._cg import ConjugateGradients
 from ._curvature import Accumulator
 from ._dual import Dual
 from ._linear import Factor, LinearSolver, add_lower
@@ -190,7 +191,7 @@ class QR:
         return 8 * n_models * (network.n_parameters + 1) ** 2 * itemsize
 
 
-SOLVERS: dict[str, type] = {"cholesky": Cholesky, "eigh": Eigh, "qr": QR, "dual": Dual}
+SOLVERS: dict[str, type] = {"cholesky": Cholesky, "eigh": Eigh, "qr": QR, "dual": Dual, "cg": ConjugateGradients}
 
 
 def choose_solver(name: str, n_parameters: int, n_rows: int) -> str:
@@ -200,4 +201,4 @@ def choose_solver(name: str, n_parameters: int, n_rows: int) -> str:
     return "dual" if n_rows < n_parameters else "cholesky"
 
 
-__all__ = ["QR", "SOLVERS", "Cholesky", "Dual", "Eigh", "Factor", "LinearSolver", "choose_solver"]
+__all__ = ["QR", "SOLVERS", "Cholesky", "ConjugateGradients", "Dual", "Eigh", "Factor", "LinearSolver", "choose_solver"]

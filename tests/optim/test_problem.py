@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_refused(change, message):
 
 
 def test_chunks_without_rows_are_sized_by_activations():
-    """Of 2 000 rows and 90 000 parameters, 64 Jacobian rows fill the cache and more, but not 1000 rows of activations."""
+    """Of 2 000 rows and 90 000 parameters, 64 Jacobian rows fill the cache, activations of 1000 do not."""
     X = torch.zeros(2000, 3, dtype=torch.float64)
     problem = make_problem(MLP((300, 300)).build(3, 1), SquaredError(), X, X[:, :1])
     assert problem.max_rows == 64
