@@ -2,6 +2,7 @@
 
 python tests/benchmarks/many_parameters.py          # everything
 python tests/benchmarks/many_parameters.py dual 442 1000   # one row of the first table: units, rows
+python tests/benchmarks/many_parameters.py cg 310 100000 --seconds 300   # one row of the second
 
 torch-levenberg-marquardt is run where it is installed, as its description recommends for more parameters than rows
 (full batch, QR; and with its Cholesky). Every run is a process of its own, so that its peak is its own.
@@ -77,6 +78,58 @@ def fit_other(method, units, n_samples, max_iter=3):
     )
 
 
+def race(method, units, n_samples, seconds):
+    """Print the training loss (half the mean square, of standardised targets) that a time limit leaves, and the peak.
+
+    ``cg`` is all rows at every step, ``cg-5000`` and ``dual-1000`` mini-batches of so many, ``adam`` Adam on batches of
+    256 rows with a learning rate of 1e-3 that falls to zero along a cosine. All in single precision.
+    """
+    X, y = data(n_samples)
+    y = (y - y.mean()) / y.std()
+    before = peak_mib()
+    if method == "adam":
+        loss, steps = adam(X, y, units, seconds)
+    else:
+        solver, _, batch = method.partition("-")
+        model = LMRegressor(
+            (units, units),
+            solver=solver,
+            batch_size=int(batch) if batch else None,
+            batch_memory=None,
+            max_time=seconds,
+            n_init=1,
+            growing=False,
+            random_state=0,
+            dtype="float32",
+            max_iter=10**6,
+        ).fit(X, y)
+        loss, steps = 0.5 * np.mean((model.predict(X) - y) ** 2), model.n_iter_
+    print(f"| {method} | {n_samples} | {seconds} | {steps} | {loss:.3g} | {peak_mib() - before:.0f} |", flush=True)
+
+
+def adam(X, y, units, seconds, batch=256):
+    """Loss on all rows and number of steps."""
+    torch.manual_seed(0)
+    X = torch.tensor((X - X.mean(0)) / X.std(0), dtype=torch.float32)
+    y = torch.tensor(y, dtype=torch.float32)[:, None]
+    sizes = [N_FEATURES, units, units, 1]
+    layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+    model = torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1], torch.nn.Tanh(), layers[2])
+    optimizer, began, steps = torch.optim.Adam(model.parameters(), 1e-3), time.perf_counter(), 0
+    while (share := (time.perf_counter() - began) / seconds) < 1:
+        for index in torch.randperm(len(X)).split(batch):
+            share = min((time.perf_counter() - began) / seconds, 1.0)
+            optimizer.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + np.cos(np.pi * share))
+            optimizer.zero_grad()
+            (0.5 * (model(X[index]) - y[index]).square().mean()).backward()
+            optimizer.step()
+            steps += 1
+            if share >= 1:
+                break
+    with torch.no_grad():
+        return float(0.5 * (model(X) - y).square().mean()), steps
+
+
 def table():
     print("| solver | parameters | rows | s an iteration | MiB before | MiB more at the peak | of J | loss |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
@@ -94,9 +147,12 @@ if __name__ == "__main__":
     parser.add_argument("solver", nargs="?")
     parser.add_argument("units", nargs="?", type=int)
     parser.add_argument("rows", nargs="?", type=int)
+    parser.add_argument("--seconds", type=float, help="race within this time: cg, cg-ROWS, dual-ROWS or adam")
     args = parser.parse_args()
     if args.solver is None:
         table()
+    elif args.seconds is not None:
+        race(args.solver, args.units, args.rows, args.seconds)
     elif args.solver.startswith("tlm-"):
         fit_other(args.solver.removeprefix("tlm-"), args.units, args.rows)
     else:

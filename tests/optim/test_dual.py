@@ -11,7 +11,7 @@ from sklm.losses import SquaredError
 from sklm.optim import SCALINGS, Geodesic, Stopping, _kernel, _linear, levenberg_marquardt, make_problem
 from sklm.optim._batch import scatter, select
 from sklm.optim._curvature import Workspace, linearise
-from sklm.optim._dual import Dual
+from sklm.optim._dual import Dual, DualSystem
 from sklm.optim._kernel import LayerPart, RowsPart
 
 from .. import reference
@@ -146,6 +146,15 @@ def test_kernels_do_not_depend_on_the_damping_under_the_identity(monkeypatch):
         monkeypatch.delattr(part, "add_plain")
         monkeypatch.delattr(part, "add_weighted")
     assert solver.factorise(system, DAMPING, scaling).ok.all()
+
+
+def test_so_it_is_in_a_whole_fit(monkeypatch):
+    """Also after models were dropped, and after only some of them were linearised anew."""
+    problem, theta = make(MLPS["two"], alpha=ALPHA + 1e-3)
+    monkeypatch.delattr(DualSystem, "weighted_kernel")
+    stopping = Stopping(max_iter=30, tol=0.01, n_iter_no_change=2)
+    solution = levenberg_marquardt(problem, theta, solver="dual", damping=tensor([1e-4, 1e-2, 10]), stopping=stopping)
+    assert len(set(solution.n_iter)) > 1
 
 
 def test_single_precision():
