@@ -78,11 +78,12 @@ damping_scaling : {'auto', 'identity', 'marquardt', 'more'} or callable, default
     The diagonal that the damping multiplies: ones, diag(J^T J), or its largest values so far. 'auto' is 'identity' for
     MLPs and 'more' for modules.
 acceleration : {'auto', 'geodesic'} or None, default='auto'
-    Second-order correction of every step; 'auto' is 'geodesic' but where mini-batches are averaged.
-solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'}, default='auto'
+    Second-order correction of every step; 'auto' is 'geodesic' but where mini-batches are averaged and for solver 'cg'.
+solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     How the damped system is solved: 'cholesky' and 'eigh' on the P x P normal equations, 'qr' without forming them, for
-    ill-conditioned problems, 'dual' in the space of the rows. 'auto' is 'qr' for modules, otherwise 'dual' when there
-    are fewer rows times outputs than parameters, else 'cholesky'.
+    ill-conditioned problems, 'dual' in the space of the rows, 'cg' by conjugate gradients, without a matrix. 'auto' is
+    'qr' for modules, otherwise 'dual' when there are fewer rows times outputs than parameters, else 'cholesky'; and
+    'cg' where that does not fit into memory.
 <batch>
     Rows over which mini-batches average the curvature; iterates are averaged over twice as many, and a step goes the
     share of the way that its batch has in the memory. None lets every batch stand alone, as does a memory below the

@@ -91,7 +91,8 @@ class Prepared:
         problem = self.problem
         unit = problem.weights if problem.unit_weights is None else problem.unit_weights
         n_units = float((problem.weights[0] / unit[0].clamp_min(torch.finfo(unit.dtype).tiny)).sum())
-        exact = not problem.loss.n_draws and self.batches is None and self.validation is None
+        primal = self.options.get("solver", "dual") not in ("dual", "cg")
+        exact = not problem.loss.n_draws and self.batches is None and self.validation is None and primal
         return exact and n_units * problem.n_curvature > problem.network.n_parameters and problem.y.device.type != "mps"
 
     def leave_one_out(self, solution: Solution, row: int) -> float | None:

@@ -81,22 +81,39 @@ class Solving(BaseLM):
             jacobian_max_rows=self.jacobian_max_rows,
         )
 
+    def _suited(self, problem: Problem, options: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """Options with the solver that 'auto' means for this problem and memory, and the acceleration that suits it."""
+        if "solver" not in options:
+            return options
+        solver, batches = options["solver"], self._batches(problem.network, problem.n_samples, 0)
+        averages = batches is not None and batches.memory is not None
+        if self.solver == "auto" and not averages and self._need(problem, solver) > _free(device):
+            solver = "cg"
+        # another solution costs as much as the first one there, and forward passes are not kept
+        plain = solver == "cg" and self.acceleration == "auto"
+        return {**options, "solver": solver, "acceleration": None if plain else options["acceleration"]}
+
+    def _need(self, problem: Problem, solver: Any) -> int:
+        """Bytes that a solver takes for one model."""
+        network = problem.network
+        n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
+        made = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0))
+        return made.working_bytes(1, network, n_rows, DTYPES[self.dtype].itemsize)
+
     def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
         """Return how many models fit at once; raise MemoryError if not one does. Without a solver, any number."""
         if solver is None:
             return sys.maxsize
-        network, dtype = problem.network, DTYPES[self.dtype]
-        n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
-        need = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0)).working_bytes(
-            1, network.n_parameters, n_rows, dtype.itemsize
-        )
-        free = 0.8 * available_bytes(device)
+        need, free = self._need(problem, solver), _free(device)
         if need > free:
-            few_rows = resolve_solver("auto", problem).working_bytes(1, network.n_parameters, n_rows, dtype.itemsize)
+            network = problem.network
+            n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
+            few_rows = resolve_solver("auto", problem).working_bytes(1, network, n_rows, DTYPES[self.dtype].itemsize)
             help_ = (
                 "solver='auto', which solves in the space of the rows"
                 if few_rows <= free
-                else "batch_memory=None and a batch_size below the number of parameters (solver='dual')"
+                else "solver='cg', which stores no matrix, or batch_memory=None and a batch_size below the number of "
+                "parameters"
             )
             raise MemoryError(
                 f"A network of {network.n_parameters} parameters on {n_rows} rows needs about {human(need)} for its "
@@ -218,6 +235,11 @@ class Solving(BaseLM):
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )
+
+
+def _free(device: torch.device) -> float:
+    """Bytes that a fit may take."""
+    return 0.8 * available_bytes(device)
 
 
 def refuse_nonfinite(solution: Solution, row: int) -> None:

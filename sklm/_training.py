@@ -167,6 +167,7 @@ class Training(FittedNetwork, Solving):
             validation = None
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
+            options = self._suited(problem, options, device)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
         return Prepared(problem, validation, theta, options, seed, growth, batches, core)
@@ -266,6 +267,7 @@ class Training(FittedNetwork, Solving):
         options["damping"] = damping
         with isolated(device):
             problem = self._problem(network, loss, data, x, y, 1, device, self._penalty(data, meaning))
+            options = self._suited(problem, options, device)
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -64,6 +64,20 @@ def bend(function: Function, theta: Tensor, direction: Tensor) -> Tensor:
         if not product.requires_grad:
             return torch.zeros_like(outputs).detach()
     return torch.autograd.grad(product, u, materialize_grads=True)[0]
+
+
+def multiplied_out(layers: Iterable, n_parameters: int) -> Tensor:
+    """Jacobian rows (B, P, R, n) from the factors of every layer; NaN where no layer has a parameter."""
+    out = None
+    for layer in layers:
+        if out is None:
+            n_models, n, n_columns = layer.cotangents.shape[:3]
+            out = torch.full((n_models, n_parameters, n_columns, n), torch.nan, dtype=layer.inputs.dtype)
+        products = torch.einsum("bnrlo,bnlq->boqrn", layer.cotangents, layer.inputs)
+        out[:, layer.weight] = products.flatten(1, 2)
+        out[:, layer.bias] = torch.einsum("bnrlo->born", layer.cotangents)
+    assert out is not None
+    return out
 
 
 def stacked_rows(

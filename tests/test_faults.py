@@ -15,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 import sklm._solving
+import sklm._training
 import sklm._training_set
 from sklm import MLP, LMRegressor
-from sklm.optim import GainRatio
+from sklm.optim import GainRatio, Geodesic, levenberg_marquardt
 
 ignore_max_iter = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -311,13 +312,37 @@ def test_the_memory_message_names_an_option_that_helps(monkeypatch):
         monkeypatch.setattr(module, "available_bytes", lambda device: 10**7)
     X, y = surface(5000)
     large = {"hidden_layer_sizes": (40, 40), "max_iter": 1}
-    with pytest.raises(MemoryError, match="batch_memory=None and a batch_size below the number of parameters"):
-        small(**large).fit(X, y)
+    help_ = r"solver='cg', .* batch_memory=None and a batch_size below the number of parameters"
+    with pytest.raises(MemoryError, match=help_):
+        small(**large, solver="cholesky").fit(X, y)
     small(**large, batch_size=100, batch_memory=None).fit(X, y)
+    small(**large, solver="cg").fit(X, y)
     # few rows and a forced primal solver: the way out is the dual
     with pytest.raises(MemoryError, match=r"solver='(auto|dual)'"):
         small(**large, solver="cholesky").fit(X[:50], y[:50])
     small(**large, solver="dual").fit(X[:50], y[:50])
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_what_fits_into_no_memory_is_solved_by_products(method, monkeypatch):
+    """'auto' is 'cg', with plain steps, where neither the P x P nor the N x N system fits, and only there."""
+    X, y = surface(2000)
+    seen = []
+
+    def watched(*given, **options):
+        seen.append((options["solver"], options["acceleration"]))
+        return levenberg_marquardt(*given, **options)
+
+    for module in (sklm._solving, sklm._training):
+        monkeypatch.setattr(module, "levenberg_marquardt", watched)
+    large = {"hidden_layer_sizes": (40, 40), "max_iter": 1, "growing": False}
+    for free, options in ((10**10, {}), (10**7, {}), (10**7, {"acceleration": "geodesic"})):
+        for module in (sklm._solving, sklm._training_set):
+            monkeypatch.setattr(module, "available_bytes", lambda device, free=free: free)
+        getattr(small(**large, **options), method)(X, y)
+    assert [solver for solver, _ in seen] == ["auto", "cg", "cg"]
+    assert [type(acceleration) for _, acceleration in seen] == [Geodesic, type(None), Geodesic]
 
 
 @ignore_max_iter

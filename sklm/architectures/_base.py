@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +61,29 @@ class Forward:
     saved: Any
 
 
+@dataclass
+class LayerFactors:
+    """The Jacobian rows of one layer as products of its inputs and cotangents, for n samples.
+
+    With inputs p and cotangents d, row (n, r) has ``sum_l d[n, r, l, o] p[n, l, q]`` for the weight (o, q) and
+    ``sum_l d[n, r, l, o]`` for the bias o. A dense layer has one position l.
+
+    Attributes
+    ----------
+    weight, bias : slice
+        Places in the flat parameter vector, of sizes O q and O. The penalty acts on the weights and on no bias.
+    inputs : (B, n, L, q)
+        Patches of the layer's input, one a position.
+    cotangents : (B, n, R, L, O)
+        Derivatives of the R combinations of the outputs with respect to what the layer computes. Any strides.
+    """
+
+    weight: slice
+    bias: slice
+    inputs: Tensor
+    cotangents: Tensor
+
+
 class Network(ABC):
     """A function ``theta (B, P), X -> outputs (B, K, n)`` with hand-written derivatives.
 
@@ -73,6 +97,9 @@ class Network(ABC):
         True where the penalty ``alpha`` acts: coefficients, not intercepts.
     floats_per_row : int
         Numbers kept per model and sample by a forward pass; sizes the chunks.
+    layer_floats : int or None
+        Inputs and cotangents of all layers, for one sample and curvature column; None for a network without
+        :meth:`layer_factors`.
     """
 
     #: whether derivatives are taken by autograd, which inference mode forbids
@@ -80,6 +107,7 @@ class Network(ABC):
     #: whether memory is laid out samples first (the shapes stay): inputs as a view of (n, F), ``out`` of ``pullback``
     #: as one of (B, n, R, P)
     samples_first = False
+    layer_floats: int | None = None
 
     n_parameters: int
     n_outputs: int
@@ -112,8 +140,19 @@ class Network(ABC):
         """Sum over samples of ``J^T cotangent``: cotangent (B, K, n) -> (B, P)."""
 
     @abstractmethod
+    def jvp(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        """First derivative of the outputs along ``direction`` (B, P): (B, K, n)."""
+
+    @abstractmethod
     def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
         """Second derivative of the outputs along ``direction`` (B, P): (B, K, n)."""
+
+    def layer_factors(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor) -> Iterator[LayerFactors]:
+        """Yield the rows that :meth:`pullback` would write, layer by layer and as their factors.
+
+        cotangents : (B or 1, K, R, n). Asked only of networks that set ``layer_floats``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no layers whose derivatives are products.")
 
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
         """Return the parameters (P,) of the same raw function after a change of standardisation.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._activations import ACTIVATIONS
-from ._base import Affine, Forward, Network, rescale_outputs
+from ._base import Affine, Forward, LayerFactors, Network, rescale_outputs
 from ._layers import Convolution, Pooling
 
 #: up to here a product with the filters as rows is quicker, although its result must be transposed (measured with MKL)
@@ -92,6 +92,7 @@ class CNNNetwork(Network):
         self.floats_per_row = sum(2 * prod(la.output_shape) + la.n_positions * la.fan_in for la in layers)
         # of max pooling, 64-bit integers
         self.floats_per_row += sum(2 * prod(pooling.output_shape) for pooling in poolings if pooling is not None)
+        self.layer_floats = sum(la.n_positions * (la.fan_in + la.n_filters) for la in layers)
         self._pixels = layers[0].pixels()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> CNNNetwork:
@@ -258,6 +259,28 @@ class CNNNetwork(Network):
             weight = torch.bmm(flat.mT, saved.patches[index].flatten(1, 2))
             parts += [flat.sum(1), weight.flatten(1)]
         return torch.cat(parts[::-1], dim=1)
+
+    def layer_factors(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor) -> Iterator[LayerFactors]:
+        saved: Saved = forward.saved
+        last = cotangents.permute(0, 3, 2, 1).expand(len(theta), -1, -1, -1).contiguous()
+        for index, d in self._cotangents(saved, last):
+            yield LayerFactors(self.layers[index].weight, self.layers[index].bias, saved.patches[index], d)
+
+    def jvp(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        """First derivative along a line: ``z' = p V^T + p' W^T + c`` and ``a' = pool(phi' z')``, layer by layer."""
+        saved: Saved = forward.saved
+        a1: Tensor | None = None
+        for index, (layer, (change, shift)) in enumerate(zip(self.layers, self.pieces(direction), strict=True)):
+            z1 = _linear(change, saved.patches[index], shift)
+            if a1 is not None:
+                z1 += _linear(saved.weights[index], layer.patches(a1))
+            if index == self.last:
+                break
+            first, pooling = saved.first[index], self.poolings[index]
+            a1 = z1.view(first.shape).mul_(first)
+            if pooling is not None:
+                a1 = pooling.pool(a1, saved.selected[index])
+        return z1.squeeze(2).mT
 
     def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
         """Second derivative along a line, by carrying first and second derivatives forward through the layers.

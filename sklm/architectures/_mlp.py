@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .._parameters import Parameters
 from ._activations import ACTIVATIONS, check_activation
-from ._base import Affine, Architecture, Forward, Network, rescale_outputs
+from ._base import Affine, Architecture, Forward, LayerFactors, Network, rescale_outputs
 from ._starts import PORTFOLIO, STARTS, Inputs
 
 
@@ -127,6 +128,7 @@ class MLPNetwork(Network):
         for layer in self.layers:
             self.coefficient_mask[layer.weight] = True
         self.floats_per_row = 2 * sum(sizes[1:])
+        self.layer_floats = sum(layer.fan_in + layer.fan_out for layer in self.layers)
 
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
         theta, first = np.array(theta), self.layers[0]
@@ -167,17 +169,27 @@ class MLPNetwork(Network):
                 saved.first.append(activation.first(z, None if old is None or not old.first else old.first[index]))
         return Forward(torch.baddbmm(bias, weight, a, out=None if reuse is None else reuse.outputs), saved)
 
-    def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
-        saved: Saved = forward.saved
-        d = cotangents
+    def _backward(self, theta: Tensor, X: Tensor, saved: Saved, d: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+        """Yield, from the last layer to the first, it, its inputs (B, fan_in, n) and cotangents (B, fan_out, R, n).
+
+        d : (B or 1, K, R, n), cotangents of the network's outputs.
+        """
         for index in range(self.last, -1, -1):
-            layer = self.layers[index]
             a = saved.values[index - 1] if index else X.expand(theta.shape[0], *X.shape[-2:])
+            yield self.layers[index], a, d
+            if index:
+                d = _back(saved.weights[index], d, saved.first[index - 1])
+
+    def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+        for layer, a, d in self._backward(theta, X, forward.saved, cotangents):
             rows = out[:, layer.weight].view(-1, layer.fan_out, layer.fan_in, *out.shape[2:])
             torch.mul(d.unsqueeze(2), a[:, None, :, None], out=rows)
             out[:, layer.bias] = d
-            if index:
-                d = _back(saved.weights[index], d, saved.first[index - 1])
+
+    def layer_factors(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor) -> Iterator[LayerFactors]:
+        for layer, a, d in self._backward(theta, X, forward.saved, cotangents):
+            d = d.expand(theta.shape[0], *d.shape[1:])
+            yield LayerFactors(layer.weight, layer.bias, a.mT.unsqueeze(2), d.permute(0, 3, 2, 1).unsqueeze(3))
 
     def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
         saved: Saved = forward.saved
@@ -189,6 +201,18 @@ class MLPNetwork(Network):
             if index:
                 d = _back(saved.weights[index], d.unsqueeze(2), saved.first[index - 1]).squeeze(2)
         return torch.cat(parts[::-1], dim=1)
+
+    def jvp(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        """First derivative along a line: ``z' = V a + W a' + c`` and ``a' = phi' z'``, layer by layer."""
+        saved: Saved = forward.saved
+        a, a1 = X.expand(theta.shape[0], *X.shape[-2:]), None
+        for index, (change, shift) in enumerate(self.pieces(direction)):
+            z1 = torch.baddbmm(shift, change, a)
+            if a1 is not None:
+                z1 = z1.baddbmm_(saved.weights[index], a1)
+            if index < self.last:
+                a, a1 = saved.values[index], z1.mul_(saved.first[index])
+        return z1
 
     def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
         """Second derivative along a line, by carrying first and second derivatives forward through the layers.

@@ -248,6 +248,15 @@ class ModuleNetwork(Network):
 
         return self._each(pull, theta, X, cotangent)
 
+    def jvp(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
+        """First derivative along a line, by reverse mode twice: ``u -> J^T u`` is linear, and J is its transpose."""
+
+        def slope(t: Tensor, X: Tensor, v: Tensor) -> Tensor:
+            pull = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)[1]
+            return vjp(lambda u: pull(u)[0], v.new_zeros(self.n_outputs, len(X)))[1](v)[0]
+
+        return self._each(slope, theta, X, direction)
+
     def second_directional(self, theta: Tensor, X: Tensor, forward: Forward, direction: Tensor) -> Tensor:
         zero = torch.zeros((), dtype=theta.dtype, device=theta.device)
 

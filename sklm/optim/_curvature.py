@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from ..architectures._base import Forward
-from ._problem import Problem
+from ..losses._base import Loss
+from ._problem import Chunk, Problem
 
 
 class Accumulator(Protocol):
-    """Receives the augmented rows of every chunk; see ``_solvers``."""
+    """Receives the augmented rows of every chunk; see ``_linear``.
+
+    Those of solvers with ``layerwise = True`` have ``add_layers(layers, residual)`` as well. It receives the factors of
+    the rows instead, where the network has them. One with ``take(problem, theta, kept, workspace)`` is given the
+    problem itself and returns its system.
+    """
 
     def add(self, rows: Tensor) -> None:
         """Rows (B, P + 1, R n): columns ``sqrt(w) J^T S`` with ``sqrt(w) z`` below. The buffer is reused."""
@@ -42,8 +48,8 @@ def linearise(
 ) -> tuple[Any, Tensor | None]:
     """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator``.
 
-    Returns the system and, where one chunk took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid until
-    the workspace is used again.
+    Returns the system and, where one chunk of rows took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid
+    until the workspace is used again.
 
     Notes
     -----
@@ -51,26 +57,33 @@ def linearise(
     symmetric product gives ``gram = sum w J^T S S^T J`` and ``gradient = sum w J^T S z`` together. Where S is drawn
     at random, z is zero and the gradient comes from one more pass back.
     """
+    if hasattr(accumulator, "take"):
+        return accumulator.take(problem, theta, kept, workspace), None
     network, loss, flat, gradient = problem.network, problem.loss, None, None
+    layerwise: Any = accumulator if network.layer_floats and hasattr(accumulator, "add_layers") else None
     for chunk, forward in problem.forward_passes(theta, kept):
-        root = chunk.root_weights
-        rows, flat = _buffer(workspace, problem, theta, root.shape[-1])
+        residual = None
         if loss.n_draws:
-            assert chunk.noise is not None
-            factor = loss.draw(forward.outputs, chunk.y, chunk.noise)
-            rows[:, -1].zero_()
             force = loss.gradient(forward.outputs, chunk.y) * chunk.weights.unsqueeze(1)
             part = network.vjp(theta, chunk.X, forward, force)
             gradient = part if gradient is None else gradient.add_(part)
         else:
-            factor = loss.factor(forward.outputs, chunk.y)
-            torch.mul(loss.residual(forward.outputs, chunk.y), root.unsqueeze(1), out=rows[:, -1])
-        network.pullback(theta, chunk.X, forward, factor * root.unsqueeze(1).unsqueeze(1), rows[:, :-1])
+            residual = loss.residual(forward.outputs, chunk.y)
+        cotangents = weighted_factor(loss, chunk, forward)
+        if layerwise is not None:
+            layers = network.layer_factors(theta, chunk.X, forward, cotangents)
+            layerwise.add_layers(layers, None if residual is None else residual * chunk.root_weights.unsqueeze(1))
+            continue
+        rows, flat = rows_buffer(workspace, problem, theta, chunk.root_weights.shape[-1])
+        if residual is None:
+            rows[:, -1].zero_()
+        else:
+            torch.mul(residual, chunk.root_weights.unsqueeze(1), out=rows[:, -1])
+        network.pullback(theta, chunk.X, forward, cotangents, rows[:, :-1])
         accumulator.add(flat)
-    assert flat is not None
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
     whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
-    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole else None
+    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole and flat is not None else None
 
 
 def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None) -> Tensor:
@@ -92,7 +105,17 @@ def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None)
     return total if penalty is None else torch.addcmul(total, penalty, theta)
 
 
-def _buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def weighted_factor(loss: Loss, chunk: Chunk, forward: Forward) -> Tensor:
+    """``sqrt(w) S`` of a chunk, (B or 1, K, R, n)."""
+    if loss.n_draws:
+        assert chunk.noise is not None
+        factor = loss.draw(forward.outputs, chunk.y, chunk.noise)
+    else:
+        factor = loss.factor(forward.outputs, chunk.y)
+    return factor * chunk.root_weights.unsqueeze(1).unsqueeze(1)
+
+
+def rows_buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The rows of a chunk as (B, P + 1, R, n), in the network's layout, and the same memory as (B, P + 1, R n)."""
     n_models, n_parameters = theta.shape
     if problem.network.samples_first:

@@ -60,7 +60,7 @@ def levenberg_marquardt(
     scaling : function, default identity
         See ``sklm.optim.SCALINGS``.
     acceleration : Acceleration, optional
-    solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'} or LinearSolver
+    solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'} or LinearSolver
     stopping : Stopping, optional
     batches : MiniBatches, optional
         Work on one batch an iteration; acceptance is judged on the batch, the best iterate on all rows.
@@ -92,6 +92,9 @@ def levenberg_marquardt(
     With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
     """
     check_starts(problem, theta)
+    solver = resolve_solver(solver, problem, batches)
+    if getattr(solver, "layerwise", False):
+        problem = problem.layerwise()
     rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
     work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
     with (
@@ -104,7 +107,7 @@ def levenberg_marquardt(
             strategy=strategy or GainRatio(),
             scaling=scaling,
             acceleration=acceleration,
-            solver=resolve_solver(solver, problem, batches),
+            solver=solver,
             stopping=stopping or Stopping(),
             batches=batches,
             validation=validation,
@@ -204,7 +207,7 @@ class _Loop(Loop):
             index = work.stale.nonzero().squeeze(1)
             if index.shape[0] == 0:
                 return work
-            if 2 * index.shape[0] < work.stale.shape[0]:
+            if 2 * index.shape[0] < work.stale.shape[0] and not getattr(self.solver, "whole_batch", False):
                 part = select(replace(work, spare=None, system=None, rows=None), index)
                 part = self._linearise(problem.models(index), select(state, index), part)
                 merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]
@@ -215,7 +218,8 @@ class _Loop(Loop):
         if self.averages:
             system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
-        if scale is None or self.scaling is not identity:
+        # one number for all, as ``identity`` gives it, is spread out where models were picked from it
+        if scale is None or self.scaling is not identity or scale.stride() != (0, 0):
             largest = system.diagonal if largest is None else torch.maximum(largest, system.diagonal)
             scale = self.scaling(system.diagonal, largest)
         if not isinstance(scale, Tensor) or scale.shape != state.theta.shape:

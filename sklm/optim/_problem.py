@@ -67,6 +67,8 @@ class Problem:
         From the loss of each output to the reported one, in the units of the targets.
     max_rows : int
         Samples linearised at once.
+    layer_rows : int
+        The same where no rows are formed, by the memory of activations and cotangents alone.
     penalised : bool
         Whether any alpha is positive; saves the work where none is.
     noise : (m, N) tensor, optional
@@ -84,6 +86,7 @@ class Problem:
     penalty_mask: Tensor
     report_weights: Tensor
     max_rows: int
+    layer_rows: int
     penalised: bool
     noise: Tensor | None = None
     unit_weights: Tensor | None = None
@@ -136,9 +139,14 @@ class Problem:
             y=self.y.index_select(-1, rows),
             weights=weights,
             max_rows=min(self.max_rows, len(index)),
+            layer_rows=min(self.layer_rows, len(index)),
             noise=None,
             unit_weights=None,
         )
+
+    def layerwise(self) -> Problem:
+        """The same problem in chunks that suit a solver without rows."""
+        return self if self.network.layer_floats is None else replace(self, max_rows=self.layer_rows)
 
     def models(self, index: Tensor) -> Problem:
         """Restrict to the models ``index`` (b,)."""
@@ -247,6 +255,7 @@ def make_problem(
         output_scale = torch.ones(network.n_outputs, dtype=dtype, device=device)
     alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
     network = network.to(device, dtype)
+    max_rows, layer_rows = _chunk_sizes(jacobian_max_rows, network, loss, n_models, rows.n_samples, y)
     return Problem(
         network=network,
         loss=loss,
@@ -257,17 +266,24 @@ def make_problem(
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
         report_weights=loss.report_weights(output_scale),
-        max_rows=_max_rows(jacobian_max_rows, network, loss, n_models, rows.n_samples, y),
+        max_rows=max_rows,
+        layer_rows=layer_rows,
         penalised=bool((alphas != 0).any()),
     )
 
 
-def _max_rows(
+def _chunk_sizes(
     requested: int | str | None, network: Network, loss: Loss, n_models: int, n_samples: int, like: Tensor
-) -> int:
-    size = n_models * like.element_size()
-    row_bytes = size * (network.n_parameters + 1) * loss.curvature_columns(network.n_outputs)
-    return chunk_rows(requested, n_samples, row_bytes, size * network.floats_per_row, like.device)
+) -> tuple[int, int]:
+    """``max_rows`` and ``layer_rows`` of a problem."""
+    size, n_curvature = n_models * like.element_size(), loss.curvature_columns(network.n_outputs)
+    row_bytes, activation_bytes = size * (network.n_parameters + 1) * n_curvature, size * network.floats_per_row
+    cotangent_bytes = size * n_curvature * (network.layer_floats or 0)
+
+    def chunk(row_bytes: int, activation_bytes: int) -> int:
+        return chunk_rows(requested, n_samples, row_bytes, activation_bytes, like.device)
+
+    return chunk(row_bytes, activation_bytes), chunk(size, activation_bytes + cotangent_bytes)
 
 
 def stack_problems(problems: list[Problem], jacobian_max_rows: int | str | None = "auto") -> Problem:
@@ -289,6 +305,9 @@ def stack_problems(problems: list[Problem], jacobian_max_rows: int | str | None 
         rows = TensorRows(_stack([X.mT for X in inputs], counts, 2).mT, True)
     else:
         rows = TensorRows(_stack(inputs, counts, 2))
+    max_rows, layer_rows = _chunk_sizes(
+        jacobian_max_rows, first.network, first.loss, sum(counts), first.n_samples, first.y
+    )
     return Problem(
         network=first.network,
         loss=first.loss,
@@ -299,7 +318,8 @@ def stack_problems(problems: list[Problem], jacobian_max_rows: int | str | None 
         alpha=torch.cat([problem.alpha for problem in problems]),
         penalty_mask=first.penalty_mask,
         report_weights=_stack([problem.report_weights for problem in problems], counts, 1),
-        max_rows=_max_rows(jacobian_max_rows, first.network, first.loss, sum(counts), first.n_samples, first.y),
+        max_rows=max_rows,
+        layer_rows=layer_rows,
         penalised=any(problem.penalised for problem in problems),
     )
 

@@ -12,10 +12,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._constant import constant
+
 
 def identity(diagonal: Tensor, largest: Tensor) -> Tensor:
-    """D = I (Levenberg 1944). Right for standardised data."""
-    return torch.ones_like(diagonal)
+    """D = I (Levenberg 1944). Right for standardised data.
+
+    One number seen under the shape (B, P): its strides, all zero, tell a solver that D is the same everywhere.
+    """
+    return constant(1.0, diagonal).expand(diagonal.shape)
 
 
 def marquardt(diagonal: Tensor, largest: Tensor) -> Tensor:

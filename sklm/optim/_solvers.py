@@ -1,58 +1,17 @@
-"""Linear solvers: how the damped Gauss-Newton system is accumulated, factorised and solved.
-
-Every solver answers the same question, ``(gram + penalty + damping * scaling) step = -gradient``, for all models at
-once, and reports failures by a mask. Three calls, in this order:
-
-``accumulator(theta)``
-    at every linearisation; takes the rows chunk by chunk and ends in a *system*, a dataclass of tensors that has at
-    least ``gradient`` (B, P) and ``diagonal`` (B, P), the diagonal of the Gauss-Newton matrix without penalty.
-``prepare(system, scaling)``
-    once a linearisation, when the scaling is known: the place for work that every damping shares.
-``factorise(system, damping, scaling)``
-    at every trial; returns a :class:`Factor`.
-"""
+"""Linear solvers on the normal equations or on rows, and the registry of all; their protocol is in ``_linear``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..architectures._base import Network
+from ._cg import ConjugateGradients
 from ._curvature import Accumulator
-
-#: products of at least this size are accumulated as a lower triangle, of this many blocks a side (docs/performance.md)
-TRIANGLE_SIZE, TRIANGLE_BLOCKS = 400, 4
-
-
-@dataclass
-class Factor:
-    """A factorised damped system.
-
-    Attributes
-    ----------
-    step : (B, P)
-        Solution of the damped system.
-    ok : (B,) bool
-        False where the factorisation failed; the step of such a model is meaningless.
-    solve : callable
-        (B, P) -> (B, P), the inverse of the damped matrix times a vector.
-    """
-
-    step: Tensor
-    ok: Tensor
-    solve: Callable[[Tensor], Tensor]
-
-
-class LinearSolver(Protocol):
-    """See the module's docstring for when each method is called."""
-
-    def accumulator(self, theta: Tensor) -> Accumulator: ...
-    def prepare(self, system: Any, scaling: Tensor) -> Any: ...
-    def factorise(self, system: Any, damping: Tensor, scaling: Tensor) -> Factor: ...
-    def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int: ...
+from ._dual import Dual
+from ._linear import Factor, LinearSolver, add_lower
 
 
 @dataclass
@@ -78,20 +37,7 @@ class _NormalAccumulator:
         self.total: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        size = rows.shape[1]
-        if size >= TRIANGLE_SIZE:
-            self._add_triangle(rows, -(-size // TRIANGLE_BLOCKS))
-        elif self.total is None:
-            self.total = torch.bmm(rows, rows.mT)
-        else:
-            self.total.baddbmm_(rows, rows.mT)
-
-    def _add_triangle(self, rows: Tensor, block: int) -> None:
-        if self.total is None:
-            self.total = rows.new_zeros(rows.shape[0], rows.shape[1], rows.shape[1])
-        for start in range(0, rows.shape[1], block):
-            stop = min(start + block, rows.shape[1])
-            self.total[:, start:stop, :stop].baddbmm_(rows[:, start:stop], rows[:, :stop].mT)
+        self.total = add_lower(self.total, rows, rows.mT)
 
     def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> NormalSystem:
         assert self.total is not None
@@ -124,8 +70,8 @@ class Cholesky:
 
         return Factor(solve(system.gradient).neg_(), info == 0, solve)
 
-    def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
-        return 3 * n_models * (n_parameters + 1) ** 2 * itemsize
+    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
+        return 3 * n_models * (network.n_parameters + 1) ** 2 * itemsize
 
 
 @dataclass
@@ -169,8 +115,8 @@ class Eigh:
         step = solve(system.gradient).neg_()
         return Factor(step, torch.isfinite(step).all(1), solve)
 
-    def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
-        return 5 * n_models * (n_parameters + 1) ** 2 * itemsize
+    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
+        return 5 * n_models * (network.n_parameters + 1) ** 2 * itemsize
 
 
 @dataclass
@@ -241,81 +187,11 @@ class QR:
         step = torch.linalg.solve_triangular(upper, full[:, :n, n:], upper=True).squeeze(-1).neg_()
         return Factor(step, torch.isfinite(step).all(1), solve)
 
-    def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
-        return 8 * n_models * (n_parameters + 1) ** 2 * itemsize
+    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
+        return 8 * n_models * (network.n_parameters + 1) ** 2 * itemsize
 
 
-@dataclass
-class DualSystem:
-    """All rows (B, P, N R), residuals (B, N R), penalty and the gradient's part beside the rows, ``pull`` (B, P)."""
-
-    rows: Tensor
-    residual: Tensor
-    penalty: Tensor
-    pull: Tensor
-    gradient: Tensor
-    diagonal: Tensor
-
-
-class _DualAccumulator:
-    def __init__(self) -> None:
-        self.parts: list[Tensor] = []
-
-    def add(self, rows: Tensor) -> None:
-        self.parts.append(rows.clone())
-
-    def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> DualSystem:
-        rows = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=2)
-        jacobian, residual = rows[:, :-1], rows[:, -1]
-        penalty = torch.zeros_like(theta) if penalty is None else penalty
-        pull = penalty * theta if extra is None else penalty * theta + extra
-        gradient = torch.bmm(jacobian, residual.unsqueeze(-1)).squeeze(-1) + pull
-        return DualSystem(jacobian, residual, penalty, pull, gradient, jacobian.square().sum(2))
-
-
-class Dual:
-    """Solution in the space of the rows, (N R) x (N R): for more parameters than rows.
-
-    Notes
-    -----
-    With ``m = penalty + damping * scaling`` the step minimises ``|J p + z|^2 + |theta + p|^2_penalty +
-    |p|^2_damping``, and equals ``-(J^T u + penalty theta) / m`` where
-    ``(J m^-1 J^T + I) u = z - J m^-1 penalty theta`` (Sherman-Morrison-Woodbury). Same step, same meaning of the
-    damping, as the primal solvers. A gradient beside the rows (of randomly drawn curvature) is added to
-    ``penalty theta``.
-    """
-
-    def accumulator(self, theta: Tensor) -> Accumulator:
-        return _DualAccumulator()
-
-    def prepare(self, system: DualSystem, scaling: Tensor) -> DualSystem:
-        return system
-
-    def factorise(self, system: DualSystem, damping: Tensor, scaling: Tensor) -> Factor:
-        shift = system.penalty + damping[:, None] * scaling
-        weighted = system.rows / shift[:, :, None]
-        kernel = torch.bmm(weighted.mT, system.rows)
-        kernel.diagonal(dim1=1, dim2=2).add_(1)
-        lower, info = torch.linalg.cholesky_ex(kernel)
-
-        def dual(vector: Tensor) -> Tensor:
-            u = torch.cholesky_solve(vector.unsqueeze(-1), lower)
-            return torch.bmm(weighted, u).squeeze(-1)
-
-        def across(vector: Tensor) -> Tensor:
-            return torch.bmm(weighted.mT, vector.unsqueeze(-1)).squeeze(-1)
-
-        def solve(vector: Tensor) -> Tensor:
-            return vector / shift - dual(across(vector))
-
-        step = -(dual(system.residual - across(system.pull)) + system.pull / shift)
-        return Factor(step, info == 0, solve)
-
-    def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
-        return n_models * (3 * n_parameters * n_rows + 2 * n_rows**2) * itemsize
-
-
-SOLVERS: dict[str, type] = {"cholesky": Cholesky, "eigh": Eigh, "qr": QR, "dual": Dual}
+SOLVERS: dict[str, type] = {"cholesky": Cholesky, "eigh": Eigh, "qr": QR, "dual": Dual, "cg": ConjugateGradients}
 
 
 def choose_solver(name: str, n_parameters: int, n_rows: int) -> str:
@@ -325,4 +201,4 @@ def choose_solver(name: str, n_parameters: int, n_rows: int) -> str:
     return "dual" if n_rows < n_parameters else "cholesky"
 
 
-__all__ = ["QR", "SOLVERS", "Cholesky", "Dual", "Eigh", "Factor", "LinearSolver", "choose_solver"]
+__all__ = ["QR", "SOLVERS", "Cholesky", "ConjugateGradients", "Dual", "Eigh", "Factor", "LinearSolver", "choose_solver"]

@@ -244,6 +244,30 @@ def test_vjp(case):
 
 
 @every_setting
+def test_jvp(case):
+    s = setting(*case)
+    expected = torch.einsum("bknp,bp->bkn", s.jacobian, s.direction)
+    close(s.network.jvp(s.theta, s.X, s.network.forward(s.theta, s.X), s.direction), expected)
+
+
+@every_setting
+def test_layer_factors_multiply_out_to_the_rows(case):
+    s = setting(*case)
+    forward = s.network.forward(s.theta, s.X)
+    n_models, n_outputs = s.outputs.shape[:2]
+    rng = np.random.default_rng(0)
+    for first, n_columns in ((n_models, 1), (n_models, 2), (1, n_outputs)):
+        cotangents = tensor(rng.normal(size=(first, n_outputs, n_columns, N_SAMPLES)))
+        layers = list(s.network.layer_factors(s.theta, s.X, forward, cotangents))
+        expected = torch.einsum("bknp,bkrn->bprn", s.jacobian, cotangents.expand(n_models, -1, -1, -1))
+        close(reference.multiplied_out(layers, s.network.n_parameters), expected)
+        floats = sum(layer.inputs[0, 0].numel() + layer.cotangents[0, 0, 0].numel() for layer in layers)
+        assert floats == s.network.layer_floats
+        assert all(s.network.coefficient_mask[layer.weight].all() for layer in layers)
+        assert not any(s.network.coefficient_mask[layer.bias].any() for layer in layers)
+
+
+@every_setting
 def test_second_directional(case):
     s = setting(*case)
     close(s.network.second_directional(s.theta, s.X, s.network.forward(s.theta, s.X), s.direction), s.bend)

@@ -97,6 +97,8 @@ def test_derivatives_equal_autograd(name, n_models, shared):
         close(out, torch.einsum("bknp,bkrn->bprn", jacobian, cotangents.expand(n_models, -1, -1, -1)))
 
     direction = tensor(rng.normal(size=theta.shape))
+    slope = torch.einsum("bknp,bp->bkn", jacobian, direction)
+    close(network.jvp(theta, X, forward, direction), slope)
     bend = stack(lambda f, t, v: reference.bend(f, t, v).mT, functions, theta, direction)
     close(network.second_directional(theta, X, forward, direction), bend)
 

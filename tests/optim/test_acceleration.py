@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from sklm.optim import ACCELERATIONS, SCALINGS, SOLVERS, Geodesic, Stopping, levenberg_marquardt
+from sklm.optim._cg import ConjugateGradients
 
 from .. import reference
 from ..problems import CURVE, SURFACE, WIDE, tensor
 
 DAMPING = 0.3
+TIGHT = pytest.param(ConjugateGradients(1e-13, 1000), id="cg")
 
 
 class AcceptAll:
@@ -58,7 +60,7 @@ def formula(case, theta, scaling):
     return velocity, acceleration, lambda p: np.sqrt(p @ (scale * p))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [*(name for name in SOLVERS if name != "cg"), TIGHT])
 @pytest.mark.parametrize("scaling", ["identity", "marquardt"])
 @pytest.mark.parametrize("case", [CURVE, SURFACE, WIDE], ids=str)
 def test_correction_is_half_the_acceleration(case, scaling, solver):

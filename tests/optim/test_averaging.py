@@ -6,8 +6,7 @@ import torch
 
 from sklm.architectures import MLP
 from sklm.losses import SoftmaxCrossEntropy
-from sklm.optim import MiniBatches, Multiplicative, Stopping, levenberg_marquardt, make_problem
-from sklm.optim import _solvers as solvers
+from sklm.optim import MiniBatches, Multiplicative, Stopping, _linear, levenberg_marquardt, make_problem
 
 from .. import reference
 from ..problems import SURFACE, tensor
@@ -175,6 +174,6 @@ def test_qr_is_refused():
 def test_lower_triangle_in_blocks_is_the_same_system(monkeypatch):
     problem, theta = classes(2, 0, jacobian_max_rows=30)
     expected = {solver: curve(problem, theta, solver=solver) for solver in ("cholesky", "eigh")}
-    monkeypatch.setattr(solvers, "TRIANGLE_SIZE", 2)
+    monkeypatch.setattr(_linear, "TRIANGLE_SIZE", 2)
     for solver, whole in expected.items():
         np.testing.assert_allclose(curve(problem, theta, solver=solver), whole, rtol=1e-7)

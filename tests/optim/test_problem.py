@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklm.architectures import MLP
 from sklm.losses import SquaredError
 from sklm.optim import make_problem, stack_problems
 
@@ -179,3 +180,15 @@ def test_stacked_problems_are_those_that_went_in(own, max_rows):
     some = stacked.models(torch.tensor([2, 3])).evaluate(theta[2:])
     torch.testing.assert_close(some.loss, stacked.evaluate(theta).loss[2:], rtol=1e-13, atol=0)
     torch.testing.assert_close(some.objective, stacked.evaluate(theta).objective[2:], rtol=1e-13, atol=0)
+
+
+def test_chunks_without_rows_are_sized_by_activations():
+    """Of 2 000 rows and 90 000 parameters, 64 Jacobian rows fill the cache, activations of 1000 do not."""
+    X = torch.zeros(2000, 3, dtype=torch.float64)
+    problem = make_problem(MLP((300, 300)).build(3, 1), SquaredError(), X, X[:, :1])
+    assert problem.max_rows == 64
+    assert 1000 < problem.layerwise().max_rows <= 2000
+    small = problem.take(np.arange(10)).layerwise()
+    assert small.max_rows == small.n_samples == 10
+    fixed = make_problem(MLP(3).build(3, 1), SquaredError(), X, X[:, :1], jacobian_max_rows=7)
+    assert fixed.max_rows == fixed.layerwise().max_rows == 7
