@@ -46,8 +46,8 @@ acceleration : {'auto', 'geodesic'} or None, default='auto'
 solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     How the damped system is solved: 'cholesky' and 'eigh' on the P x P normal equations, 'qr' without forming them, for
     ill-conditioned problems, 'dual' in the space of the rows, 'cg' by conjugate gradients, without a matrix. 'auto' is
-    'qr' for modules, otherwise 'dual' when there are fewer rows times outputs than parameters, else 'cholesky'; and 'cg'
-    where that does not fit into memory.
+    'qr' for modules, otherwise 'dual' when there are fewer rows times outputs than parameters, else 'cholesky'; and
+    'cg' where that does not fit into memory.
 <batch>
     Rows over which mini-batches average the curvature; iterates are averaged over twice as many, and a step goes the
     share of the way that its batch has in the memory. None lets every batch stand alone, as does a memory below the
