@@ -87,7 +87,8 @@ class Solving(BaseLM):
             return options
         solver, batches = options["solver"], self._batches(problem.network, problem.n_samples, 0)
         averages = batches is not None and batches.memory is not None
-        if self.solver == "auto" and not averages and self._need(problem, solver) > _free(device):
+        free = _free(device)
+        if self.solver == "auto" and not averages and self._need(problem, "cg") <= free < self._need(problem, solver):
             solver = "cg"
         # another solution costs as much as the first one there, and forward passes are not kept
         plain = solver == "cg" and self.acceleration == "auto"

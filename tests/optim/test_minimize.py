@@ -23,6 +23,7 @@ from sklm.optim import (
     levenberg_marquardt,
     make_problem,
 )
+from sklm.optim._cg import ConjugateGradients
 
 from .. import reference
 from ..problems import CASES, CURVE, NIST, PLANE, SURFACE, WIDE, Case, tensor
@@ -170,6 +171,8 @@ OPTIONS = {
     "delayed gratification": {"strategy": STRATEGIES["delayed_gratification"]()},
     "geodesic": {"acceleration": Geodesic()},
     **{name: {"solver": name} for name in SOLVERS},
+    # at its own tolerance, rounding decides now and then whether a solution takes one product more
+    "cg": {"solver": ConjugateGradients(1e-10, 1000)},
     "marquardt": {"scaling": SCALINGS["marquardt"], "solver": "qr"},
     "more": {"scaling": SCALINGS["more"]},
 }
