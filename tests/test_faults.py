@@ -334,7 +334,7 @@ def test_what_fits_into_no_memory_is_solved_by_products(method, monkeypatch):
         seen.append((options["solver"], options["acceleration"]))
         return levenberg_marquardt(*given, **options)
 
-    for module in (sklm._solving, sklm._training):
+    for module in (sklm._prepared, sklm._training):
         monkeypatch.setattr(module, "levenberg_marquardt", watched)
     large = {"hidden_layer_sizes": (40, 40), "max_iter": 1, "growing": False}
     for free, options in ((10**10, {}), (10**7, {}), (10**7, {"acceleration": "geodesic"})):
