@@ -446,4 +446,4 @@ def test_together_means_within_a_group():
         )
         np.testing.assert_array_equal(solution.n_iter[members], alone.n_iter)
         assert status == alone.status
-    assert solution.n_iter[0] != solution.n_iter[1]
+    assert solution.n_iter[0] != solution.n_iter[2]
