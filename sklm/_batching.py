@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from joblib import effective_n_jobs
 
@@ -177,7 +178,8 @@ class _Runs:
         for waiting, row in zip(bucket, solution.leaders(), strict=True):
             began, outcome = time.perf_counter(), waiting.outcome
             try:
-                fitted = waiting.shadow._finish(waiting.prepared, solution, int(row), stacklevel=6)
+                with np.errstate(all="ignore"):
+                    fitted = waiting.shadow._finish(waiting.prepared, solution, int(row), stacklevel=6)
                 waiting.fit.estimator._adopt(waiting.shadow, fitted)
             except Exception as error:
                 outcome.error = error
@@ -204,6 +206,6 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
     """The solution of all fits of a bucket, and how long it took."""
     began = time.perf_counter()
     first = bucket[0]
-    with isolated(first.prepared.problem.y.device), openmp_threads(n_threads):
+    with isolated(first.prepared.problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
         solution = run_together([w.prepared for w in bucket], first.fit.estimator.jacobian_max_rows)
     return solution, time.perf_counter() - began

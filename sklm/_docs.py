@@ -48,8 +48,8 @@ return_train_score : bool, default=False
 
 SEARCH_ATTRIBUTES = """
 cv_results_ : dict
-    As in scikit-learn, and ``batched``: whether the fits of the candidate were run together with others. Their
-    ``fit_time`` is their preparation and an equal share of the time of the batch.
+    As in scikit-learn, and ``batched``: whether the fits of the candidate were run in batches (of one, where no other
+    fit is alike), not in the ordinary way. Their ``fit_time`` is their preparation and an equal share of the batch's.
 best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, refit_time_, multimetric_
     As in scikit-learn.
 """

@@ -62,7 +62,8 @@ def fit_many(
     columns and outputs. A batch is cut where its Jacobian leaves the processor's caches or the memory. Fits with
     ``max_time``, ``verbose``, callbacks, memory-mapped X that is read in pieces, or parameters that are objects whose
     contents cannot be compared run one by one. A ``torch.nn.Module`` is batched where one estimator is given for all
-    fits. On a GPU, and with drawn curvature or mini-batches, the results of long fits differ as two devices differ.
+    fits. Where rounding grows from step to step, as it does in mini-batches with little penalty, results differ as they
+    do for another ``jacobian_max_rows``; and of several starts that find the same minimum, another one may be kept.
 
     Examples
     --------

@@ -202,7 +202,8 @@ class _Evaluation:
         """Fit what can be fitted together; None for the rest."""
         n_tasks = len(candidates) * len(splits)
         estimators: list[Any] = [None] * n_tasks
-        errors: list[tuple[Exception, float] | None] = [None] * n_tasks
+        errors: list[Exception | None] = [None] * n_tasks
+        seconds = [0.0] * n_tasks
         order = [c * len(splits) + s for s, c in product(range(len(splits)), range(len(candidates)))]
 
         def fits() -> Iterator[Fit | None]:
@@ -210,14 +211,15 @@ class _Evaluation:
                 part = _Part(self, train)  # one copy of the rows of a split at a time
                 for number, parameters in enumerate(candidates):
                     task = number * len(splits) + split
-                    began = time.perf_counter()
-                    estimator = part.estimator(parameters)
-                    estimators[task] = estimator
-                    try:
-                        yield None if estimator is None else part.record(estimator, self._origin(parameters, number))
-                    except Exception as error:
-                        errors[task] = (error, time.perf_counter() - began)
-                        yield None
+                    began, fit = time.perf_counter(), None
+                    estimator = estimators[task] = part.estimator(parameters)
+                    if estimator is not None:
+                        try:
+                            fit = part.record(estimator, self._origin(parameters, number))
+                        except Exception as error:
+                            errors[task] = error
+                    seconds[task] = time.perf_counter() - began
+                    yield fit
 
         line = FitsLine(n_tasks) if self.search.verbose else None
         try:
@@ -226,9 +228,10 @@ class _Evaluation:
             if line is not None:
                 line.close()
         outcomes = dict(zip(order, batch, strict=True))
-        for task, failed in enumerate(errors):
-            if failed is not None:
-                outcomes[task] = Outcome(*failed, batch=1)
+        for task, error in enumerate(errors):
+            if error is not None:
+                outcomes[task] = Outcome(error, batch=1)
+            outcomes[task].seconds += seconds[task]
         self.outcomes += [outcomes[task] for task in range(n_tasks)]
         return [
             _Done(estimators[task], outcomes[task].error) if outcomes[task].batch else None for task in range(n_tasks)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._curvature import gradient
-from ._line_search import LINE_SEARCHES, Spot
+from ._descent_search import DESCENT_SEARCHES, Spot
 from ._optimizers import Memory, Move, Optimizer
 from ._problem import Evaluation, Problem
 from ._status import Status
@@ -53,8 +53,10 @@ class LBFGS(Optimizer):
     def validate(self) -> None:
         if not isinstance(self.memory, Integral) or isinstance(self.memory, bool) or self.memory < 1:
             raise ValueError(f"memory of LBFGS must be a positive integer; got {self.memory!r}.")
-        if not isinstance(self.line_search, str) or self.line_search not in LINE_SEARCHES:
-            raise ValueError(f"line_search of LBFGS must be one of {sorted(LINE_SEARCHES)}; got {self.line_search!r}.")
+        if not isinstance(self.line_search, str) or self.line_search not in DESCENT_SEARCHES:
+            raise ValueError(
+                f"line_search of LBFGS must be one of {sorted(DESCENT_SEARCHES)}; got {self.line_search!r}."
+            )
 
     def start(self, problem: Problem, theta: Tensor, point: Evaluation) -> Memory:
         return {
@@ -75,7 +77,7 @@ class LBFGS(Optimizer):
         direction = -times_inverse(pairs, scale, slopes)
         slope = (slopes * direction).sum(1)
         start = Spot(torch.zeros_like(slope), theta, slopes, point.objective, point.loss, slope)
-        end = LINE_SEARCHES[self.line_search](problem, start, direction)
+        end = DESCENT_SEARCHES[self.line_search](problem, start, direction)
         moved = end.length > 0
         pair, scale = new_pair(end.theta - theta, end.gradient - slopes, scale)
         kept = [(s, y, torch.where(moved, rho, 0.0)) for s, y, rho in pairs[: self.memory - 1]]

@@ -17,7 +17,7 @@ from sklm.optim import (
     Stopping,
     StreamedRows,
     _descent,
-    _line_search,
+    _descent_search,
     _loop,
     _optimizers,
     gradient_descent,
@@ -99,7 +99,7 @@ def test_models_carried_along_after_their_end_do_not_change(name, monkeypatch):
             super().__init__(mask)
             self.all = self.none = False
 
-    for module in (_loop, _line_search, _optimizers):
+    for module in (_loop, _descent_search, _optimizers):
         monkeypatch.setattr(module, "Choice", Blind)
     monkeypatch.setattr(_descent._Descent, "on_cpu", False)
     looks = lambda self, iteration, latest: iteration % _loop.POLL == 0 or latest >= self.stopping.max_iter  # noqa: E731

@@ -7,8 +7,8 @@ import torch
 from sklm.architectures import ModuleArchitecture
 from sklm.losses import SquaredError
 from sklm.optim import LBFGS, MiniBatches, Status, Stopping, gradient_descent, make_problem
+from sklm.optim._descent_search import DESCENT_SEARCHES
 from sklm.optim._lbfgs import new_pair, times_inverse
-from sklm.optim._line_search import LINE_SEARCHES
 
 from .. import reference
 from ..problems import CURVE, PLANE, SURFACE, Formula, tensor
@@ -53,7 +53,7 @@ def test_scale_is_that_of_the_last_pair_with_positive_curvature():
     assert scale.tolist() == [5 / 10, 7.0]
 
 
-@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("line_search", DESCENT_SEARCHES)
 @pytest.mark.parametrize("memory", [3, 20])
 @pytest.mark.parametrize("case", [PLANE, CURVE], ids=str)
 def test_optimum_is_minpacks(case, memory, line_search):
@@ -83,7 +83,7 @@ def test_a_quadratic_is_solved_in_as_many_steps_as_directions():
     assert solution.n_iter[0] <= 3 * problem.network.n_parameters
 
 
-@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("line_search", DESCENT_SEARCHES)
 def test_objective_falls_in_every_iteration(line_search):
     solution = gradient_descent(
         SURFACE.problem(3, alpha=1e-4),
@@ -121,7 +121,7 @@ def formula(function, start, x=(1.0, 2.0), y=(0.0, 0.0)):
     return make_problem(network, SquaredError(), tensor(x)[:, None], tensor(y)[:, None]), tensor([[start]])
 
 
-@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("line_search", DESCENT_SEARCHES)
 def test_stalled_where_no_step_helps(line_search):
     # finite only at the start
     problem, theta = formula(lambda x, b: b * x + torch.where(b == 1.0, 0.0, torch.inf), 1.0)
@@ -131,7 +131,7 @@ def test_stalled_where_no_step_helps(line_search):
     assert not solution.status[0].converged
 
 
-@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("line_search", DESCENT_SEARCHES)
 def test_derivative_that_is_not_finite(line_search):
     problem, theta = formula(lambda x, b: torch.sqrt(b) * x + 1, 0.0)
     solution = gradient_descent(problem, theta, optimizer=LBFGS(line_search=line_search))
@@ -139,7 +139,7 @@ def test_derivative_that_is_not_finite(line_search):
     assert torch.equal(solution.theta, theta)
 
 
-@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("line_search", DESCENT_SEARCHES)
 def test_the_way_leads_along_the_edge_of_what_is_finite(line_search):
     problem, theta = formula(lambda x, b: torch.sqrt(b) * x - 1e-2 * x, 9.0)
     solution = gradient_descent(problem, theta, optimizer=LBFGS(line_search=line_search), stopping=TIGHT)

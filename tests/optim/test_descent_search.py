@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklm.optim._line_search import LINE_SEARCHES, Spot
 
 from sklm.losses import SquaredError
 from sklm.optim import make_problem
-from sklm.optim._line_search import LINE_SEARCHES, Spot
 
 from .. import reference
 from ..problems import CURVE, SURFACE, Formula, tensor

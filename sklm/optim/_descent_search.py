@@ -122,7 +122,7 @@ def strong_wolfe(problem: Problem, start: Spot, direction: Tensor) -> Spot:
     return low
 
 
-LINE_SEARCHES: dict[str, LineSearch] = {"strong_wolfe": strong_wolfe, "armijo": backtracking}
+DESCENT_SEARCHES: dict[str, LineSearch] = {"strong_wolfe": strong_wolfe, "armijo": backtracking}
 
 
 def _visit(problem: Problem, start: Spot, direction: Tensor, length: Tensor) -> Spot:
