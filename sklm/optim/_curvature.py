@@ -11,6 +11,9 @@ from ..architectures._base import Forward
 from ..losses._base import Loss
 from ._problem import Chunk, Problem
 
+#: rows of fewer numbers than this for one model are multiplied out: fewer calls, though more arithmetic, than by layers
+SMALL_ROWS = 100_000
+
 
 class Accumulator(Protocol):
     """Receives the augmented rows of every chunk; see ``_linear``.
@@ -60,7 +63,9 @@ def linearise(
     if hasattr(accumulator, "take"):
         return accumulator.take(problem, theta, kept, workspace), None
     network, loss, flat, gradient = problem.network, problem.loss, None, None
-    layerwise: Any = accumulator if network.layer_floats and hasattr(accumulator, "add_layers") else None
+    small = problem.n_samples * problem.n_curvature * network.n_parameters < SMALL_ROWS
+    layered = network.layer_floats and not small and hasattr(accumulator, "add_layers")
+    layerwise: Any = accumulator if layered else None
     for chunk, forward in problem.forward_passes(theta, kept):
         residual = None
         if loss.n_draws:

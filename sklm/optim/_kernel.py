@@ -99,7 +99,7 @@ class LayerPart:
         -----
         With one position, the kernel of the weights is ``(p p^T) * (d d^T)`` and that of the biases ``d d^T``; with
         several, these are summed over pairs of positions (Dangel, Kunstner & Hennig, arXiv:1912.10985, for the
-        factors; Novak, Sohl-Dickstein & Schoenholz, arXiv:2206.08720, section 3.2, for the kernel). Where there are
+        factors; Novak, Sohl-Dickstein & Schoenholz, arXiv:2206.08720, for the kernel). Where there are
         so many pairs that this is longer than multiplying the rows, a few filters at a time, the rows are multiplied.
         """
         if not self._pairs_are_quicker():

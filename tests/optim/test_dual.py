@@ -8,7 +8,7 @@ import torch
 
 from sklm.architectures import CNN, ModuleArchitecture
 from sklm.losses import SquaredError
-from sklm.optim import SCALINGS, Geodesic, Stopping, _kernel, _linear, levenberg_marquardt, make_problem
+from sklm.optim import SCALINGS, Geodesic, Stopping, _curvature, _kernel, _linear, levenberg_marquardt, make_problem
 from sklm.optim._batch import scatter, select
 from sklm.optim._curvature import Workspace, linearise
 from sklm.optim._dual import Dual, DualSystem
@@ -17,6 +17,11 @@ from sklm.optim._kernel import LayerPart, RowsPart
 from .. import reference
 from ..problems import tensor
 from .systems import ALPHA, CNNS, DAMPING, LOSSES, MLPS, N_MODELS, N_SAMPLES, Rows, close, explicit, make
+
+
+@pytest.fixture(autouse=True)
+def layers_of_small_systems_too(monkeypatch):
+    monkeypatch.setattr(_curvature, "SMALL_ROWS", 0)
 
 
 def compare(problem, theta, scaling):
@@ -88,6 +93,15 @@ def test_a_module_keeps_its_rows(scaling, alpha):
     with torch.inference_mode(False), torch.no_grad():
         problem, theta = make(ModuleArchitecture(module), "huber", alpha, jacobian_max_rows=5)
         assert [type(part) for part in compare(problem, theta, scaling).parts] == [RowsPart]
+
+
+@pytest.mark.parametrize("alpha", [0.0, ALPHA], ids=["free", "penalised"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("architecture", ["two", "pooled"])
+def test_small_systems_keep_their_rows(architecture, scaling, alpha, monkeypatch):
+    monkeypatch.undo()
+    problem, theta = make((MLPS | CNNS)[architecture], "softmax", alpha, jacobian_max_rows=5)
+    assert [type(part) for part in compare(problem, theta, scaling).parts] == [RowsPart]
 
 
 @pytest.mark.parametrize("architecture", ["two", "pooled"])
