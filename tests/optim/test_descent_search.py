@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from sklm.optim._line_search import LINE_SEARCHES, Spot
 
 from sklm.losses import SquaredError
 from sklm.optim import make_problem
+from sklm.optim._descent_search import DESCENT_SEARCHES, Spot
 
 from .. import reference
 from ..problems import CURVE, SURFACE, Formula, tensor
@@ -51,7 +51,7 @@ LENGTHS = [1e-3, 0.1, 1.0, 30.0, 1e4]
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_armijo_is_the_textbooks_loop(case):
     start, direction = begin(case, LENGTHS)
-    end = LINE_SEARCHES["armijo"](case.problem(5), start, direction)
+    end = DESCENT_SEARCHES["armijo"](case.problem(5), start, direction)
     halved = 0
     for model in range(5):
         value, slope = along(case, start.theta[model], direction[model], 0)
@@ -70,7 +70,7 @@ def test_armijo_is_the_textbooks_loop(case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_strong_wolfe_conditions_hold(case):
     start, direction = begin(case, LENGTHS)
-    end = LINE_SEARCHES["strong_wolfe"](case.problem(5), start, direction)
+    end = DESCENT_SEARCHES["strong_wolfe"](case.problem(5), start, direction)
     for model in range(5):
         before, slope = along(case, start.theta[model], direction[model], 0)
         after, left = along(case, start.theta[model], direction[model], end.length[model])
@@ -86,10 +86,10 @@ def test_strong_wolfe_conditions_hold(case):
 @pytest.mark.parametrize("name", LINE_SEARCHES)
 def test_models_search_alone_as_together(name):
     start, direction = begin(SURFACE, LENGTHS)
-    together = LINE_SEARCHES[name](SURFACE.problem(5), start, direction)
+    together = DESCENT_SEARCHES[name](SURFACE.problem(5), start, direction)
     for model in range(5):
         one = Spot(**{key: value[model : model + 1] for key, value in start.__dict__.items()})
-        alone = LINE_SEARCHES[name](SURFACE.problem(1), one, direction[model : model + 1])
+        alone = DESCENT_SEARCHES[name](SURFACE.problem(1), one, direction[model : model + 1])
         torch.testing.assert_close(alone.theta[0], together.theta[model], rtol=1e-9, atol=1e-9)
 
 
@@ -111,7 +111,7 @@ def test_what_is_not_finite_is_too_far(name, length):
     problem, theta, value, slope = root_problem()
     direction = tensor([[-length]])
     start = Spot(tensor([0.0]), theta, slope, value, value, (slope * direction).sum(1))
-    end = LINE_SEARCHES[name](problem, start, direction)
+    end = DESCENT_SEARCHES[name](problem, start, direction)
     assert end.length > 0
     assert (end.theta >= 0).all()
     assert end.objective < value
@@ -123,7 +123,7 @@ def test_without_any_descent_nothing_moves(name):
     start, direction = begin(SURFACE, [1.0, 1.0])
     uphill = -direction
     pretended = Spot(**{**start.__dict__, "slope": start.slope})  # says downhill, leads uphill
-    end = LINE_SEARCHES[name](SURFACE.problem(2), pretended, uphill)
+    end = DESCENT_SEARCHES[name](SURFACE.problem(2), pretended, uphill)
     assert (end.length == 0).all()
     assert torch.equal(end.theta, start.theta)
     assert torch.equal(end.objective, start.objective)
