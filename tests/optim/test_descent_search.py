@@ -83,7 +83,7 @@ def test_strong_wolfe_conditions_hold(case):
     assert (end.length < 0.1).any()  # the longest to come back
 
 
-@pytest.mark.parametrize("name", LINE_SEARCHES)
+@pytest.mark.parametrize("name", DESCENT_SEARCHES)
 def test_models_search_alone_as_together(name):
     start, direction = begin(SURFACE, LENGTHS)
     together = DESCENT_SEARCHES[name](SURFACE.problem(5), start, direction)
@@ -106,7 +106,7 @@ def root_problem():
 
 
 @pytest.mark.parametrize("length", [9.0, 12.0, 1e3])
-@pytest.mark.parametrize("name", LINE_SEARCHES)
+@pytest.mark.parametrize("name", DESCENT_SEARCHES)
 def test_what_is_not_finite_is_too_far(name, length):
     problem, theta, value, slope = root_problem()
     direction = tensor([[-length]])
@@ -118,7 +118,7 @@ def test_what_is_not_finite_is_too_far(name, length):
     assert torch.isfinite(end.objective).all()
 
 
-@pytest.mark.parametrize("name", LINE_SEARCHES)
+@pytest.mark.parametrize("name", DESCENT_SEARCHES)
 def test_without_any_descent_nothing_moves(name):
     start, direction = begin(SURFACE, [1.0, 1.0])
     uphill = -direction
