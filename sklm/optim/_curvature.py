@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..architectures._base import Forward
 from ._problem import Problem
+from ._selection import EVERYTHING, Active
 
 
 class Accumulator(Protocol):
@@ -38,12 +39,17 @@ class Workspace:
 
 
 def linearise(
-    problem: Problem, theta: Tensor, kept: list[Forward] | None, accumulator: Accumulator, workspace: Workspace
+    problem: Problem,
+    theta: Tensor,
+    kept: list[Forward] | None,
+    accumulator: Accumulator,
+    workspace: Workspace,
+    active: Active = EVERYTHING,
 ) -> tuple[Any, Tensor | None]:
     """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator``.
 
     Returns the system and, where one chunk took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid until
-    the workspace is used again.
+    the workspace is used again. Where only some parameters are active, all this is in terms of them, P in number.
 
     Notes
     -----
@@ -52,30 +58,34 @@ def linearise(
     at random, z is zero and the gradient comes from one more pass back.
     """
     network, loss, flat, gradient = problem.network, problem.loss, None, None
+    pullback, part_of = active.pullback(network), active.restrict
+    size = theta.shape[1] if active.index is None else len(active.index)
     for chunk, forward in problem.forward_passes(theta, kept):
         root = chunk.root_weights
-        rows, flat = _buffer(workspace, problem, theta, root.shape[-1])
+        rows, flat = _buffer(workspace, problem, theta, size, root.shape[-1])
         if loss.n_draws:
             assert chunk.noise is not None
             factor = loss.draw(forward.outputs, chunk.y, chunk.noise)
             rows[:, -1].zero_()
             force = loss.gradient(forward.outputs, chunk.y) * chunk.weights.unsqueeze(1)
-            part = network.vjp(theta, chunk.X, forward, force)
+            part = part_of(network.vjp(theta, chunk.X, forward, force))
             gradient = part if gradient is None else gradient.add_(part)
         else:
             factor = loss.factor(forward.outputs, chunk.y)
             torch.mul(loss.residual(forward.outputs, chunk.y), root[:, None, :], out=rows[:, -1])
-        network.pullback(theta, chunk.X, forward, factor * root[:, None, None, :], rows[:, :-1])
+        pullback(theta, chunk.X, forward, factor * root[:, None, None, :], rows[:, :-1])
         accumulator.add(flat)
     assert flat is not None
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
     whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
-    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole else None
+    penalty = problem.penalty()
+    system = accumulator.finish(part_of(theta), None if penalty is None else part_of(penalty), gradient)
+    return system, flat[:, :-1] if whole else None
 
 
-def _buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _buffer(workspace: Workspace, problem: Problem, theta: Tensor, n_parameters: int, n: int) -> tuple[Tensor, Tensor]:
     """The rows of a chunk as (B, P + 1, R, n), in the network's layout, and the same memory as (B, P + 1, R n)."""
-    n_models, n_parameters = theta.shape
+    n_models = len(theta)
     if problem.network.samples_first:
         block = workspace.view((n_models, n, problem.n_curvature, n_parameters + 1), theta)
         return block.permute(0, 3, 2, 1), block.flatten(1, 2).mT

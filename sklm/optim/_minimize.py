@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,19 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..architectures._base import Forward
-from ._acceleration import Acceleration
-from ._batch import Choice, evolve, scatter, select
+from ._acceleration import Acceleration, Momentum, make_accelerations
+from ._acceptance import Acceptance
+from ._batch import Choice, evolve, scatter, select, where
 from ._batches import MiniBatches
 from ._curvature import Workspace, linearise
 from ._damping import DampingStrategy, GainRatio, Trial
 from ._isolation import isolated
+from ._judging import Judge, mark
+from ._line_search import LineSearch
 from ._problem import Problem
 from ._scaling import identity
+from ._selection import EVERYTHING, Active, ParameterSelection, Some
 from ._solvers import SOLVERS, Cholesky, Eigh, LinearSolver, choose_solver
-from ._state import History, Progress, Solution, State
+from ._state import History, Progress, Solution, State, Work
 from ._status import Status
-from ._stopping import Stopping, exact, first_reason, stationary, stuck
+from ._step import Stepper
+from ._stopping import Stopping
 from ._threads import suited_threads
 
 #: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
@@ -42,7 +46,11 @@ def levenberg_marquardt(
     damping: float | Tensor = 1e-2,
     strategy: DampingStrategy | None = None,
     scaling: Scaling = identity,
-    acceleration: Acceleration | None = None,
+    acceleration: Acceleration | str | Sequence[Acceleration | str] | None = None,
+    line_search: LineSearch | None = None,
+    acceptance: Acceptance | None = None,
+    n_dampings: int = 1,
+    param_selection: ParameterSelection | None = None,
     solver: str | LinearSolver = "auto",
     stopping: Stopping | None = None,
     batches: MiniBatches | None = None,
@@ -63,7 +71,16 @@ def levenberg_marquardt(
     strategy : DampingStrategy, default GainRatio()
     scaling : function, default identity
         See ``sklm.optim.SCALINGS``.
-    acceleration : Acceleration, optional
+    acceleration : Acceleration or its name, or a sequence of them, optional
+        Applied one after the other.
+    line_search : LineSearch, optional
+        How far to go along a rejected step.
+    acceptance : Acceptance, optional
+        Which steps are taken although they raise the objective.
+    n_dampings : int, default=1
+        Dampings tried at once, as so many models in one batch.
+    param_selection : ParameterSelection, optional
+        Which parameters move.
     solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual'} or LinearSolver
     stopping : Stopping, optional
     batches : MiniBatches, optional
@@ -75,7 +92,7 @@ def levenberg_marquardt(
     done : (B,) ndarray of int, optional
         Iterations that the models have behind them, counted towards ``max_iter`` and in the result's ``n_iter``.
     seed : int
-        Of the noise for losses with randomly drawn curvature.
+        Of the noise for losses with randomly drawn curvature, and of randomly selected parameters.
 
     Returns
     -------
@@ -84,7 +101,7 @@ def levenberg_marquardt(
     Raises
     ------
     ValueError
-        If theta does not fit the problem.
+        If theta does not fit the problem, or options exclude each other.
     TypeError
         If a strategy or scaling of your own returns something else than its protocol says.
 
@@ -108,8 +125,12 @@ def levenberg_marquardt(
             problem=problem,
             strategy=strategy or GainRatio(),
             scaling=scaling,
-            acceleration=acceleration,
-            solver=resolve_solver(solver, problem, batches),
+            accelerations=make_accelerations(acceleration),
+            line_search=line_search,
+            acceptance=acceptance,
+            n_dampings=n_dampings,
+            selection=param_selection,
+            solver=resolve_solver(solver, problem, batches, param_selection),
             stopping=stopping or Stopping(),
             batches=batches,
             validation=validation,
@@ -121,7 +142,12 @@ def levenberg_marquardt(
         return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone())
 
 
-def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBatches | None = None) -> LinearSolver:
+def resolve_solver(
+    solver: str | LinearSolver,
+    problem: Problem,
+    batches: MiniBatches | None = None,
+    selection: ParameterSelection | None = None,
+) -> LinearSolver:
     """Return the solver object for a name, choosing primal or dual by the size of the system for 'auto'."""
     if not isinstance(solver, str):
         return solver
@@ -130,37 +156,22 @@ def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBa
         n_rows = -(-batches.n_samples // batches.n_batches)
         if solver == "auto" and batches.memory is not None:  # averages are of P x P matrices
             return Cholesky()
-    return SOLVERS[choose_solver(solver, problem.network.n_parameters, n_rows * problem.n_curvature)]()
-
-
-@dataclass
-class _Work:
-    """What belongs to the current linearisation.
-
-    ``forwards`` are those of the state's theta, ``spare`` may be written over, ``stale`` marks models whose theta
-    has moved since the linearisation, ``tiny`` those whose last step was below rounding. ``rows`` are the Jacobian rows
-    of the linearisation while they last. ``average`` is the system averaged over mini-batches.
-    """
-
-    forwards: list[Forward] | None
-    stale: Tensor
-    spare: list[Forward] | None = None
-    system: Any = None
-    scale: Tensor | None = None
-    largest: Tensor | None = None
-    tiny: Tensor | None = None
-    rows: Tensor | None = None
-    average: Any = None
+    size = problem.network.n_parameters if selection is None else selection.check(problem.network)
+    return SOLVERS[choose_solver(solver, size, n_rows * problem.n_curvature)]()
 
 
 @dataclass
 class _Loop:
-    """The options of a run; what changes from iteration to iteration is in ``State`` and ``_Work``."""
+    """The options of a run; what changes from iteration to iteration is in ``State`` and ``Work``."""
 
     problem: Problem
     strategy: DampingStrategy
     scaling: Scaling
-    acceleration: Acceleration | None
+    accelerations: list[Acceleration]
+    line_search: LineSearch | None
+    acceptance: Acceptance | None
+    n_dampings: int
+    selection: ParameterSelection | None
     solver: LinearSolver
     stopping: Stopping
     batches: MiniBatches | None
@@ -171,10 +182,45 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.steps = 0
+        self.active: Active = EVERYTHING
         self.averages = self.batches is not None and self.batches.memory is not None
         if self.averages and not isinstance(self.solver, Cholesky | Eigh):
             raise ValueError(
                 f"Averaging over mini-batches needs solver='cholesky' or 'eigh'; got {type(self.solver).__name__}."
+            )
+        self._check_rules()
+        self.stepper = Stepper(
+            self.solver, self.accelerations, self.n_dampings, self.line_search, keep=self.batches is None
+        )
+        varies = self.selection is not None and self.selection.varies
+        self.judge = Judge(self.stopping, self.averages, self.batches is not None, varies)
+
+    def _check_rules(self) -> None:
+        """Refuse options that exclude each other."""
+        if isinstance(self.n_dampings, bool) or not isinstance(self.n_dampings, int) or self.n_dampings < 1:
+            raise ValueError(f"n_dampings must be a positive integer; got {self.n_dampings!r}.")
+        if self.selection is not None:
+            self.selection.check(self.problem.network)
+        if self.line_search is not None:
+            self.line_search.rates()
+        if self.averages:
+            refused = {
+                "line_search": self.line_search is not None,
+                "acceptance": self.acceptance is not None,
+                "n_dampings above 1": self.n_dampings > 1,
+                "acceleration='momentum'": any(isinstance(rule, Momentum) for rule in self.accelerations),
+                "a param_selection that changes": self.selection is not None and self.selection.varies,
+            }
+            names = [name for name, used in refused.items() if used]
+            if names:
+                raise ValueError(
+                    f"{' and '.join(names)} cannot be used where mini-batches are averaged: a step then serves many "
+                    "batches and cannot be judged by one. Use batch_memory=None or batch_size=None."
+                )
+        if self.batches is not None and self.acceptance is not None and self.acceptance.needs_all_rows:
+            raise ValueError(
+                "This acceptance compares objectives of different iterations, which mini-batches forbid: use "
+                "Bold(reference='current'), or batch_size=None."
             )
 
     def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
@@ -192,19 +238,30 @@ class _Loop:
                 else:
                     state, work = self._epoch(epochs, state, work)
                 iteration += 1
-                state = self._judge(state, work, time.monotonic() - began, iteration + latest, history)
+                penalty = self.problem.penalty()
+                state = self.judge(
+                    self.problem,
+                    self.validation,
+                    None if penalty is None else self.active.restrict(penalty),
+                    state,
+                    work,
+                    self._running(state),
+                    time.monotonic() - began,
+                    iteration + latest,
+                    history,
+                )
                 if self._looks(iteration, iteration + latest):
                     state = self._report(state, iteration)
                     result = _store(result, state)
                     state, work = self._drop(state, work)
         except KeyboardInterrupt:
-            state = replace(state, status=_mark(state.status, Status.INTERRUPTED))
+            state = replace(state, status=mark(state.status, Status.INTERRUPTED))
             result = _store(result, state)
         solution = _solution(result, history, done)
         moved = (solution.theta != theta).any(1).cpu().numpy()
         return replace(solution, validated=self.validation is not None, moved=moved)
 
-    def _start(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> tuple[State, _Work]:
+    def _start(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> tuple[State, Work]:
         n_models = len(theta)
         point = self.problem.evaluate(theta, keep=self.batches is None)
         score = point.objective if self.validation is None else self.validation.evaluate(theta, keep=False).objective
@@ -232,8 +289,23 @@ class _Loop:
             stall=counter,
             status=torch.where(finite, status, int(Status.NONFINITE)),
             n_iter=n_iter,
+            previous=torch.zeros_like(theta) if self._looks_back else None,
+            rules=self._memories(theta, point.objective),
         )
-        return state, _Work(forwards=point.forwards, stale=torch.ones_like(finite))
+        return state, Work(forwards=point.forwards, stale=torch.ones_like(finite))
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether a rule wants the last accepted step."""
+        return self.acceptance is not None or any(rule.uses_previous for rule in self.accelerations)
+
+    def _memories(self, theta: Tensor, objective: Tensor) -> dict[str, Any]:
+        rules: dict[str, Any] = {}
+        if self.accelerations:
+            rules["acceleration"] = [rule.start(theta) for rule in self.accelerations]
+        if self.acceptance is not None:
+            rules["acceptance"] = self.acceptance.start(objective)
+        return rules
 
     def _null_objective(self, n_models: int, theta: Tensor) -> Tensor:
         """Loss (B,) of outputs that are all zero: the scale of the targets, and with it of rounding."""
@@ -243,13 +315,13 @@ class _Loop:
             total = total + self.problem.loss.value(zero, chunk.y, chunk.weights).sum(-1)
         return total
 
-    def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
+    def _epoch(self, epochs: Iterator, state: State, work: Work) -> tuple[State, Work]:
         """One pass over all mini-batches, then the objective on all rows."""
         for index, ends_epoch in epochs:
             problem = self.problem.take(index, unbiased=self.averages)
             point = problem.evaluate(state.theta)
             state = replace(state, objective=point.objective)
-            work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
+            work = Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
             state, work = self._iterate(problem, state, work)
             share = self.batches.iterate_rate(self.steps) if self.batches is not None else 1.0
             state = replace(state, mean_theta=state.mean_theta.lerp(state.theta, share) if share < 1 else state.theta)
@@ -260,7 +332,7 @@ class _Loop:
             work, system=None, forwards=None, spare=None, tiny=None, rows=None
         )
 
-    def _linearise(self, problem: Problem, state: State, work: _Work) -> _Work:
+    def _linearise(self, problem: Problem, state: State, work: Work) -> Work:
         """Linearise the models whose parameters changed.
 
         All of them where asking which would wait for a GPU, where picking them out costs more than it saves, or where
@@ -276,127 +348,115 @@ class _Loop:
                 merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]
                 return replace(work, system=merged[0], scale=merged[1], largest=merged[2], rows=None)
         accumulator = self.solver.accumulator(state.theta)
-        system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
+        active = self.active
+        system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace, active)
         average = None
         if self.averages:
             system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
         if scale is None or self.scaling is not identity:
-            largest = system.diagonal if largest is None else torch.maximum(largest, system.diagonal)
-            scale = self.scaling(system.diagonal, largest)
-        if not isinstance(scale, Tensor) or scale.shape != state.theta.shape:
+            top = system.diagonal
+            if largest is not None:
+                top = torch.maximum(active.restrict(largest), top)
+            elif active.index is not None:
+                largest = torch.zeros_like(state.theta)
+            scale = self.scaling(system.diagonal, top)
+            largest = top if largest is None else active.put(largest, top)
+        if not isinstance(scale, Tensor) or scale.shape != system.diagonal.shape:
             raise TypeError(
-                f"The damping scaling must return a tensor of shape {tuple(state.theta.shape)}; got {scale!r}."
+                f"The damping scaling must return a tensor of shape {tuple(system.diagonal.shape)}; got {scale!r}."
             )
         return evolve(
             work, system=self.solver.prepare(system, scale), scale=scale, largest=largest, rows=rows, average=average
         )
 
-    def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
+    def _select_parameters(self, work: Work) -> Work:
+        """Say which parameters move in this iteration; what belongs to others is forgotten."""
+        assert self.selection is not None
+        if self.active.index is not None and not self.selection.varies:
+            return work
+        network = self.problem.network
+        numbers = self.selection.choose(network, self.steps - 1, self.seed)
+        self.active = Some(network, numbers, self.problem.y.device)
+        return evolve(work, system=None, scale=None, rows=None)
+
+    def _iterate(self, problem: Problem, state: State, work: Work) -> tuple[State, Work]:
         """One trial step of every model."""
         self.steps += 1
         before = work.average
         if problem.loss.n_draws:
             problem = problem.with_noise([self.seed, self.steps])
+        if self.selection is not None:
+            work = self._select_parameters(work)
         work = self._linearise(problem, state, work)
-        assert work.scale is not None
-        rate = self.rate
-        used = state.damping if rate == 1 else state.damping * rate
-        factor = self.solver.factorise(work.system, used, work.scale)
-        step = factor.step
-        shift = used[:, None] * work.scale
-        predicted = torch.addcmul(work.system.gradient, shift, step, value=-1).mul_(step).sum(1).mul_(-0.5)
-        if rate != 1:  # of a step that goes only part of the way
-            slope = (work.system.gradient * step).sum(1)
-            predicted, step = rate * rate * predicted - rate * (1 - rate) * slope, step * rate
-        if self.acceleration is not None:
-            step = step + self.acceleration.correct(
-                problem, state.theta, work.forwards, step, factor.solve, work.scale, work.rows
-            )
-        theta = state.theta + step
-        point = problem.evaluate(theta, keep=self.batches is None, reuse=work.spare)
-        possible = Choice(factor.ok & (point.objective < torch.inf))
+        attempt, unneeded = self.stepper.propose(problem, state, work, self.active, self.rate)
+        point = attempt.point
+        possible = Choice(attempt.ok & (point.objective < torch.inf))
         objective = point.objective if possible.all else torch.where(possible.mask, point.objective, torch.inf)
-        gain = (state.objective - objective) / predicted.clamp_min(torch.finfo(theta.dtype).tiny)
-        trial = Trial(state.objective, objective, predicted, gain, state.damping)
+        gain = (state.objective - objective) / attempt.predicted.clamp_min(torch.finfo(objective.dtype).tiny)
+        trial = Trial(state.objective, objective, attempt.predicted, gain, attempt.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
-        if not isinstance(accept, Tensor) or accept.dtype != torch.bool or accept.shape != predicted.shape:
-            raise TypeError(
-                f"The damping strategy's update must return accept as a bool tensor of shape {tuple(predicted.shape)}; "
-                f"got {accept!r}."
-            )
+        _check_mask(accept, gain, "The damping strategy's update must return accept")
         running = self._running(state)
         for needed in (possible, running):
             accept = accept if needed.all else accept & needed.mask
+        rules = state.rules
+        if self.acceptance is not None:
+            bold, rules = self._bold(trial, accept, attempt.step, state)
+            bold = bold & possible.mask & running.mask & ~accept
+            accept = accept | bold
+            damping, memory = where(bold, (trial.damping, state.memory), (damping, memory))
+        if self.line_search is not None:
+            rejected = ~accept & running.mask
+            attempt, found = self.stepper.search(problem, state, work, self.active, attempt, trial, rejected)
+            accept, point = accept | found, attempt.point
+            possible = Choice(possible.mask | found)
+        if self.accelerations:
+            memories = zip(self.accelerations, rules["acceleration"], strict=True)
+            rules = {**rules, "acceleration": [rule.update(part, accept) for rule, part in memories]}
         choose = Choice(accept)
-        eps = torch.finfo(theta.dtype).eps
-        tiny = None
-        if not choose.all:
-            tiny = (step.abs() <= eps * state.theta.abs()).all(1) & possible.mask & ~accept
         forwards = spare = None
         if point.forwards is not None and work.forwards is not None:
             forwards = choose(point.forwards, work.forwards)
             spare = work.forwards if choose.all else point.forwards
+        if self.n_dampings > 1:
+            spare = unneeded
+        tiny = self._tiny(state, attempt.step, possible, choose)
+        if state.previous is not None:
+            state = evolve(state, previous=choose(self.active.spread(attempt.step), state.previous))
         state = evolve(
             state,
-            theta=choose(theta, state.theta),
+            theta=choose(attempt.theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
             damping=running(torch.maximum(damping, state.least_damping), state.damping),
             memory=memory,
+            rules=rules,
         )
         average = work.average
         if before is not None and not possible.all:  # a batch that gave no finite step is not remembered
             average = possible(average, before)
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny, average=average)
 
-    def _judge(self, state: State, work: _Work, elapsed: float, latest: int, history: History) -> State:
-        """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""
-        options, curves = self.stopping, {}
-        score, theta = state.objective, state.mean_theta if self.averages else state.theta
-        if self.validation is not None:
-            score = self.validation.evaluate(theta, keep=False).objective
-            curves["validation"] = score
-        history.append(state.model, objective=state.objective, loss=state.loss, damping=state.damping, **curves)
-        running = self._running(state)
-        lower = score < state.best_score
-        better = Choice(lower if running.all else lower & running.mask)
-        progress = Choice(score < state.anchor * (1 - options.tol))
-        # a rejected step has not been taken: too many of them end in the damping's maximum
-        waited = 1 if self.batches is not None else work.stale
-        stall = torch.zeros_like(state.stall) if progress.all else (state.stall + waited).masked_fill_(progress.mask, 0)
-        reasons = [(exact(state, self.problem.loss.exact_power), Status.EXACT)]
-        if options.target_loss >= 0:
-            reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
-        if work.system is not None and not progress.all:  # where every model gains, none is stationary
-            reasons += stationary(work.system, state, work.stale, options.gradient_tol)
-        if work.system is not None and work.tiny is not None:
-            power = self.problem.loss.exact_power
-            reasons += stuck(work.system, state, work.tiny, options, power, self.problem.penalty())
-        elif self.batches is not None:
-            reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
-        if not progress.all:
-            reason = Status.DECREASE if self.validation is None else Status.VALIDATION
-            reasons += [(stall >= options.n_iter_no_change, reason)]
-        n_iter = state.n_iter + (1 if running.all else running.mask)
-        if latest >= options.max_iter:
-            reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
-        status = first_reason(state.status, running.mask, reasons)
-        if options.together and options.target_loss >= 0:
-            reached = (status == int(Status.TARGET)).any()
-            status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
-        if elapsed >= options.max_time:
-            status = _mark(status, Status.TIME)
-        return evolve(
-            state,
-            best_theta=better(theta, state.best_theta),
-            best_score=better(score, state.best_score),
-            best_loss=better(state.loss, state.best_loss),
-            anchor=progress(score, state.anchor),
-            stall=stall,
-            status=status,
-            n_iter=n_iter,
+    def _bold(self, trial: Trial, accept: Tensor, step: Tensor, state: State) -> tuple[Tensor, dict[str, Any]]:
+        """Who takes a step uphill (B,), and the memories of the rules afterwards."""
+        assert self.acceptance is not None
+        assert state.previous is not None
+        bold, memory = self.acceptance.uphill(
+            trial, accept, self.active.spread(step), state.previous, state.rules["acceptance"]
         )
+        _check_mask(bold, trial.objective, "The acceptance's uphill must return who takes the step")
+        return bold, {**state.rules, "acceptance": memory}
+
+    def _tiny(self, state: State, step: Tensor, possible: Choice, choose: Choice) -> Tensor | None:
+        """Rejected steps (B,) below the resolution of the parameters; None where all were accepted."""
+        if choose.all:
+            return None
+        if self.judge.varies:  # other parameters may have further to go
+            return torch.zeros_like(choose.mask)
+        eps = torch.finfo(step.dtype).eps
+        short = step.abs() <= eps * self.active.restrict(state.theta).abs()
+        return short.all(1) & possible.mask & ~choose.mask
 
     @cached_property
     def on_cpu(self) -> bool:
@@ -423,10 +483,10 @@ class _Loop:
             return state
         n_active = int((state.status == Status.RUNNING).sum())
         if self.callback(Progress(iteration, state, n_active)):
-            return replace(state, status=_mark(state.status, Status.CALLBACK))
+            return replace(state, status=mark(state.status, Status.CALLBACK))
         return state
 
-    def _drop(self, state: State, work: _Work) -> tuple[State, _Work]:
+    def _drop(self, state: State, work: Work) -> tuple[State, Work]:
         """Leave finished models out of the batch from here on."""
         running = state.status == _RUNNING
         if bool(running.all()):
@@ -436,11 +496,6 @@ class _Loop:
         if self.validation is not None:
             self.validation = self.validation.models(keep)
         return select(state, keep), select(replace(work, spare=None, rows=None), keep)
-
-
-def _mark(status: Tensor, reason: Status) -> Tensor:
-    """Give every running model this status."""
-    return status.where(status != _RUNNING, int(reason))
 
 
 def _store(result: State, state: State) -> State:
@@ -461,3 +516,8 @@ def _solution(result: State, history: History, done: np.ndarray) -> Solution:
         n_iter=n_iter,
         history=history.arrays(n_iter - done),
     )
+
+
+def _check_mask(mask: Any, like: Tensor, what: str) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != like.shape:
+        raise TypeError(f"{what} as a bool tensor of shape {tuple(like.shape)}; got {mask!r}.")

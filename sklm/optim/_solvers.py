@@ -38,12 +38,15 @@ class Factor:
     ok : (B,) bool
         False where the factorisation failed; the step of such a model is meaningless.
     solve : callable
-        (B, P) -> (B, P), the inverse of the damped matrix times a vector.
+        (B, P) -> (B, P), the inverse of the damped matrix A times a vector.
+    quadratic : callable
+        (B, P) -> (B,), the quadratic form ``v^T A v``.
     """
 
     step: Tensor
     ok: Tensor
     solve: Callable[[Tensor], Tensor]
+    quadratic: Callable[[Tensor], Tensor]
 
 
 class LinearSolver(Protocol):
@@ -122,7 +125,10 @@ class Cholesky:
         def solve(vector: Tensor) -> Tensor:
             return torch.cholesky_solve(vector.unsqueeze(-1), lower).squeeze(-1)
 
-        return Factor(solve(system.gradient).neg_(), info == 0, solve)
+        def quadratic(vector: Tensor) -> Tensor:
+            return torch.bmm(lower.mT, vector.unsqueeze(-1)).square().sum((1, 2))
+
+        return Factor(solve(system.gradient).neg_(), info == 0, solve, quadratic)
 
     def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
         return 3 * n_models * (n_parameters + 1) ** 2 * itemsize
@@ -166,8 +172,12 @@ class Eigh:
             inner = torch.bmm(system.vectors.mT, (vector / system.root).unsqueeze(-1)).squeeze(-1)
             return torch.bmm(system.vectors, (inner / damped).unsqueeze(-1)).squeeze(-1) / system.root
 
+        def quadratic(vector: Tensor) -> Tensor:
+            inner = torch.bmm(system.vectors.mT, (vector * system.root).unsqueeze(-1)).squeeze(-1)
+            return (inner.square() * damped).sum(1)
+
         step = solve(system.gradient).neg_()
-        return Factor(step, torch.isfinite(step).all(1), solve)
+        return Factor(step, torch.isfinite(step).all(1), solve, quadratic)
 
     def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
         return 5 * n_models * (n_parameters + 1) ** 2 * itemsize
@@ -238,8 +248,11 @@ class QR:
             half = torch.linalg.solve_triangular(upper.mT, vector.unsqueeze(-1), upper=False)
             return torch.linalg.solve_triangular(upper, half, upper=True).squeeze(-1)
 
+        def quadratic(vector: Tensor) -> Tensor:
+            return torch.bmm(upper, vector.unsqueeze(-1)).square().sum((1, 2))
+
         step = torch.linalg.solve_triangular(upper, full[:, :n, n:], upper=True).squeeze(-1).neg_()
-        return Factor(step, torch.isfinite(step).all(1), solve)
+        return Factor(step, torch.isfinite(step).all(1), solve, quadratic)
 
     def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
         return 8 * n_models * (n_parameters + 1) ** 2 * itemsize
@@ -308,8 +321,12 @@ class Dual:
         def solve(vector: Tensor) -> Tensor:
             return vector / shift - dual(across(vector))
 
+        def quadratic(vector: Tensor) -> Tensor:
+            along = torch.bmm(system.rows.mT, vector.unsqueeze(-1)).squeeze(-1)
+            return along.square().sum(1) + (shift * vector.square()).sum(1)
+
         step = -(dual(system.residual - across(system.pull)) + system.pull / shift)
-        return Factor(step, info == 0, solve)
+        return Factor(step, info == 0, solve, quadratic)
 
     def working_bytes(self, n_models: int, n_parameters: int, n_rows: int, itemsize: int) -> int:
         return n_models * (3 * n_parameters * n_rows + 2 * n_rows**2) * itemsize
