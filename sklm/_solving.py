@@ -83,12 +83,13 @@ class Solving(BaseLM):
         """Return how many models fit at once; raise MemoryError if not one does."""
         network, dtype = problem.network, DTYPES[self.dtype]
         n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
-        need = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0)).working_bytes(
-            1, network.n_parameters, n_rows, dtype.itemsize
-        )
+        selection = self._selection()
+        size = network.n_parameters if selection is None else selection.check(network)
+        made = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0), selection)
+        need = made.working_bytes(int(self.n_dampings), size, n_rows, dtype.itemsize)
         free = 0.8 * available_bytes(device)
         if need > free:
-            few_rows = resolve_solver("auto", problem).working_bytes(1, network.n_parameters, n_rows, dtype.itemsize)
+            few_rows = resolve_solver("auto", problem, None, selection).working_bytes(1, size, n_rows, dtype.itemsize)
             help_ = (
                 "solver='auto', which solves in the space of the rows"
                 if few_rows <= free

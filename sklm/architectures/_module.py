@@ -243,10 +243,8 @@ class ModuleNetwork(Network):
 
     def parameter_groups(self) -> list[np.ndarray]:
         """The parameters of every submodule that has some of its own, in the order of their names."""
-        numbers, owners = (
-            np.arange(self.n_parameters),
-            np.repeat([n.rpartition(".")[0] for n in self.names], self.sizes),
-        )
+        owners = np.repeat([name.rpartition(".")[0] for name in self.names], self.sizes)
+        numbers = np.arange(self.n_parameters)
         return [numbers[owners == owner] for owner in dict.fromkeys(owners.tolist())]
 
     def pullback_of(self, numbers: np.ndarray, device: torch.device) -> Callable[..., None]:

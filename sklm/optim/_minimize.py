@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._acceleration import Acceleration, Momentum, make_accelerations
+from ._acceleration import Acceleration, make_accelerations
 from ._acceptance import Acceptance
 from ._batch import Choice, evolve, scatter, select, where
 from ._batches import MiniBatches
@@ -22,8 +21,9 @@ from ._isolation import isolated
 from ._judging import Judge, mark
 from ._line_search import LineSearch
 from ._problem import Problem
+from ._rules import Rules, check_mask
 from ._scaling import identity
-from ._selection import EVERYTHING, Active, ParameterSelection, Some
+from ._selection import EVERYTHING, Active, ParameterSelection
 from ._solvers import SOLVERS, Cholesky, Eigh, LinearSolver, choose_solver
 from ._state import History, Progress, Solution, State, Work
 from ._status import Status
@@ -125,11 +125,7 @@ def levenberg_marquardt(
             problem=problem,
             strategy=strategy or GainRatio(),
             scaling=scaling,
-            accelerations=make_accelerations(acceleration),
-            line_search=line_search,
-            acceptance=acceptance,
-            n_dampings=n_dampings,
-            selection=param_selection,
+            rules=Rules(make_accelerations(acceleration), line_search, acceptance, n_dampings, param_selection),
             solver=resolve_solver(solver, problem, batches, param_selection),
             stopping=stopping or Stopping(),
             batches=batches,
@@ -167,11 +163,7 @@ class _Loop:
     problem: Problem
     strategy: DampingStrategy
     scaling: Scaling
-    accelerations: list[Acceleration]
-    line_search: LineSearch | None
-    acceptance: Acceptance | None
-    n_dampings: int
-    selection: ParameterSelection | None
+    rules: Rules
     solver: LinearSolver
     stopping: Stopping
     batches: MiniBatches | None
@@ -188,40 +180,11 @@ class _Loop:
             raise ValueError(
                 f"Averaging over mini-batches needs solver='cholesky' or 'eigh'; got {type(self.solver).__name__}."
             )
-        self._check_rules()
+        self.rules.check(self.problem.network, self.batches)
         self.stepper = Stepper(
-            self.solver, self.accelerations, self.n_dampings, self.line_search, keep=self.batches is None
+            self.solver, self.rules.accelerations, self.rules.n_dampings, self.rules.line_search, self.batches is None
         )
-        varies = self.selection is not None and self.selection.varies
-        self.judge = Judge(self.stopping, self.averages, self.batches is not None, varies)
-
-    def _check_rules(self) -> None:
-        """Refuse options that exclude each other."""
-        if isinstance(self.n_dampings, bool) or not isinstance(self.n_dampings, int) or self.n_dampings < 1:
-            raise ValueError(f"n_dampings must be a positive integer; got {self.n_dampings!r}.")
-        if self.selection is not None:
-            self.selection.check(self.problem.network)
-        if self.line_search is not None:
-            self.line_search.rates()
-        if self.averages:
-            refused = {
-                "line_search": self.line_search is not None,
-                "acceptance": self.acceptance is not None,
-                "n_dampings above 1": self.n_dampings > 1,
-                "acceleration='momentum'": any(isinstance(rule, Momentum) for rule in self.accelerations),
-                "a param_selection that changes": self.selection is not None and self.selection.varies,
-            }
-            names = [name for name, used in refused.items() if used]
-            if names:
-                raise ValueError(
-                    f"{' and '.join(names)} cannot be used where mini-batches are averaged: a step then serves many "
-                    "batches and cannot be judged by one. Use batch_memory=None or batch_size=None."
-                )
-        if self.batches is not None and self.acceptance is not None and self.acceptance.needs_all_rows:
-            raise ValueError(
-                "This acceptance compares objectives of different iterations, which mini-batches forbid: use "
-                "Bold(reference='current'), or batch_size=None."
-            )
+        self.judge = Judge(self.stopping, self.averages, self.batches is not None, self.rules.varies)
 
     def run(self, theta: Tensor, damping: float | Tensor, done: np.ndarray) -> Solution:
         """Order of calls: start, then by iteration linearise, propose, judge, record, drop finished models."""
@@ -289,23 +252,10 @@ class _Loop:
             stall=counter,
             status=torch.where(finite, status, int(Status.NONFINITE)),
             n_iter=n_iter,
-            previous=torch.zeros_like(theta) if self._looks_back else None,
-            rules=self._memories(theta, point.objective),
+            previous=torch.zeros_like(theta) if self.rules.looks_back else None,
+            rules=self.rules.start(theta, point.objective),
         )
         return state, Work(forwards=point.forwards, stale=torch.ones_like(finite))
-
-    @property
-    def _looks_back(self) -> bool:
-        """Whether a rule wants the last accepted step."""
-        return self.acceptance is not None or any(rule.uses_previous for rule in self.accelerations)
-
-    def _memories(self, theta: Tensor, objective: Tensor) -> dict[str, Any]:
-        rules: dict[str, Any] = {}
-        if self.accelerations:
-            rules["acceleration"] = [rule.start(theta) for rule in self.accelerations]
-        if self.acceptance is not None:
-            rules["acceptance"] = self.acceptance.start(objective)
-        return rules
 
     def _null_objective(self, n_models: int, theta: Tensor) -> Tensor:
         """Loss (B,) of outputs that are all zero: the scale of the targets, and with it of rounding."""
@@ -370,24 +320,15 @@ class _Loop:
             work, system=self.solver.prepare(system, scale), scale=scale, largest=largest, rows=rows, average=average
         )
 
-    def _select_parameters(self, work: Work) -> Work:
-        """Say which parameters move in this iteration; what belongs to others is forgotten."""
-        assert self.selection is not None
-        if self.active.index is not None and not self.selection.varies:
-            return work
-        network = self.problem.network
-        numbers = self.selection.choose(network, self.steps - 1, self.seed)
-        self.active = Some(network, numbers, self.problem.y.device)
-        return evolve(work, system=None, scale=None, rows=None)
-
     def _iterate(self, problem: Problem, state: State, work: Work) -> tuple[State, Work]:
         """One trial step of every model."""
         self.steps += 1
         before = work.average
         if problem.loss.n_draws:
             problem = problem.with_noise([self.seed, self.steps])
-        if self.selection is not None:
-            work = self._select_parameters(work)
+        if self.rules.changes_selection(self.active):
+            self.active = self.rules.select(problem, self.steps - 1, self.seed)
+            work = evolve(work, system=None, scale=None, rows=None)  # belongs to other parameters
         work = self._linearise(problem, state, work)
         attempt, unneeded = self.stepper.propose(problem, state, work, self.active, self.rate)
         point = attempt.point
@@ -396,30 +337,27 @@ class _Loop:
         gain = (state.objective - objective) / attempt.predicted.clamp_min(torch.finfo(objective.dtype).tiny)
         trial = Trial(state.objective, objective, attempt.predicted, gain, attempt.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
-        _check_mask(accept, gain, "The damping strategy's update must return accept")
+        check_mask(accept, gain, "The damping strategy's update must return accept")
         running = self._running(state)
         for needed in (possible, running):
             accept = accept if needed.all else accept & needed.mask
-        rules = state.rules
-        if self.acceptance is not None:
-            bold, rules = self._bold(trial, accept, attempt.step, state)
+        memories = state.rules
+        if self.rules.acceptance is not None:
+            bold, memories = self.rules.uphill(trial, accept, self.active.spread(attempt.step), state)
             bold = bold & possible.mask & running.mask & ~accept
             accept = accept | bold
             damping, memory = where(bold, (trial.damping, state.memory), (damping, memory))
-        if self.line_search is not None:
+        if self.rules.line_search is not None:
             rejected = ~accept & running.mask
             attempt, found = self.stepper.search(problem, state, work, self.active, attempt, trial, rejected)
             accept, point = accept | found, attempt.point
             possible = Choice(possible.mask | found)
-        if self.accelerations:
-            memories = zip(self.accelerations, rules["acceleration"], strict=True)
-            rules = {**rules, "acceleration": [rule.update(part, accept) for rule, part in memories]}
         choose = Choice(accept)
         forwards = spare = None
         if point.forwards is not None and work.forwards is not None:
             forwards = choose(point.forwards, work.forwards)
             spare = work.forwards if choose.all else point.forwards
-        if self.n_dampings > 1:
+        if self.rules.n_dampings > 1:
             spare = unneeded
         tiny = self._tiny(state, attempt.step, possible, choose)
         if state.previous is not None:
@@ -431,22 +369,12 @@ class _Loop:
             loss=choose(point.loss, state.loss),
             damping=running(torch.maximum(damping, state.least_damping), state.damping),
             memory=memory,
-            rules=rules,
+            rules=self.rules.update(memories, accept),
         )
         average = work.average
         if before is not None and not possible.all:  # a batch that gave no finite step is not remembered
             average = possible(average, before)
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny, average=average)
-
-    def _bold(self, trial: Trial, accept: Tensor, step: Tensor, state: State) -> tuple[Tensor, dict[str, Any]]:
-        """Who takes a step uphill (B,), and the memories of the rules afterwards."""
-        assert self.acceptance is not None
-        assert state.previous is not None
-        bold, memory = self.acceptance.uphill(
-            trial, accept, self.active.spread(step), state.previous, state.rules["acceptance"]
-        )
-        _check_mask(bold, trial.objective, "The acceptance's uphill must return who takes the step")
-        return bold, {**state.rules, "acceptance": memory}
 
     def _tiny(self, state: State, step: Tensor, possible: Choice, choose: Choice) -> Tensor | None:
         """Rejected steps (B,) below the resolution of the parameters; None where all were accepted."""
@@ -516,8 +444,3 @@ def _solution(result: State, history: History, done: np.ndarray) -> Solution:
         n_iter=n_iter,
         history=history.arrays(n_iter - done),
     )
-
-
-def _check_mask(mask: Any, like: Tensor, what: str) -> None:
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != like.shape:
-        raise TypeError(f"{what} as a bool tensor of shape {tuple(like.shape)}; got {mask!r}.")

@@ -1,10 +1,12 @@
 """Geodesic acceleration against its formula, with every derivative taken by autograd."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from sklm.optim import ACCELERATIONS, SCALINGS, SOLVERS, Geodesic, Stopping, levenberg_marquardt
+from sklm.optim import ACCELERATIONS, SCALINGS, SOLVERS, Acceleration, Geodesic, Stopping, levenberg_marquardt
 
 from .. import reference
 from ..problems import CURVE, SURFACE, WIDE, tensor
@@ -108,15 +110,15 @@ def test_same_with_and_without_the_rows_of_the_linearisation():
     """Models of which few, or all but few, accept: the rows are those of an earlier linearisation, or gone."""
 
     class Forgetful(Geodesic):
-        def correct(self, problem, theta, kept, step, solve, scaling, rows):
-            return super().correct(problem, theta, kept, step, solve, scaling, None)
+        def correct(self, at, step, memory):
+            return super().correct(replace(at, rows=None), step, memory)
 
     theta, seen = SURFACE.starts(5), []
 
     class Counting(Geodesic):
-        def correct(self, problem, theta, kept, step, solve, scaling, rows):
-            seen.append(rows is not None)
-            return super().correct(problem, theta, kept, step, solve, scaling, rows)
+        def correct(self, at, step, memory):
+            seen.append(at.rows is not None)
+            return super().correct(at, step, memory)
 
     curves = [
         levenberg_marquardt(
@@ -137,8 +139,8 @@ def test_it_is_registered_with_the_published_ratio():
 
 
 def test_your_own_correction():
-    class Shorten:
-        def correct(self, problem, theta, kept, step, solve, scaling, rows):
+    class Shorten(Acceleration):
+        def correct(self, at, step, memory):
             return -0.9 * step
 
     theta = CURVE.starts()

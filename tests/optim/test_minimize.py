@@ -18,6 +18,7 @@ from sklm.optim import (
     Status,
     Stopping,
     StreamedRows,
+    _judging,
     _minimize,
     levenberg_marquardt,
     make_problem,
@@ -486,6 +487,7 @@ def as_on_a_gpu(monkeypatch):
         return iteration % _minimize.POLL == 0 or latest >= self.stopping.max_iter
 
     monkeypatch.setattr(_minimize, "Choice", Blind)
+    monkeypatch.setattr(_judging, "Choice", Blind)
     monkeypatch.setattr(_minimize._Loop, "on_cpu", False)
     monkeypatch.setattr(_minimize._Loop, "_looks", looks)
 
