@@ -349,7 +349,9 @@ class _Loop:
             damping, memory = where(bold, (trial.damping, state.memory), (damping, memory))
         if self.rules.line_search is not None:
             rejected = ~accept & running.mask
-            attempt, found = self.stepper.search(problem, state, work, self.active, attempt, trial, rejected)
+            attempt, found = self.stepper.search(
+                problem, state, work, self.active, attempt, trial, rejected, self.on_cpu
+            )
             accept, point = accept | found, attempt.point
             possible = Choice(possible.mask | found)
         choose = Choice(accept)

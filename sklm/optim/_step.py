@@ -162,17 +162,19 @@ class Stepper:
         attempt: Attempt,
         trial: Trial,
         rejected: Tensor,
+        look: bool,
     ) -> tuple[Attempt, Tensor]:
         """Look for a better rate along the ``rejected`` (B,) steps.
 
-        Returns the attempt, changed where one was found, and where that is (B,).
+        Returns the attempt, changed where one was found, and where that is (B,). With ``look`` the others are left out;
+        without, nobody has to wait for the device to say which these are.
         """
         assert self.line_search is not None
-        if rejected.device.type == "cpu":
+        if look:
             index = rejected.nonzero().squeeze(1)
             if not len(index):
                 return attempt, rejected
-        else:  # asking would wait for the device
+        else:
             index = torch.arange(len(rejected), device=rejected.device)
         rates = torch.tensor(self.line_search.rates(), dtype=state.theta.dtype, device=state.theta.device)
         m, whole = len(rates), attempt.step[index]

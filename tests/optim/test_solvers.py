@@ -67,6 +67,8 @@ def test_step_solves_the_stacked_least_squares_problem(name, shape, alpha, scale
         np.testing.assert_allclose(factor.step[b], expected, rtol=1e-8, atol=1e-10)
         matrix = jacobian.T @ jacobian + np.diag(penalty[b].numpy() + damped)
         np.testing.assert_allclose(solved[b], np.linalg.solve(matrix, vector[b].numpy()), rtol=1e-8, atol=1e-10)
+        form = vector[b].numpy() @ matrix @ vector[b].numpy()
+        np.testing.assert_allclose(factor.quadratic(vector)[b], form, rtol=1e-10)
 
 
 @every_solver
