@@ -49,7 +49,7 @@ line_search : {'rate', 'armijo'}, LineSearch or None, default=None
 acceptance : {'bold'}, Acceptance or None, default=None
     Take steps that raise the objective while their direction is that of the last one. The best model is kept.
 n_dampings : int, default=1
-    Dampings tried at once, a factor of ten apart around the present one; the best step is taken.
+    Dampings tried at once, a factor of ten apart around the present one (two: it and ten times it); the best step is taken.
 param_selection : {'random', 'layers'}, bool array-like (n_parameters,), ParameterSelection or None, default=None
     Move only some parameters in a step: half of them drawn anew, one layer after the other, or always those where the
     array is True, in the order of ``theta_``. The others stay exactly as they are.

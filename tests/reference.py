@@ -157,7 +157,7 @@ def rules_path(
         largest[index] = np.maximum(largest[index], np.diag(gram))
         scale = np.ones(len(index)) if floor is None else np.maximum(largest[index], floor)
         tries = []
-        for power in range(-(n_dampings // 2), n_dampings - n_dampings // 2):
+        for power in range(-((n_dampings - 1) // 2), n_dampings // 2 + 1):
             used = damping * 10.0**power
             A = gram + used * np.diag(scale)
             part = -np.linalg.solve(A, gradient)

@@ -70,6 +70,7 @@ class Stepper:
     line_search: LineSearch | None
     keep: bool
     _wide: tuple[Problem, int, Problem] | None = field(default=None, init=False)
+    _rates: Tensor | None = field(default=None, init=False)
 
     def propose(
         self, problem: Problem, state: State, work: Work, active: Active, rate: float
@@ -118,10 +119,11 @@ class Stepper:
         """Try ``n_dampings`` dampings of every model, a power of a factor apart, as so many more models.
 
         The step with the lowest objective counts. Where none lowers it, that is the shortest one, so that a rejection
-        raises the damping from the largest that was tried.
+        raises the damping from the largest that was tried. For an even number there is one more above the present
+        damping than below: strategies lower it after every success, so that larger ones are the more likely to help.
         """
         n_models, k = len(state.theta), self.n_dampings
-        powers = torch.arange(-(k // 2), k - k // 2, dtype=state.damping.dtype, device=state.damping.device)
+        powers = torch.arange(-((k - 1) // 2), k // 2 + 1, dtype=state.damping.dtype, device=state.damping.device)
         dampings = torch.maximum(state.damping[:, None] * DAMPING_FACTOR**powers, state.least_damping[:, None])
         wide_state = evolve(
             state,
@@ -176,7 +178,9 @@ class Stepper:
                 return attempt, rejected
         else:
             index = torch.arange(len(rejected), device=rejected.device)
-        rates = torch.tensor(self.line_search.rates(), dtype=state.theta.dtype, device=state.theta.device)
+        if self._rates is None:  # copied to the device once: copies wait for it
+            self._rates = torch.tensor(self.line_search.rates(), dtype=state.theta.dtype, device=state.theta.device)
+        rates = self._rates
         m, whole = len(rates), attempt.step[index]
         steps = (whole.unsqueeze(1) * rates[:, None]).flatten(0, 1)
         theta = active.move(repeat(state.theta[index], m), steps)

@@ -199,7 +199,7 @@ def test_mini_batches(name):
 def test_the_best_of_several_dampings_is_the_lowest():
     """From one point, every damping alone; together they take the best."""
     theta, damping = WIDE.starts(), 0.01
-    alone = [path(WIDE, theta, damping * f, stopping=Stopping(max_iter=1))[1].score[0] for f in (0.01, 0.1, 1, 10)]
+    alone = [path(WIDE, theta, damping * f, stopping=Stopping(max_iter=1))[1].score[0] for f in (0.1, 1, 10, 100)]
     together = path(WIDE, theta, damping, n_dampings=4, stopping=Stopping(max_iter=1))[1]
     np.testing.assert_allclose(together.score[0], min(alone), rtol=1e-9)
     assert len(set(np.round(alone, 12))) == 4
