@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._batch import Choice, evolve
 from ._problem import Problem
+from ._selection import Active
 from ._state import History, State, Work
 from ._status import Status
 from ._stopping import Stopping, exact, first_reason, stationary, stuck
@@ -40,7 +41,7 @@ class Judge:
         self,
         problem: Problem,
         validation: Problem | None,
-        penalty: Tensor | None,
+        active: Active,
         state: State,
         work: Work,
         running: Choice,
@@ -50,7 +51,7 @@ class Judge:
     ) -> State:
         """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``.
 
-        ``penalty`` is that of the parameters that move, (B, p), or None.
+        ``active`` says which parameters moved.
         """
         options, curves = self.stopping, {}
         score, theta = state.objective, state.mean_theta if self.averages else state.theta
@@ -71,6 +72,8 @@ class Judge:
             flat, broken = stationary(work.system, state, work.stale, options.gradient_tol)
             reasons += [broken] if self.varies else [flat, broken]
         if work.system is not None and work.tiny is not None:
+            penalty = problem.penalty()
+            penalty = None if penalty is None else active.restrict(penalty)
             reasons += stuck(work.system, state, work.tiny, options, problem.loss.exact_power, penalty)
         elif self.batched:
             reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]

@@ -201,11 +201,10 @@ class _Loop:
                 else:
                     state, work = self._epoch(epochs, state, work)
                 iteration += 1
-                penalty = self.problem.penalty()
                 state = self.judge(
                     self.problem,
                     self.validation,
-                    None if penalty is None else self.active.restrict(penalty),
+                    self.active,
                     state,
                     work,
                     self._running(state),
