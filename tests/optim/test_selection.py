@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklm.architectures import CNN, MLP, ModuleArchitecture
+from sklm.architectures import CNN, MLP, ModuleArchitecture, Network
 from sklm.losses import LogisticLoss, SoftmaxCrossEntropy, SquaredError
 from sklm.optim import SELECTIONS, Layers, Mask, RandomSubset, Status, Stopping, levenberg_marquardt, make_problem
 
@@ -61,9 +61,11 @@ def test_rows_of_some_parameters_are_those_of_the_whole_jacobian(name, n_models,
         whole = buffer(network.n_parameters)
         network.pullback(theta, X, forward, cotangents, whole)
         for numbers in numbers_of(network):
-            some = buffer(len(numbers))
-            network.pullback_of(numbers, theta.device)(theta, X, forward, cotangents, some)
-            torch.testing.assert_close(some, whole[:, numbers], rtol=1e-12, atol=1e-14)
+            # the network's own, and the one that networks without one inherit
+            for function in (type(network).pullback_of, Network.pullback_of):
+                some = buffer(len(numbers))
+                function(network, numbers, theta.device)(theta, X, forward, cotangents, some)
+                torch.testing.assert_close(some, whole[:, numbers], rtol=1e-12, atol=1e-14)
 
 
 def test_layers_that_nothing_is_asked_of_are_not_touched(monkeypatch):
@@ -85,6 +87,7 @@ def test_layers_that_nothing_is_asked_of_are_not_touched(monkeypatch):
 def test_groups_are_the_layers(name):
     network = ARCHITECTURES[name].build(4, 2)
     groups = network.parameter_groups()
+    np.testing.assert_array_equal(Network.parameter_groups(network)[0], np.arange(network.n_parameters))
     assert len(groups) == {"mlp": 3, "cnn": 3, "module": 2}[name]
     np.testing.assert_array_equal(np.concatenate(groups), np.arange(network.n_parameters))
     assert len(groups[-1]) == {"mlp": 10, "cnn": groups[-1].size, "module": 8}[name]
