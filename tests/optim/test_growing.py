@@ -74,9 +74,9 @@ def test_most_iterations_are_on_few_rows():
     problem, theta, n_rows = MANY.problem(), MANY.starts(near=0.3), []
 
     class Counting(Geodesic):
-        def correct(self, problem, *arguments):
-            n_rows.append(problem.n_samples)
-            return super().correct(problem, *arguments)
+        def correct(self, at, *arguments):
+            n_rows.append(at.problem.n_samples)
+            return super().correct(at, *arguments)
 
     grow(problem, theta, acceleration=Counting())
     assert n_rows == sorted(n_rows)
