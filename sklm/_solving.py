@@ -192,7 +192,7 @@ class Solving(BaseLM):
             return int(self.n_init)
         rows = n_samples * loss.curvature_columns(network.n_outputs)
         if self._grows(network, n_samples):
-            rows = min(rows, 8 * network.n_parameters)
+            rows = min(rows, Growth.rows_per_parameter * network.n_parameters)
         several = architecture.restarts and self._auto_restarts
         return AUTO_STARTS if several and rows * network.n_parameters**2 <= AUTO_WORK else 1
 

@@ -37,8 +37,8 @@ class Growth:
     """
 
     seed: int
-    rows_per_parameter: float = 8.0
-    factor: float = 4.0
+    rows_per_parameter: float = 4.0
+    factor: float = 8.0
     finalists: int | None = None
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ def test_most_iterations_are_on_few_rows():
 
     grow(problem, theta, acceleration=Counting())
     assert n_rows == sorted(n_rows)
-    assert set(n_rows) == {80, 320, 3000}
+    assert set(n_rows) == {40, 320, 3000}
     assert sum(n < 3000 for n in n_rows) > sum(n == 3000 for n in n_rows)
 
 
