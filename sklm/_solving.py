@@ -190,7 +190,7 @@ class Solving(BaseLM):
             raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
         if self.n_init != "auto":
             return int(self.n_init)
-        rows = n_samples * loss.curvature_columns(network.n_outputs)
+        rows: float = n_samples * loss.curvature_columns(network.n_outputs)
         if self._grows(network, n_samples):
             rows = min(rows, Growth.rows_per_parameter * network.n_parameters)
         several = architecture.restarts and self._auto_restarts

@@ -91,7 +91,9 @@ def test_every_fit_is_that_of_its_own(name, targets):
 @pytest.mark.parametrize("validate", [False, True])
 def test_growing(n_init, validate):
     """With few finalists of every fit, not of the batch."""
-    estimator = LMRegressor(3, alpha=1e-3, n_init=n_init, early_stopping=validate, growing=True, random_state=0)
+    estimator = LMRegressor(
+        3, alpha=1e-3, n_init=n_init, early_stopping=validate, growing=True, max_iter=20, random_state=0
+    )
     together, sizes = fit_many(estimator, MANY_X, MANY, return_batch_sizes=True)
     assert_array_equal(sizes, 3)
     assert_same(together, one_by_one(estimator, MANY_X, MANY), MANY_X)

@@ -70,9 +70,10 @@ def fit_growing(
     """Run :func:`levenberg_marquardt` on growing subsets of rows, and at last on all.
 
     A stage ends for a model when as many fresh rows (or the validation rows) no longer improve, by 2 % in eight
-    iterations, or for any other reason to stop; the next one starts from its best parameters there, with its
-    damping. Every model's path is its own, whatever else is in the batch. The result, its score and its status are
-    those of all rows, for ``growth.finalists`` models of every group if that is set.
+    iterations, after half of ``max_iter`` (then half of what is left, and so on), or for any other reason to stop; the
+    next one starts from its best parameters there, with its damping. Every model's path is its own, whatever else is in
+    the batch. The result, its score and its status are those of all rows, for ``growth.finalists`` models of every
+    group if that is set.
 
     Parameters
     ----------
@@ -84,14 +85,15 @@ def fit_growing(
     done, latest = np.zeros(len(theta), dtype=int), 0
     order = np.random.default_rng(growth.seed).permutation(problem.n_samples)
     try:
-        for size in growth.sizes(problem):
+        for number, size in enumerate(growth.sizes(problem)):
             stage = problem.take(np.sort(order[:size]))
             fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
+            until = int(np.ceil(stopping.max_iter * (1 - 0.5 ** (number + 1))))  # the rest is for more rows
             current = levenberg_marquardt(
                 stage,
                 theta,
                 damping=damping,
-                stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8), began),
+                stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8, max_iter=until), began),
                 validation=replace(fresh, penalised=False),
                 callback=_shifted(callback, latest),
                 done=done,

@@ -304,3 +304,19 @@ def test_finalists_are_those_of_every_group():
         assert together.status[group] == alone.status[0]
         np.testing.assert_allclose(curve_of(together, group)[:9], curve_of(alone, 0)[:9], rtol=1e-6)
         np.testing.assert_allclose(together.score[group], alone.score[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("max_iter", [8, 40])
+def test_iterations_are_left_for_all_rows(max_iter):
+    """However hard the first rows are, a quarter of the iterations or more is for more rows than those."""
+    problem, theta, n_rows = MANY.problem(), MANY.starts(near=1.0), []
+
+    class Counting(Geodesic):
+        def correct(self, at, *arguments):
+            n_rows.append(at.problem.n_samples)
+            return super().correct(at, *arguments)
+
+    stopping = Stopping(max_iter=max_iter, tol=0.0, gradient_tol=0.0)
+    grow(problem, theta, acceleration=Counting(), stopping=stopping)
+    assert n_rows.count(40) <= max_iter / 2
+    assert n_rows.count(40) + n_rows.count(320) <= 3 * max_iter / 4
