@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,7 +17,25 @@ from sklearn.callback import CallbackSupportMixin
 from ._sklearn import Interval, Options, StrOptions
 from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, ModuleArchitecture, Network
 from .losses import Loss
-from .optim import ACCELERATIONS, OPTIMIZERS, SCALINGS, SOLVERS, STRATEGIES, DampingStrategy, Optimizer, Stopping
+from .optim import (
+    ACCELERATIONS,
+    ACCEPTANCES,
+    LINE_SEARCHES,
+    OPTIMIZERS,
+    SCALINGS,
+    SELECTIONS,
+    SOLVERS,
+    STRATEGIES,
+    Acceleration,
+    Acceptance,
+    DampingStrategy,
+    LineSearch,
+    Mask,
+    Optimizer,
+    ParameterSelection,
+    Stopping,
+    make_accelerations,
+)
 from .optim._descent import make_optimizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -26,6 +45,10 @@ LM_OPTIONS: dict[str, tuple] = {
     "damping_strategy": ("gain_ratio",),
     "damping_scaling": ("auto",),
     "acceleration": ("auto", None),
+    "line_search": (None,),
+    "acceptance": (None,),
+    "n_dampings": (1,),
+    "param_selection": (None,),
     "solver": ("auto",),
     "batch_memory": ("auto", None),
     "jacobian_max_rows": ("auto",),
@@ -47,7 +70,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "damping": [Interval(Real, 0, None, closed="neither")],
         "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
         "damping_scaling": [StrOptions({"auto", *SCALINGS}), callable],
-        "acceleration": [StrOptions({"auto", *ACCELERATIONS}), None],
+        "acceleration": [StrOptions({"auto", *ACCELERATIONS}), Acceleration, tuple, list, None],
+        "line_search": [StrOptions(set(LINE_SEARCHES)), LineSearch, None],
+        "acceptance": [StrOptions(set(ACCEPTANCES)), Acceptance, None],
+        "n_dampings": [Interval(Integral, 1, None, closed="left")],
+        "param_selection": [StrOptions(set(SELECTIONS)), ParameterSelection, np.ndarray, tuple, list, None],
         "solver": [StrOptions({"auto", *SOLVERS})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "batch_memory": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
@@ -82,7 +109,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
-        acceleration: str | None = "auto",
+        acceleration: Any = "auto",
+        line_search: Any = None,
+        acceptance: Any = None,
+        n_dampings: int = 1,
+        param_selection: Any = None,
         solver: str = "auto",
         batch_size: int | str | None = None,
         batch_memory: int | str | None = "auto",
@@ -114,6 +145,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         self.damping_strategy = damping_strategy
         self.damping_scaling = damping_scaling
         self.acceleration = acceleration
+        self.line_search = line_search
+        self.acceptance = acceptance
+        self.n_dampings = n_dampings
+        self.param_selection = param_selection
         self.solver = solver
         self.batch_size = batch_size
         self.batch_memory = batch_memory
@@ -167,7 +202,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         """A copy of the optimizer, checked; None for Levenberg-Marquardt."""
         if self._is_lm:
             return None
-        ignored = [name for name, values in LM_OPTIONS.items() if getattr(self, name, values[0]) not in values]
+        given = {name: getattr(self, name, values[0]) for name, values in LM_OPTIONS.items()}
+        ignored = [
+            name for name, value in given.items() if isinstance(value, np.ndarray) or value not in LM_OPTIONS[name]
+        ]
         if ignored:
             raise ValueError(
                 f"{' and '.join(ignored)} would be ignored with optimizer={self.optimizer!r}: for Levenberg-Marquardt "
@@ -216,28 +254,39 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     def _auto_tol(self, architecture: Architecture) -> float:
         return architecture.tol
 
+    def _rule(self, name: str, registry: Mapping[str, Callable[[], Any]]) -> Any:
+        """The object that a parameter stands for: itself, or one of the registry by its name."""
+        given = getattr(self, name)
+        if isinstance(given, type):
+            raise ValueError(
+                f"The '{name}' parameter of {type(self).__name__} must be an object, not a class: write "
+                f"{given.__name__}()."
+            )
+        return registry[given]() if isinstance(given, str) else given
+
+    def _selection(self) -> ParameterSelection | None:
+        """The rule that ``param_selection`` stands for; an array is a mask."""
+        given = self._rule("param_selection", SELECTIONS)
+        return given if given is None or isinstance(given, ParameterSelection) else Mask(np.array(given))
+
     def _options(self, architecture: Architecture, averages: bool) -> dict[str, Any]:
         """Keyword arguments of the engine; ``averages`` where mini-batches are averaged."""
         optimizer = self._make_optimizer()
         if optimizer is not None:
             return {"optimizer": optimizer, "stopping": self._stopping(architecture, "identity")}
         scaling = architecture.damping_scaling if self.damping_scaling == "auto" else self.damping_scaling
-        if isinstance(self.damping_strategy, type):
-            raise ValueError(
-                f"The 'damping_strategy' parameter of {type(self).__name__} must be an object, not a class: write "
-                f"{self.damping_strategy.__name__}()."
-            )
-        strategy = (
-            STRATEGIES[self.damping_strategy]() if isinstance(self.damping_strategy, str) else self.damping_strategy
-        )
         acceleration = self.acceleration
-        if acceleration == "auto":
+        if isinstance(acceleration, str) and acceleration == "auto":
             acceleration = None if averages else "geodesic"
         return {
             "damping": float(self.damping),
-            "strategy": strategy,
+            "strategy": self._rule("damping_strategy", STRATEGIES),
             "scaling": SCALINGS[scaling] if isinstance(scaling, str) else scaling,
-            "acceleration": None if acceleration is None else ACCELERATIONS[acceleration](),
+            "acceleration": make_accelerations(acceleration),
+            "line_search": self._rule("line_search", LINE_SEARCHES),
+            "acceptance": self._rule("acceptance", ACCEPTANCES),
+            "n_dampings": int(self.n_dampings),
+            "param_selection": self._selection(),
             "solver": self._solver_name(),
             "stopping": self._stopping(architecture, scaling),
         }

@@ -88,8 +88,9 @@ class LMClassifier(ClassifierMixin, Training):
     best_validation_score_ : float or None
         The score there of the model that is kept.
     loo_score_ : float or None
-        Approximate negative leave-one-out log-loss on the training rows. None with mini-batches, drawn curvature and
-        ``early_stopping``, and where there are no more rows (times classes) than parameters.
+        Approximate negative leave-one-out log-loss on the training rows. None with mini-batches, drawn curvature,
+        ``early_stopping`` and a mask as ``param_selection``, and where there are no more rows (times classes) than
+        parameters.
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer for raw X. The last layer gives the log-odds of two classes or of each label, or the
         unnormalised log-probabilities of several classes.
@@ -163,7 +164,11 @@ class LMClassifier(ClassifierMixin, Training):
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
         damping_scaling: Any = "auto",
-        acceleration: str | None = "auto",
+        acceleration: Any = "auto",
+        line_search: Any = None,
+        acceptance: Any = None,
+        n_dampings: int = 1,
+        param_selection: Any = None,
         solver: str = "auto",
         batch_size: int | str | None = "auto",
         batch_memory: int | str | None = "auto",
@@ -200,6 +205,10 @@ class LMClassifier(ClassifierMixin, Training):
             damping_strategy=damping_strategy,
             damping_scaling=damping_scaling,
             acceleration=acceleration,
+            line_search=line_search,
+            acceptance=acceptance,
+            n_dampings=n_dampings,
+            param_selection=param_selection,
             solver=solver,
             batch_size=batch_size,
             batch_memory=batch_memory,

@@ -72,13 +72,23 @@ optimizer : {'lm', 'lbfgs', 'lbfgs_armijo', 'adam', 'sgd'} or Optimizer, default
     ``curvature`` are for 'lm' only; setting one with a rival is an error.
 damping : float, default=0.01
     First damping (lambda). It adapts from then on.
-damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification'} or DampingStrategy, default='gain_ratio'
-    How the damping follows from the success of a step.
-damping_scaling : {'auto', 'identity', 'marquardt', 'more'} or callable, default='auto'
-    The diagonal that the damping multiplies: ones, diag(J^T J), or its largest values so far. 'auto' is 'identity' for
-    MLPs and 'more' for modules.
-acceleration : {'auto', 'geodesic'} or None, default='auto'
-    Second-order correction of every step; 'auto' is 'geodesic' but where mini-batches are averaged and for solver 'cg'.
+damping_strategy : {'gain_ratio', 'multiplicative', 'delayed_gratification', 'trust_region'} or object, default='gain_ratio'
+    How the damping follows from the success of a step; objects are of :class:`sklm.optim.DampingStrategy`.
+damping_scaling : {'auto', 'identity', 'marquardt', 'more', 'running_maximum'} or callable, default='auto'
+    The diagonal that the damping multiplies: ones, diag(J^T J), its largest values so far, or these but at least 0.01.
+    'auto' is 'identity' for MLPs and 'more' for modules.
+acceleration : {'auto', 'geodesic', 'momentum'}, Acceleration, sequence of these or None, default='auto'
+    Corrections of every step, one after the other: of second order along its path, or towards the last step. 'auto' is
+    'geodesic' but where mini-batches are averaged and for solver 'cg'.
+line_search : {'rate', 'armijo'}, LineSearch or None, default=None
+    How far to go along a step that was rejected: the best of a few shares, or back-tracking.
+acceptance : {'bold'}, Acceptance or None, default=None
+    Take steps that raise the objective while their direction is that of the last one. The best model is kept.
+n_dampings : int, default=1
+    Dampings tried at once, a factor of ten apart around the present one (two: it and ten times it); the best step is taken.
+param_selection : {'random', 'layers'}, bool array-like (n_parameters,), ParameterSelection or None, default=None
+    Move only some parameters in a step: half of them drawn anew, one layer after the other, or always those where the
+    array is True, in the order of ``theta_``. The others stay exactly as they are.
 solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     How the damped system is solved: 'cholesky' and 'eigh' on the P x P normal equations, 'qr' without forming them, for
     ill-conditioned problems, 'dual' in the space of the rows, 'cg' by conjugate gradients, without a matrix. 'auto' is
@@ -131,4 +141,4 @@ dtype : {'float64', 'float32'}, default='float64'
     Precision of the fit. float32 stalls near a relative error of 1e-7.
 verbose : int, default=0
     1 shows a line of progress, 2 prints a line an iteration.
-"""
+"""  # noqa: E501

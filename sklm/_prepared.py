@@ -92,7 +92,9 @@ class Prepared:
         unit = problem.weights if problem.unit_weights is None else problem.unit_weights
         n_units = float((problem.weights[0] / unit[0].clamp_min(torch.finfo(unit.dtype).tiny)).sum())
         primal = self.options.get("solver", "dual") not in ("dual", "cg")
-        exact = not problem.loss.n_draws and self.batches is None and self.validation is None and primal
+        selection = self.options.get("param_selection")
+        minimum = selection is None or selection.varies  # of all parameters
+        exact = not problem.loss.n_draws and self.batches is None and self.validation is None and primal and minimum
         return exact and n_units * problem.n_curvature > problem.network.n_parameters and problem.y.device.type != "mps"
 
     def leave_one_out(self, solution: Solution, row: int) -> float | None:
@@ -121,7 +123,9 @@ class Prepared:
         if self.options["stopping"].max_time < float("inf"):
             raise CannotBatchError("max_time would be shared")
         rows = None if self.batches is None else (self.batches.n_batches, self.batches.memory)
-        draws = self.batches is not None or (self.growth is not None and self.growth.sizes(problem))
+        selection = self.options.get("param_selection")
+        draws = self.batches is not None or (self.growth is not None and bool(self.growth.sizes(problem)))
+        draws = draws or problem.loss.n_draws > 0 or (selection is not None and selection.varies)
         options = {name: value for name, value in self.options.items() if name not in ("damping", "stopping")}
         return (
             comparable(self.core["architecture_"], origin),
@@ -131,7 +135,7 @@ class Prepared:
             (problem.n_samples, network.n_parameters, network.n_outputs, tuple(problem.rows.X.shape)),
             (rows, self.growth and replace(self.growth, seed=0), problem.y.dtype, problem.y.device),
             None if self.validation is None else self.validation.n_samples,
-            self.seed if draws or problem.loss.n_draws else None,
+            self.seed if draws else None,
         )
 
 

@@ -77,7 +77,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         The score there of the model that is kept.
     loo_score_ : float or None
         Approximate leave-one-out R^2 on the training rows (as ``validation_scores_`` for other losses), by which starts
-        are compared. None with mini-batches, with ``early_stopping`` and where there are no more rows than parameters.
+        are compared. None with mini-batches, with ``early_stopping``, where ``param_selection`` is a mask, and where
+        there are no more rows than parameters.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str

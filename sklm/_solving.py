@@ -92,14 +92,17 @@ class Solving(BaseLM):
             solver = "cg"
         # another solution costs as much as the first one there, and forward passes are not kept
         plain = solver == "cg" and self.acceleration == "auto"
-        return {**options, "solver": solver, "acceleration": None if plain else options["acceleration"]}
+        return {**options, "solver": solver, "acceleration": [] if plain else options["acceleration"]}
 
     def _need(self, problem: Problem, solver: Any) -> int:
-        """Bytes that a solver takes for one model."""
-        network = problem.network
+        """Bytes that a solver takes for one model, for all dampings that are tried at once."""
+        network, selection = problem.network, self._selection()
         n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
-        made = resolve_solver(solver, problem, self._batches(network, problem.n_samples, 0))
-        return made.working_bytes(1, network, n_rows, DTYPES[self.dtype].itemsize)
+        if isinstance(solver, str):
+            batches = self._batches(network, problem.n_samples, 0)
+            solver = resolve_solver(solver, problem, batches, selection)
+        n_active = None if selection is None else selection.check(network)
+        return solver.working_bytes(int(self.n_dampings), network, n_rows, DTYPES[self.dtype].itemsize, n_active)
 
     def _check_memory(self, problem: Problem, solver: Any, device: torch.device) -> int:
         """Return how many models fit at once; raise MemoryError if not one does. Without a solver, any number."""
@@ -109,7 +112,7 @@ class Solving(BaseLM):
         if need > free:
             network = problem.network
             n_rows = self._batch_rows(network, problem.n_samples) * problem.n_curvature
-            few_rows = resolve_solver("auto", problem).working_bytes(1, network, n_rows, DTYPES[self.dtype].itemsize)
+            few_rows = self._need(problem, resolve_solver("auto", problem, None, self._selection()))
             help_ = (
                 "solver='auto', which solves in the space of the rows"
                 if few_rows <= free
@@ -187,7 +190,7 @@ class Solving(BaseLM):
             raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
         if self.n_init != "auto":
             return int(self.n_init)
-        rows = n_samples * loss.curvature_columns(network.n_outputs)
+        rows: float = n_samples * loss.curvature_columns(network.n_outputs)
         if self._grows(network, n_samples):
             rows = min(rows, Growth.rows_per_parameter * network.n_parameters)
         several = architecture.restarts and self._auto_restarts

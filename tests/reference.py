@@ -128,6 +128,89 @@ def textbook_curve(function: Function, theta: Tensor, y: Tensor, damping: float,
     return np.array(curve)
 
 
+def momentum_step(A: np.ndarray, gradient: np.ndarray, previous: np.ndarray, share: float, cosine: float) -> np.ndarray:
+    """Adaptive momentum as printed: Ampazis & Perantonis 2000; Pooladzandi & Zhou, arXiv:2212.08769, eqs. 8-13."""
+    newton = np.linalg.solve(A, gradient)
+    i_gg, i_gf, i_ff = gradient @ newton, gradient @ previous, previous @ A @ previous
+    dp = share * np.sqrt(i_gg)
+    dq = -cosine * dp * np.sqrt(i_gg)
+    z2 = 0.5 * ((i_gg * dp**2 - dq**2) / (i_ff * i_gg - i_gf**2)) ** -0.5
+    z1 = (-2 * z2 * dq + i_gf) / i_gg
+    return -z1 / (2 * z2) * newton + previous / (2 * z2)
+
+
+@one_thread
+def rules_path(
+    function: Function,
+    theta: Tensor,
+    y: Tensor,
+    damping: float,
+    n_iter: int,
+    *,
+    cosine: float | None = None,
+    rates: list[float] | None = None,
+    armijo: float | None = None,
+    bold: int | None = None,
+    bold_best: bool = True,
+    n_dampings: int = 1,
+    floor: float | None = None,
+    subsets: list[np.ndarray] | None = None,
+) -> tuple[np.ndarray, list[str]]:
+    """Parameters (n_iter, P) of one model under the rules that are given, and what happened in every iteration."""
+
+    def objective(theta: np.ndarray) -> float:
+        return float(0.5 * (function(torch.from_numpy(theta)) - y).square().mean())
+
+    x, growth, share, path, events = theta.numpy().copy(), 2.0, 1.0, [], []
+    value, previous, largest = objective(x), np.zeros(len(x)), np.zeros(len(x))
+    lowest = value
+    for iteration in range(n_iter):
+        index = np.arange(len(x)) if subsets is None else subsets[iteration]
+        rows, residual = stacked_rows(function, torch.from_numpy(x), y)
+        gradient, gram = (rows.T @ residual)[index], (rows.T @ rows)[np.ix_(index, index)]
+        largest[index] = np.maximum(largest[index], np.diag(gram))
+        scale = np.ones(len(index)) if floor is None else np.maximum(largest[index], floor)
+        tries = []
+        for power in range(-((n_dampings - 1) // 2), n_dampings // 2 + 1):
+            used = damping * 10.0**power
+            A = gram + used * np.diag(scale)
+            part = -np.linalg.solve(A, gradient)
+            if cosine is not None and previous[index].any():
+                part = momentum_step(A, gradient, previous[index], share, cosine)
+            predicted = -gradient @ part - 0.5 * part @ gram @ part
+            step = np.zeros(len(x))
+            step[index] = part
+            tries.append((objective(x + step), used, predicted, step))
+        better = [t for t in tries if t[0] < value]
+        trial, used, predicted, step = min(better, key=lambda t: t[0]) if better else tries[-1]
+        ratio, event = (value - trial) / predicted, "rejected"
+        old = growth
+        if ratio > 0:
+            damping, growth, event = used * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0, "accepted"
+        else:
+            damping, growth = used * growth, 2 * growth
+        if event == "rejected" and bold is not None and previous.any():
+            angle = step @ previous / np.linalg.norm(step) / np.linalg.norm(previous)
+            if (1 - angle) ** bold * trial <= (lowest if bold_best else value):
+                event, damping, growth = "bold", used, old
+        if event == "rejected" and rates is not None:
+            found = [(objective(x + rate * step), rate) for rate in rates]
+            slope = (rows.T @ residual) @ step
+            if armijo is None:
+                found = [min(found)] if min(found)[0] < value else []
+            else:
+                found = [(f, rate) for f, rate in found if f <= value + armijo * rate * slope and slope < 0][:1]
+            if found:
+                trial, step, event = found[0][0], found[0][1] * step, "searched"
+        share = 0.5 * share if event == "rejected" else min(1.0, 2 * share)
+        if event != "rejected":
+            x, value, previous = x + step, trial, step
+            lowest = min(lowest, value)
+        path.append(x.copy())
+        events.append(event)
+    return np.array(path), events
+
+
 @one_thread
 def scipy_optimum(function: Function, theta: Tensor, y: Tensor) -> tuple[np.ndarray, float]:
     """Parameters and mean squared error / 2 that MINPACK finds from ``theta``."""

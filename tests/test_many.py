@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklm import CNN, LMClassifier, LMRegressor, fit_many
 from sklm import _batching as batching
 from sklm.losses import Huber, Loss
-from sklm.optim import GainRatio
+from sklm.optim import GainRatio, Layers, RandomSubset
 
 from .problems import Formula
 
@@ -61,6 +61,19 @@ REGRESSORS = {
     "single": LMRegressor(2, alpha=1e-2, dtype="float32", max_iter=6, random_state=0),
     "dual": LMRegressor(40, alpha=1e-2, solver="dual", n_init=1, max_iter=8, random_state=0),
     "qr": LMRegressor(3, alpha=1e-3, solver="qr", max_iter=20, damping_scaling="more", random_state=0),
+    "rules": LMRegressor(
+        3,
+        alpha=1e-3,
+        acceleration=("momentum", "geodesic"),
+        line_search="rate",
+        acceptance="bold",
+        n_dampings=2,
+        damping_strategy="trust_region",
+        max_iter=9,
+        random_state=0,
+    ),
+    "random parameters": LMRegressor(3, alpha=1e-3, param_selection="random", n_init=2, max_iter=9, random_state=0),
+    "layers": LMRegressor(3, alpha=1e-3, param_selection=Layers("reversed"), max_iter=9, random_state=0),
     "raw": LMRegressor(3, alpha=1e-3, standardize=False, jacobian_max_rows=20, n_init=1, max_iter=9, random_state=0),
 }
 
@@ -145,6 +158,14 @@ def test_seeds_part_batches_only_where_rows_are_shuffled():
     assert_array_equal(fit_many(whole, X, CURVES[0], return_batch_sizes=True)[1], 3)
     mini = [clone(estimator).set_params(batch_size=30) for estimator in whole]
     assert_array_equal(fit_many(mini, X, CURVES[0], return_batch_sizes=True)[1], 1)
+
+
+def test_seeds_and_selections_part_batches_where_they_say_what_moves():
+    random = [LMRegressor(3, param_selection=RandomSubset(5), random_state=k, max_iter=3) for k in (0, 1, 0)]
+    assert_array_equal(fit_many(random, X, CURVES[0], return_batch_sizes=True)[1], [2, 1, 2])
+    masks = [np.arange(13) < 9, np.arange(13) < 9, np.arange(13) < 8]
+    fixed = [LMRegressor(3, param_selection=mask, random_state=k, max_iter=3) for k, mask in enumerate(masks)]
+    assert_array_equal(fit_many(fixed, X, CURVES[0], return_batch_sizes=True)[1], [2, 2, 1])
 
 
 def test_a_module_given_once_is_batched():

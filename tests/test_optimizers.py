@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklm import CNN, LMClassifier, LMRegressor
 from sklm.losses import LOSSES
-from sklm.optim import LBFGS, OPTIMIZERS, SGD, Adam, GainRatio
+from sklm.optim import LBFGS, OPTIMIZERS, SGD, Adam, Bold, GainRatio
 
 ignore_max_iter = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -190,6 +190,12 @@ LM_ONLY = [
     ("damping_strategy", GainRatio(2.0)),
     ("damping_scaling", "more"),
     ("acceleration", "geodesic"),
+    ("acceleration", ["geodesic", "momentum"]),
+    ("line_search", "armijo"),
+    ("acceptance", Bold()),
+    ("n_dampings", 2),
+    ("param_selection", "random"),
+    ("param_selection", np.array([True, False])),
     ("solver", "qr"),
     ("batch_memory", 100),
     ("jacobian_max_rows", 10),

@@ -185,6 +185,7 @@ def test_attributes_are_numpy_and_plain_python():
     buffer = io.BytesIO()
     np.savez(buffer, theta=model.theta_, curve=model.loss_curve_, scores=model.validation_scores_)
     kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
+    assert kinds.pop("loo_score_") is type(None)  # early_stopping
     assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}
     assert isinstance(model.architecture_, MLP)
 
@@ -291,4 +292,5 @@ def test_attributes_of_a_classifier_are_numpy_and_plain_python():
     X, y = classes()
     model = classifier(early_stopping=True).fit(X, y)
     kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
+    assert kinds.pop("loo_score_") is type(None)  # early_stopping
     assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -134,6 +134,28 @@ class Network(ABC):
             ``out[b, p, r, n] = sum_k cotangents[b, k, r, n] * d outputs[b, k, n] / d theta[b, p]``.
             Any strides; everything is overwritten.
         """
+
+    def pullback_of(self, numbers: np.ndarray, device: torch.device) -> Callable[..., None]:
+        """Return a function like :meth:`pullback` for the parameters ``numbers`` (p,) only, given in rising order.
+
+        Its ``out`` is (B, p, R, n). The default computes all columns and keeps some.
+        """
+        index = torch.from_numpy(numbers).to(device)
+
+        def pullback(theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+            n_models, (n_columns, n) = len(theta), out.shape[2:]
+            if self.samples_first:
+                full = out.new_empty(n_models, n, n_columns, self.n_parameters).permute(0, 3, 2, 1)
+            else:
+                full = out.new_empty(n_models, self.n_parameters, n_columns, n)
+            self.pullback(theta, X, forward, cotangents, full)
+            out.copy_(full.index_select(1, index))
+
+        return pullback
+
+    def parameter_groups(self) -> list[np.ndarray]:
+        """Return the numbers of the parameters of every layer, from the first layer to the last."""
+        return [np.arange(self.n_parameters)]
 
     @abstractmethod
     def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -45,6 +46,18 @@ class Saved:
         )
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which rows of a layer's Jacobian are written, and where.
+
+    Places of the weights and biases among the rows, and the wanted ones of the layer's weights and biases (None: all).
+    """
+
+    weight: slice
+    bias: slice
+    inside: Tensor | None = None
+
+
 class CNNNetwork(Network):
     """The function a :class:`CNN` defines, for fixed shapes.
 
@@ -83,6 +96,7 @@ class CNNNetwork(Network):
         self.poolings = [*poolings, *[None] * (len(layers) - len(poolings))]
         self.activation = ACTIVATIONS[activation]
         self.last = len(layers) - 1
+        self._parts = [Part(layer.weight, layer.bias) for layer in layers]
         self.lengths = [length for la in layers for length in (la.n_filters * la.fan_in, la.n_filters)]
         self.n_parameters = layers[-1].bias.stop
         self.n_outputs = layers[-1].n_filters
@@ -234,21 +248,43 @@ class CNNNetwork(Network):
                 d = (d * saved.first[index - 1].unsqueeze(2)).flatten(3, 4)
 
     def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+        self._write_all(self._parts, theta, X, forward, cotangents, out)
+
+    def pullback_of(self, numbers: np.ndarray, device: torch.device) -> Callable[..., None]:
+        """As the base class says; layers that no row is wanted of are left out, and all below the lowest one."""
+        return partial(self._write_all, [_part(layer, numbers, device) for layer in self.layers])
+
+    def _write_all(
+        self, parts: list[Part], theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor
+    ) -> None:
         saved: Saved = forward.saved
         last = cotangents.permute(0, 3, 2, 1).expand(len(theta), -1, -1, -1).contiguous()
         rows, (n_models, n, n_columns, _) = out.permute(0, 3, 2, 1), last.shape
         step = n if out.device.type != "cpu" else max(BLOCK_ROWS // (n_models * n_columns), 1)
         for start in range(0, n, step):
             part = slice(start, start + step)
-            self._write_rows(saved if step >= n else saved.samples(part), last[:, part], rows[:, part])
+            self._write_rows(parts, saved if step >= n else saved.samples(part), last[:, part], rows[:, part])
 
-    def _write_rows(self, saved: Saved, last: Tensor, rows: Tensor) -> None:
-        """Write the Jacobian rows (B, n, R, P) for the cotangents ``last`` (B, n, R, K) of the outputs."""
+    def _write_rows(self, parts: list[Part], saved: Saved, last: Tensor, rows: Tensor) -> None:
+        """Write the Jacobian rows (B, n, R, p) for the cotangents ``last`` (B, n, R, K) of the outputs."""
         for index, d in self._cotangents(saved, last):
-            layer = self.layers[index]
-            torch.sum(d, 3, out=rows[..., layer.bias])
-            weights = rows[..., layer.weight].unflatten(-1, (layer.n_filters, layer.fan_in))
-            _products(d, saved.patches[index], weights)
+            layer, part = self.layers[index], parts[index]
+            if part.inside is None:
+                torch.sum(d, 3, out=rows[..., part.bias])
+                weights = rows[..., part.weight].unflatten(-1, (layer.n_filters, layer.fan_in))
+                _products(d, saved.patches[index], weights)
+            elif len(part.inside):
+                n_weights = layer.n_filters * layer.fan_in
+                whole = rows.new_empty(*rows.shape[:-1], n_weights + layer.n_filters)
+                torch.sum(d, 3, out=whole[..., n_weights:])
+                weights = whole[..., :n_weights].unflatten(-1, (layer.n_filters, layer.fan_in))
+                _products(d, saved.patches[index], weights)
+                rows[..., part.weight.start : part.bias.stop] = whole.index_select(-1, part.inside)
+            if part.weight.start == 0:  # nothing is asked for below
+                break
+
+    def parameter_groups(self) -> list[np.ndarray]:
+        return [np.arange(layer.weight.start, layer.bias.stop) for layer in self.layers]
 
     def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
         saved: Saved = forward.saved
@@ -313,6 +349,16 @@ class CNNNetwork(Network):
                 a1, a2 = pooling.pool(a1, selected), pooling.pool(a2, selected)
         assert z2 is not None  # there is a convolution layer and an output layer
         return z2.squeeze(2).mT
+
+
+def _part(layer: Convolution, numbers: np.ndarray, device: torch.device) -> Part:
+    """What rows of a layer the parameters ``numbers`` (p,), rising, ask for."""
+    ends = [layer.weight.start, layer.bias.start, layer.bias.stop]
+    start, middle, stop = np.searchsorted(numbers, ends).tolist()
+    inside = None
+    if stop - start < layer.bias.stop - layer.weight.start:
+        inside = torch.from_numpy(numbers[start:stop] - layer.weight.start).to(device)
+    return Part(slice(start, middle), slice(middle, stop), inside)
 
 
 def _linear(weight: Tensor, patches: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -49,6 +50,21 @@ class Saved:
     values: list[Tensor]
     kept: list[Tensor]
     first: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows of a layer's Jacobian are written, and where.
+
+    Places of the weights and biases among the rows; unit and input of every weight and unit of every bias, None where
+    all are wanted.
+    """
+
+    weight: slice
+    bias: slice
+    units: Tensor | None = None
+    inputs: Tensor | None = None
+    biases: Tensor | None = None
 
 
 class MLP(Parameters, Architecture):
@@ -121,6 +137,7 @@ class MLPNetwork(Network):
         self.activation = ACTIVATIONS[activation]
         self.layers = dense_layers(sizes)
         self.last = len(self.layers) - 1
+        self._all = [Part(layer.weight, layer.bias) for layer in self.layers]
         self.lengths = [length for la in self.layers for length in (la.fan_in * la.fan_out, la.fan_out)]
         self.n_parameters = self.layers[-1].bias.stop
         self.n_outputs = sizes[-1]
@@ -181,10 +198,30 @@ class MLPNetwork(Network):
                 d = _back(saved.weights[index], d, saved.first[index - 1])
 
     def pullback(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
-        for layer, a, d in self._backward(theta, X, forward.saved, cotangents):
-            rows = out[:, layer.weight].view(-1, layer.fan_out, layer.fan_in, *out.shape[2:])
-            torch.mul(d.unsqueeze(2), a[:, None, :, None], out=rows)
-            out[:, layer.bias] = d
+        self._write_rows(self._all, theta, X, forward, cotangents, out)
+
+    def pullback_of(self, numbers: np.ndarray, device: torch.device) -> Callable[..., None]:
+        """As the base class says; rows of other parameters are not computed, nor layers below the lowest one."""
+        parts = [_part(layer, numbers, device) for layer in self.layers]
+        return partial(self._write_rows, parts)
+
+    def parameter_groups(self) -> list[np.ndarray]:
+        return [np.arange(layer.weight.start, layer.bias.stop) for layer in self.layers]
+
+    def _write_rows(
+        self, parts: list[Part], theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor
+    ) -> None:
+        backward = self._backward(theta, X, forward.saved, cotangents)
+        for part, (layer, a, d) in zip(reversed(parts), backward, strict=True):
+            if part.units is None or part.inputs is None:
+                rows = out[:, part.weight].view(-1, layer.fan_out, layer.fan_in, *out.shape[2:])
+                torch.mul(d.unsqueeze(2), a[:, None, :, None], out=rows)
+            else:
+                left, right = d.index_select(1, part.units), a.index_select(1, part.inputs)
+                torch.mul(left, right.unsqueeze(2), out=out[:, part.weight])
+            out[:, part.bias] = d if part.biases is None else d.index_select(1, part.biases)
+            if part.weight.start == 0:  # nothing is asked for below
+                break
 
     def layer_factors(self, theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor) -> Iterator[LayerFactors]:
         for layer, a, d in self._backward(theta, X, forward.saved, cotangents):
@@ -242,6 +279,19 @@ class MLPNetwork(Network):
                 a2.addcmul_(first, z2)
             a1 = z1.mul_(first)
         raise AssertionError("a network has at least one layer")
+
+
+def _part(layer: Layer, numbers: np.ndarray, device: torch.device) -> Part:
+    """What rows of a layer the parameters ``numbers`` (p,), rising, ask for."""
+    start, middle, stop = np.searchsorted(numbers, [layer.weight.start, layer.bias.start, layer.bias.stop]).tolist()
+    weight, bias = slice(start, middle), slice(middle, stop)
+    units = inputs = biases = None
+    if middle - start < layer.fan_in * layer.fan_out:
+        places = torch.from_numpy(numbers[weight] - layer.weight.start).to(device)
+        units, inputs = places // layer.fan_in, places % layer.fan_in
+    if stop - middle < layer.fan_out:
+        biases = torch.from_numpy(numbers[bias] - layer.bias.start).to(device)
+    return Part(weight, bias, units, inputs, biases)
 
 
 def _back(weight: Tensor, d: Tensor, first: Tensor) -> Tensor:

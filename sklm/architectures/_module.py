@@ -241,6 +241,28 @@ class ModuleNetwork(Network):
 
         out.copy_(self._each(rows, theta, X, cotangents))
 
+    def parameter_groups(self) -> list[np.ndarray]:
+        """The parameters of every submodule that has some of its own, in the order of their names."""
+        owners = np.repeat([name.rpartition(".")[0] for name in self.names], self.sizes)
+        numbers = np.arange(self.n_parameters)
+        return [numbers[owners == owner] for owner in dict.fromkeys(owners.tolist())]
+
+    def pullback_of(self, numbers: np.ndarray, device: torch.device) -> Callable[..., None]:
+        """As the base class says; autograd stops at the parameters that are not asked for."""
+        index = torch.from_numpy(numbers).to(device)
+
+        def rows(t: Tensor, X: Tensor, cotangents: Tensor) -> Tensor:
+            def row(some: Tensor, x: Tensor) -> Tensor:
+                return self._row(t.index_copy(0, index, some), x)
+
+            jacobian = vmap(jacrev(row), in_dims=(None, 0))(t[index], X)
+            return torch.einsum("nkp,krn->prn", jacobian, cotangents)
+
+        def pullback(theta: Tensor, X: Tensor, forward: Forward, cotangents: Tensor, out: Tensor) -> None:
+            out.copy_(self._each(rows, theta, X, cotangents))
+
+        return pullback
+
     def vjp(self, theta: Tensor, X: Tensor, forward: Forward, cotangent: Tensor) -> Tensor:
         def pull(t: Tensor, X: Tensor, cotangent: Tensor) -> Tensor:
             function = vjp(lambda u: self.raw(u, X).reshape(-1, self.n_outputs).mT, t)[1]

@@ -29,6 +29,11 @@ def scatter(tree: T, index: Tensor, part: T) -> T:
     return _map(tree, put, part)
 
 
+def repeat(tree: T, times: int) -> T:
+    """Return every model of ``tree`` ``times`` times in a row; one model alone is not copied."""
+    return _map(tree, lambda leaf: leaf.unsqueeze(1).expand(-1, times, *leaf.shape[1:]).flatten(0, 1))
+
+
 def where(condition: Tensor, new: T, old: T) -> T:
     """Choose model by model: ``condition`` (B,) picks from ``new``."""
     return _map(new, lambda a, b: a.where(condition.reshape(-1, *[1] * (a.ndim - 1)), b), old)

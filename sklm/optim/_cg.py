@@ -14,24 +14,28 @@ from ._curvature import Workspace, rows_buffer, weighted_factor
 from ._kernel import LayerPart
 from ._linear import Factor
 from ._problem import Chunk, Problem
+from ._selection import Active
 
 #: iterations between two looks of the host at a device other than the CPU
 POLL = 8
 
 
 class Source:
-    """The problem that a system was made from; kept as it is when models are selected."""
+    """The problem that a system was made from, with all its models; kept as it is when models are selected."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Problem, index: Tensor, active: Active):
         self.problem = problem
+        self.index = index
+        self.active = active
 
 
 @dataclass
 class ProductSystem:
     """What products with the Gauss-Newton matrix need, for the models ``index`` (B,) of the source's problem.
 
-    theta (B, P), forwards of all chunks or None, penalty (B, P) or None, gradient (B, P), diagonal (B, P), and the
-    norm of the residual ``energy`` (B,), infinite where there is none (randomly drawn curvature).
+    theta (B, P), forwards of all chunks or None; of the p parameters that move, penalty (B, p) or None, gradient (B, p)
+    and diagonal (B, p); and the norm of the residual ``energy`` (B,), infinite where there is none (randomly drawn
+    curvature).
     """
 
     source: Source
@@ -46,13 +50,15 @@ class ProductSystem:
     def problem(self) -> Problem:
         """The problem of the models that are left."""
         problem = self.source.problem
-        return problem if len(self.index) == len(problem.alpha) else problem.models(self.index)
+        return problem if self.index is self.source.index else problem.models(self.index)
 
 
 class _ProductAccumulator:
     """Takes the whole problem instead of its rows."""
 
-    def take(self, problem: Problem, theta: Tensor, kept: list[Forward] | None, workspace: Workspace) -> ProductSystem:
+    def take(
+        self, problem: Problem, theta: Tensor, kept: list[Forward] | None, workspace: Workspace, active: Active
+    ) -> ProductSystem:
         """One pass over the samples, for the gradient and the diagonal."""
         network, loss = problem.network, problem.loss
         gradient, diagonal = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -66,8 +72,11 @@ class _ProductAccumulator:
         penalty = problem.penalty()
         if penalty is not None:
             gradient += penalty * theta
+            penalty = active.restrict(penalty)
+        gradient, diagonal = active.restrict(gradient), active.restrict(diagonal)
         index = torch.arange(len(theta), device=theta.device)
-        return ProductSystem(Source(problem), index, theta, kept, penalty, gradient, diagonal, energy.sqrt())
+        source = Source(problem, index, active)
+        return ProductSystem(source, index, theta, kept, penalty, gradient, diagonal, energy.sqrt())
 
 
 class ConjugateGradients:
@@ -113,22 +122,29 @@ class ConjugateGradients:
         shift = damping[:, None] * scaling
         if system.penalty is not None:
             shift = system.penalty + shift
-        problem, preconditioner = system.problem(), system.diagonal + shift
+        problem, active, preconditioner = system.problem(), system.source.active, system.diagonal + shift
         size = (system.gradient.square() / preconditioner).sum(1).sqrt()
         forcing = (size / system.energy).sqrt_().clamp_(max=self.tol)
         forcing = forcing.where(system.energy < torch.inf, self.tol)
 
         def product(vector: Tensor) -> Tensor:
-            return gauss_newton_product(problem, system.theta, system.forwards, vector).addcmul_(shift, vector)
+            full = gauss_newton_product(problem, system.theta, system.forwards, active.spread(vector))
+            return active.restrict(full).addcmul_(shift, vector)
 
         def solve(vector: Tensor) -> Tensor:
             return conjugate_gradients(product, vector, preconditioner, forcing, self.max_iter)
 
-        step = solve(system.gradient).neg_()
-        return Factor(step, torch.isfinite(step).all(1), solve)
+        def quadratic(vector: Tensor) -> Tensor:
+            return (vector * product(vector)).sum(1)
 
-    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
-        # the loop and the iteration hold about so many vectors; activations are limited by the chunks
+        step = solve(system.gradient).neg_()
+        return Factor(step, torch.isfinite(step).all(1), solve, quadratic)
+
+    def working_bytes(
+        self, n_models: int, network: Network, n_rows: int, itemsize: int, n_active: int | None = None
+    ) -> int:
+        # the loop and the iteration hold about so many vectors, some of them of all parameters, whichever move;
+        # activations are limited by the chunks
         return 16 * n_models * network.n_parameters * itemsize
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..architectures._base import Forward
 from ..losses._base import Loss
 from ._problem import Chunk, Problem
+from ._selection import EVERYTHING, Active
 
 #: rows of fewer numbers than this for one model are multiplied out: fewer calls, though more arithmetic, than by layers
 SMALL_ROWS = 100_000
@@ -19,8 +20,8 @@ class Accumulator(Protocol):
     """Receives the augmented rows of every chunk; see ``_linear``.
 
     Those of solvers with ``layerwise = True`` have ``add_layers(layers, residual)`` as well. It receives the factors of
-    the rows instead, where the network has them. One with ``take(problem, theta, kept, workspace)`` is given the
-    problem itself and returns its system.
+    the rows instead, where the network has them and all parameters move. One with ``take(problem, theta, kept,
+    workspace, active)`` is given the problem itself and returns its system.
     """
 
     def add(self, rows: Tensor) -> None:
@@ -47,12 +48,17 @@ class Workspace:
 
 
 def linearise(
-    problem: Problem, theta: Tensor, kept: list[Forward] | None, accumulator: Accumulator, workspace: Workspace
+    problem: Problem,
+    theta: Tensor,
+    kept: list[Forward] | None,
+    accumulator: Accumulator,
+    workspace: Workspace,
+    active: Active = EVERYTHING,
 ) -> tuple[Any, Tensor | None]:
     """Feed all rows of the Gauss-Newton system at theta (B, P) to ``accumulator``.
 
     Returns the system and, where one chunk of rows took all samples, its columns ``sqrt(w) J^T S`` (B, P, R n), valid
-    until the workspace is used again.
+    until the workspace is used again. Where only some parameters are active, all this is in terms of them, P in number.
 
     Notes
     -----
@@ -61,16 +67,17 @@ def linearise(
     at random, z is zero and the gradient comes from one more pass back.
     """
     if hasattr(accumulator, "take"):
-        return accumulator.take(problem, theta, kept, workspace), None
+        return accumulator.take(problem, theta, kept, workspace, active), None
     network, loss, flat, gradient = problem.network, problem.loss, None, None
     small = problem.n_samples * problem.n_curvature * network.n_parameters < SMALL_ROWS
-    layered = network.layer_floats and not small and hasattr(accumulator, "add_layers")
+    layered = network.layer_floats and not small and active.index is None and hasattr(accumulator, "add_layers")
     layerwise: Any = accumulator if layered else None
+    pullback, part_of, moving = active.pullback(network), active.restrict, active.restrict(theta)
     for chunk, forward in problem.forward_passes(theta, kept):
         residual = None
         if loss.n_draws:
             force = loss.gradient(forward.outputs, chunk.y) * chunk.weights.unsqueeze(1)
-            part = network.vjp(theta, chunk.X, forward, force)
+            part = part_of(network.vjp(theta, chunk.X, forward, force))
             gradient = part if gradient is None else gradient.add_(part)
         else:
             residual = loss.residual(forward.outputs, chunk.y)
@@ -79,16 +86,18 @@ def linearise(
             layers = network.layer_factors(theta, chunk.X, forward, cotangents)
             layerwise.add_layers(layers, None if residual is None else residual * chunk.root_weights.unsqueeze(1))
             continue
-        rows, flat = rows_buffer(workspace, problem, theta, chunk.root_weights.shape[-1])
+        rows, flat = rows_buffer(workspace, problem, moving, chunk.root_weights.shape[-1])
         if residual is None:
             rows[:, -1].zero_()
         else:
             torch.mul(residual, chunk.root_weights.unsqueeze(1), out=rows[:, -1])
-        network.pullback(theta, chunk.X, forward, cotangents, rows[:, :-1])
+        pullback(theta, chunk.X, forward, cotangents, rows[:, :-1])
         accumulator.add(flat)
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
     whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
-    return accumulator.finish(theta, problem.penalty(), gradient), flat[:, :-1] if whole and flat is not None else None
+    penalty = problem.penalty()
+    system = accumulator.finish(moving, None if penalty is None else part_of(penalty), gradient)
+    return system, flat[:, :-1] if whole and flat is not None else None
 
 
 def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None) -> Tensor:
@@ -121,7 +130,10 @@ def weighted_factor(loss: Loss, chunk: Chunk, forward: Forward) -> Tensor:
 
 
 def rows_buffer(workspace: Workspace, problem: Problem, theta: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The rows of a chunk as (B, P + 1, R, n), in the network's layout, and the same memory as (B, P + 1, R n)."""
+    """The rows of a chunk as (B, P + 1, R, n), in the network's layout, and the same memory as (B, P + 1, R n).
+
+    ``theta`` (B, P) holds the parameters that they are about.
+    """
     n_models, n_parameters = theta.shape
     if problem.network.samples_first:
         block = workspace.view((n_models, n, problem.n_curvature, n_parameters + 1), theta)

@@ -129,8 +129,60 @@ class DelayedGratification(Multiplicative):
         super().__init__(decrease, increase)
 
 
+class TrustRegion(Parameters):
+    """Thresholds of the gain ratio: grow, keep or shrink, as the radius of a trust region.
+
+    Parameters
+    ----------
+    decrease : float, default=2.0
+        The damping is divided by this where the gain ratio is above ``high``.
+    increase : float, default=4.0
+        It is multiplied by this where the ratio is below ``low``.
+    low, high : float, default=0.25 and 0.75
+    accept_above : float, default=1e-4
+        A step is taken where the ratio exceeds this.
+
+    Raises
+    ------
+    ValueError
+        If not ``0 <= accept_above < low <= high``, or a factor is not above 1.
+
+    Notes
+    -----
+    Nocedal & Wright, Numerical Optimization, 2nd ed. 2006, algorithm 4.1: the radius is quartered below 1/4 and doubled
+    above 3/4, and a step is taken above a small eta in [0, 1/4). Fletcher 1971 (A modified Marquardt subroutine for
+    non-linear least squares, AERE-R 6799) applies the same thresholds to the damping, the inverse of the radius.
+    """
+
+    def __init__(
+        self,
+        decrease: float = 2.0,
+        increase: float = 4.0,
+        low: float = 0.25,
+        high: float = 0.75,
+        accept_above: float = 1e-4,
+    ):
+        self.decrease = decrease
+        self.increase = increase
+        self.low = low
+        self.high = high
+        self.accept_above = accept_above
+
+    def start(self, damping: Tensor) -> Memory:
+        if not (0 <= self.accept_above < self.low <= self.high and min(self.decrease, self.increase) > 1):
+            raise ValueError(f"TrustRegion needs 0 <= accept_above < low <= high and factors above 1; got {self!r}.")
+        return {}
+
+    def update(self, trial: Trial, memory: Memory) -> tuple[Tensor, Tensor, Memory]:
+        ratio = trial.gain_ratio
+        kept = torch.where(ratio > self.high, trial.damping / self.decrease, trial.damping)
+        damping = torch.where(ratio >= self.low, kept, trial.damping * self.increase)  # false for NaN
+        return ratio > self.accept_above, damping, memory
+
+
 STRATEGIES: dict[str, type] = {
     "gain_ratio": GainRatio,
     "multiplicative": Multiplicative,
     "delayed_gratification": DelayedGratification,
+    "trust_region": TrustRegion,
 }

@@ -114,7 +114,8 @@ class Dual:
     kernel, and its products with vectors, come from these. With the identity scaling the kernel is
     ``A / (alpha + damping) + C / damping``, with A of the coefficients and C of the intercepts, and another damping
     takes no new products; so it does with other scalings where nothing is penalised. With other scalings and a
-    penalty, and for stored rows with a penalty, the kernel is made anew for every damping.
+    penalty, and for stored rows with a penalty, the kernel is made anew for every damping. Where only some parameters
+    move, their rows are stored.
     """
 
     layerwise = True
@@ -155,15 +156,20 @@ class Dual:
             weighted = vector / shift
             return weighted - dual(system.across(weighted)) / shift
 
+        def quadratic(vector: Tensor) -> Tensor:
+            return system.across(vector).square_().sum(1) + (shift * vector.square()).sum(1)
+
         if system.pull is None:
             half = dual(system.residual)
         else:
             half = dual(system.residual - system.across(system.pull / shift)) + system.pull
-        return Factor(half.div_(shift).neg_(), info == 0, solve)
+        return Factor(half.div_(shift).neg_(), info == 0, solve, quadratic)
 
-    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
+    def working_bytes(
+        self, n_models: int, network: Network, n_rows: int, itemsize: int, n_active: int | None = None
+    ) -> int:
         # rows or factors, twice while chunks are joined; two kernels, their sum and its factor
-        floats = network.n_parameters if network.layer_floats is None else network.layer_floats
+        floats = n_active or network.layer_floats or network.n_parameters
         return n_models * (2 * floats * n_rows + 4 * n_rows**2) * itemsize
 
 

@@ -1,7 +1,7 @@
 """What the loop asks of a linear solver, and what solvers share.
 
 Every solver answers the same question, ``(gram + penalty + damping * scaling) step = -gradient``, for all models at
-once, and reports failures by a mask. Three calls, in this order:
+once, and reports failures by a mask. Where only some parameters move, P counts these. Three calls, in this order:
 
 ``accumulator(theta)``
     at every linearisation; takes the rows chunk by chunk and ends in a *system*, a dataclass of tensors that has at
@@ -39,12 +39,15 @@ class Factor:
     ok : (B,) bool
         False where the factorisation failed; the step of such a model is meaningless.
     solve : callable
-        (B, P) -> (B, P), the inverse of the damped matrix times a vector.
+        (B, P) -> (B, P), the inverse of the damped matrix A times a vector.
+    quadratic : callable
+        (B, P) -> (B,), the quadratic form ``v^T A v``.
     """
 
     step: Tensor
     ok: Tensor
     solve: Callable[[Tensor], Tensor]
+    quadratic: Callable[[Tensor], Tensor]
 
 
 class LinearSolver(Protocol):
@@ -57,8 +60,13 @@ class LinearSolver(Protocol):
     def accumulator(self, theta: Tensor) -> Accumulator: ...
     def prepare(self, system: Any, scaling: Tensor) -> Any: ...
     def factorise(self, system: Any, damping: Tensor, scaling: Tensor) -> Factor: ...
-    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
-        """Memory at the peak of an iteration, for n_rows = N R rows in numbers of ``itemsize`` bytes."""
+    def working_bytes(
+        self, n_models: int, network: Network, n_rows: int, itemsize: int, n_active: int | None = None
+    ) -> int:
+        """Memory at the peak of an iteration, for n_rows = N R rows in numbers of ``itemsize`` bytes.
+
+        ``n_active`` is the number of parameters that move at once, None for all.
+        """
 
 
 def add_lower(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._constant import constant
-from ..architectures._base import Forward
-from ._acceleration import Acceleration
-from ._batch import Choice, evolve, scatter, select
+from ._acceleration import Acceleration, make_accelerations
+from ._acceptance import Acceptance
+from ._batch import Choice, evolve, scatter, select, where
 from ._batches import MiniBatches
 from ._curvature import Workspace, linearise
 from ._damping import DampingStrategy, GainRatio, Trial
+from ._dual import Dual
 from ._isolation import isolated
+from ._line_search import LineSearch
 from ._loop import Callback, Loop, check_starts
 from ._problem import Problem
+from ._rules import Rules, check_mask
 from ._scaling import identity
+from ._selection import EVERYTHING, Active, ParameterSelection
 from ._solvers import SOLVERS, Cholesky, Eigh, LinearSolver, choose_solver
-from ._state import Solution, State
+from ._state import Solution, State, Work
 from ._status import Status
+from ._step import Stepper
 from ._stopping import Stopping, stationary, stuck
 from ._threads import suited_threads
 
@@ -37,7 +41,11 @@ def levenberg_marquardt(
     damping: float | Tensor = 1e-2,
     strategy: DampingStrategy | None = None,
     scaling: Scaling = identity,
-    acceleration: Acceleration | None = None,
+    acceleration: Acceleration | str | Sequence[Acceleration | str] | None = None,
+    line_search: LineSearch | None = None,
+    acceptance: Acceptance | None = None,
+    n_dampings: int = 1,
+    param_selection: ParameterSelection | None = None,
     solver: str | LinearSolver = "auto",
     stopping: Stopping | None = None,
     batches: MiniBatches | None = None,
@@ -59,7 +67,16 @@ def levenberg_marquardt(
     strategy : DampingStrategy, default GainRatio()
     scaling : function, default identity
         See ``sklm.optim.SCALINGS``.
-    acceleration : Acceleration, optional
+    acceleration : Acceleration or its name, or a sequence of them, optional
+        Applied one after the other.
+    line_search : LineSearch, optional
+        How far to go along a rejected step.
+    acceptance : Acceptance, optional
+        Which steps are taken although they raise the objective.
+    n_dampings : int, default=1
+        Dampings tried at once, as so many models in one batch.
+    param_selection : ParameterSelection, optional
+        Which parameters move.
     solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'} or LinearSolver
     stopping : Stopping, optional
     batches : MiniBatches, optional
@@ -73,7 +90,7 @@ def levenberg_marquardt(
     groups : (B,) ndarray of int, optional
         Number of the fit, from 0, that each model is a start of, where the batch holds several fits.
     seed : int
-        Of the noise for losses with randomly drawn curvature.
+        Of the noise for losses with randomly drawn curvature, and of randomly selected parameters.
 
     Returns
     -------
@@ -82,7 +99,7 @@ def levenberg_marquardt(
     Raises
     ------
     ValueError
-        If theta does not fit the problem.
+        If theta does not fit the problem, or options exclude each other.
     TypeError
         If a strategy or scaling of your own returns something else than its protocol says.
 
@@ -92,8 +109,8 @@ def levenberg_marquardt(
     With mini-batches an iteration is an epoch. A keyboard interrupt ends the loop with the best models so far.
     """
     check_starts(problem, theta)
-    solver = resolve_solver(solver, problem, batches)
-    if getattr(solver, "layerwise", False):
+    solver = resolve_solver(solver, problem, batches, param_selection)
+    if getattr(solver, "layerwise", False) and (param_selection is None or not isinstance(solver, Dual)):
         problem = problem.layerwise()
     rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
     work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
@@ -106,7 +123,7 @@ def levenberg_marquardt(
             damping=damping,
             strategy=strategy or GainRatio(),
             scaling=scaling,
-            acceleration=acceleration,
+            rules=Rules(make_accelerations(acceleration), line_search, acceptance, n_dampings, param_selection),
             solver=solver,
             stopping=stopping or Stopping(),
             batches=batches,
@@ -120,7 +137,12 @@ def levenberg_marquardt(
         return replace(solution, theta=solution.theta.clone(), damping=solution.damping.clone(), groups=groups)
 
 
-def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBatches | None = None) -> LinearSolver:
+def resolve_solver(
+    solver: str | LinearSolver,
+    problem: Problem,
+    batches: MiniBatches | None = None,
+    selection: ParameterSelection | None = None,
+) -> LinearSolver:
     """Return the solver object for a name, choosing primal or dual by the size of the system for 'auto'."""
     if not isinstance(solver, str):
         return solver
@@ -129,64 +151,52 @@ def resolve_solver(solver: str | LinearSolver, problem: Problem, batches: MiniBa
         n_rows = -(-batches.n_samples // batches.n_batches)
         if solver == "auto" and batches.memory is not None:  # averages are of P x P matrices
             return Cholesky()
-    return SOLVERS[choose_solver(solver, problem.network.n_parameters, n_rows * problem.n_curvature)]()
-
-
-@dataclass
-class _Work:
-    """What belongs to the current linearisation.
-
-    ``forwards`` are those of the state's theta, ``spare`` may be written over, ``stale`` marks models whose theta
-    has moved since the linearisation, ``tiny`` those whose last step was below rounding. ``rows`` are the Jacobian rows
-    of the linearisation while they last. ``average`` is the system averaged over mini-batches.
-    """
-
-    forwards: list[Forward] | None
-    stale: Tensor
-    spare: list[Forward] | None = None
-    system: Any = None
-    scale: Tensor | None = None
-    largest: Tensor | None = None
-    tiny: Tensor | None = None
-    rows: Tensor | None = None
-    average: Any = None
+    size = problem.network.n_parameters if selection is None else selection.check(problem.network)
+    return SOLVERS[choose_solver(solver, size, n_rows * problem.n_curvature)]()
 
 
 @dataclass
 class _Loop(Loop):
-    """The options of a run; what changes from iteration to iteration is in ``State`` and ``_Work``."""
+    """The options of a run; what changes from iteration to iteration is in ``State`` and in ``Work``."""
 
     damping: float | Tensor
     strategy: DampingStrategy
     scaling: Scaling
-    acceleration: Acceleration | None
+    rules: Rules
     solver: LinearSolver
     seed: int
     workspace: Workspace = field(default_factory=Workspace)
 
     def __post_init__(self) -> None:
         self.steps = 0
+        self.active: Active = EVERYTHING
         self.averages = self.batches is not None and self.batches.memory is not None
         if self.averages and not isinstance(self.solver, Cholesky | Eigh):
             raise ValueError(
                 f"Averaging over mini-batches needs solver='cholesky' or 'eigh'; got {type(self.solver).__name__}."
             )
+        self.rules.check(self.problem.network, self.batches)
+        self.stepper = Stepper(
+            self.solver, self.rules.accelerations, self.rules.n_dampings, self.rules.line_search, self.batches is None
+        )
 
-    def _start(self, theta: Tensor, done: np.ndarray) -> tuple[State, _Work]:
+    def _start(self, theta: Tensor, done: np.ndarray) -> tuple[State, Work]:
         point = self.problem.evaluate(theta, keep=self.batches is None)
         damping = torch.as_tensor(self.damping, dtype=theta.dtype, device=theta.device).expand(len(theta)).clone()
         # where batches are averaged, the damping is a prior that only difficulties raise; it fades
         least = damping if self.averages else torch.full_like(damping, self.stopping.min_damping)
         state = self._state(theta, point, done, damping, least, self.strategy.start(damping))
-        return state, _Work(forwards=point.forwards, stale=torch.ones_like(state.status, dtype=torch.bool))
+        previous = torch.zeros_like(theta) if self.rules.looks_back else None
+        state = replace(state, previous=previous, rules=self.rules.start(theta, point.objective))
+        return state, Work(forwards=point.forwards, stale=torch.ones_like(state.status, dtype=torch.bool))
 
-    def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
+    def _epoch(self, epochs: Iterator, state: State, work: Work) -> tuple[State, Work]:
         """One pass over all mini-batches, then the objective on all rows."""
         for index, ends_epoch in epochs:
             problem = self.problem.take(index, unbiased=self.averages)
             point = problem.evaluate(state.theta)
             state = replace(state, objective=point.objective)
-            work = _Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
+            work = Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
             state, work = self._iterate(problem, state, work)
             share = self.batches.iterate_rate(self.steps) if self.batches is not None else 1.0
             state = replace(state, mean_theta=state.mean_theta.lerp(state.theta, share) if share < 1 else state.theta)
@@ -197,7 +207,7 @@ class _Loop(Loop):
             work, system=None, forwards=None, spare=None, tiny=None, rows=None
         )
 
-    def _linearise(self, problem: Problem, state: State, work: _Work) -> _Work:
+    def _linearise(self, problem: Problem, state: State, work: Work) -> Work:
         """Linearise the models whose parameters changed.
 
         All of them where asking which would wait for a GPU, where picking them out costs more than it saves, or where
@@ -213,93 +223,110 @@ class _Loop(Loop):
                 merged = [scatter(getattr(work, k), index, getattr(part, k)) for k in ("system", "scale", "largest")]
                 return replace(work, system=merged[0], scale=merged[1], largest=merged[2], rows=None)
         accumulator = self.solver.accumulator(state.theta)
-        system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace)
+        active = self.active
+        system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace, active)
         average = None
         if self.averages:
             system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
         # one number for all, as ``identity`` gives it, is spread out where models were picked from it
         if scale is None or self.scaling is not identity or scale.stride() != (0, 0):
-            largest = system.diagonal if largest is None else torch.maximum(largest, system.diagonal)
-            scale = self.scaling(system.diagonal, largest)
-        if not isinstance(scale, Tensor) or scale.shape != state.theta.shape:
+            top = system.diagonal
+            if largest is not None:
+                top = torch.maximum(active.restrict(largest), top)
+            elif active.index is not None:
+                largest = torch.zeros_like(state.theta)
+            scale = self.scaling(system.diagonal, top)
+            largest = top if largest is None else active.put(largest, top)
+        if not isinstance(scale, Tensor) or scale.shape != system.diagonal.shape:
             raise TypeError(
-                f"The damping scaling must return a tensor of shape {tuple(state.theta.shape)}; got {scale!r}."
+                f"The damping scaling must return a tensor of shape {tuple(system.diagonal.shape)}; got {scale!r}."
             )
         return evolve(
             work, system=self.solver.prepare(system, scale), scale=scale, largest=largest, rows=rows, average=average
         )
 
-    def _iterate(self, problem: Problem, state: State, work: _Work) -> tuple[State, _Work]:
+    def _iterate(self, problem: Problem, state: State, work: Work) -> tuple[State, Work]:
         """One trial step of every model."""
         self.steps += 1
         before = work.average
         if problem.loss.n_draws:
             problem = problem.with_noise([self.seed, self.steps])
+        if self.rules.changes_selection(self.active):
+            self.active = self.rules.select(problem, self.steps - 1, self.seed)
+            work = evolve(work, system=None, scale=None, rows=None)  # belongs to other parameters
         work = self._linearise(problem, state, work)
-        assert work.scale is not None
         rate = self.rate
-        used = state.damping if rate == 1 else state.damping * rate
-        factor = self.solver.factorise(work.system, used, work.scale)
-        step = factor.step
-        shift = used.unsqueeze(1) * work.scale
-        predicted = (
-            torch.addcmul(work.system.gradient, shift, step, value=-1).mul_(step).sum(1).mul_(constant(-0.5, step))
-        )
-        if rate != 1:  # of a step that goes only part of the way
-            slope = (work.system.gradient * step).sum(1)
-            predicted, step = rate * rate * predicted - rate * (1 - rate) * slope, step * rate
-        if self.acceleration is not None:
-            step = step + self.acceleration.correct(
-                problem, state.theta, work.forwards, step, factor.solve, work.scale, work.rows
-            )
-        theta = state.theta + step
-        point = problem.evaluate(theta, keep=self.batches is None, reuse=work.spare)
-        possible = Choice(factor.ok & (point.objective < torch.inf))
+        attempt, unneeded = self.stepper.propose(problem, state, work, self.active, rate)
+        point = attempt.point
+        possible = Choice(attempt.ok & (point.objective < torch.inf))
         objective = point.objective if possible.all else torch.where(possible.mask, point.objective, torch.inf)
-        tiniest = constant(torch.finfo(theta.dtype).tiny, predicted)
-        gain = (state.objective - objective) / torch.maximum(predicted, tiniest)
-        trial = Trial(state.objective, objective, predicted, gain, state.damping)
+        tiniest = constant(torch.finfo(objective.dtype).tiny, objective)
+        gain = (state.objective - objective) / torch.maximum(attempt.predicted, tiniest)
+        trial = Trial(state.objective, objective, attempt.predicted, gain, attempt.damping)
         accept, damping, memory = self.strategy.update(trial, state.memory)
-        if not isinstance(accept, Tensor) or accept.dtype != torch.bool or accept.shape != predicted.shape:
-            raise TypeError(
-                f"The damping strategy's update must return accept as a bool tensor of shape {tuple(predicted.shape)}; "
-                f"got {accept!r}."
-            )
+        check_mask(accept, gain, "The damping strategy's update must return accept")
         running = self._running(state)
         for needed in (possible, running):
             accept = accept if needed.all else accept & needed.mask
+        memories = state.rules
+        if self.rules.acceptance is not None:
+            bold, memories = self.rules.uphill(trial, accept, self.active.spread(attempt.step), state)
+            bold = bold & possible.mask & running.mask & ~accept
+            accept = accept | bold
+            damping, memory = where(bold, (trial.damping, state.memory), (damping, memory))
+        if self.rules.line_search is not None:
+            rejected = ~accept & running.mask
+            attempt, found = self.stepper.search(
+                problem, state, work, self.active, attempt, trial, rejected, self.on_cpu
+            )
+            accept, point = accept | found, attempt.point
+            possible = Choice(possible.mask | found)
         choose = Choice(accept)
-        eps = torch.finfo(theta.dtype).eps
-        tiny = None
-        if not choose.all:
-            tiny = (step.abs() <= eps * state.theta.abs()).all(1) & possible.mask & ~accept
         forwards = spare = None
         if point.forwards is not None and work.forwards is not None:
             forwards = choose(point.forwards, work.forwards)
             spare = work.forwards if choose.all else point.forwards
+        if self.rules.n_dampings > 1:
+            spare = unneeded
+        tiny = self._tiny(state, attempt.step, possible, choose)
+        if state.previous is not None:
+            state = evolve(state, previous=choose(self.active.spread(attempt.step), state.previous))
         # a prior that is seen once weighs less the more memories of rows have gone by
         least = state.least_damping if rate == 1 else state.least_damping * min(1.0, 1 / (rate * self.steps))
         state = evolve(
             state,
-            theta=choose(theta, state.theta),
+            theta=choose(attempt.theta, state.theta),
             objective=choose(point.objective, state.objective),
             loss=choose(point.loss, state.loss),
             damping=running(torch.maximum(damping, least), state.damping),
             memory=memory,
+            rules=self.rules.update(memories, accept),
         )
         average = work.average
         if before is not None and not possible.all:  # a batch that gave no finite step is not remembered
             average = possible(average, before)
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny, average=average)
 
-    def _reasons(self, state: State, work: _Work, progress: Choice) -> list[tuple[Tensor, Status]]:
+    def _tiny(self, state: State, step: Tensor, possible: Choice, choose: Choice) -> Tensor | None:
+        """Rejected steps (B,) below the resolution of the parameters; None where all were accepted."""
+        if choose.all:
+            return None
+        if self.rules.varies:  # other parameters may have further to go
+            return torch.zeros_like(choose.mask)
+        eps = torch.finfo(step.dtype).eps
+        short = step.abs() <= eps * self.active.restrict(state.theta).abs()
+        return short.all(1) & possible.mask & ~choose.mask
+
+    def _reasons(self, state: State, work: Work, progress: Choice) -> list[tuple[Tensor, Status]]:
         options, reasons = self.stopping, []
         if work.system is not None and not progress.all:  # where every model gains, none is stationary
-            reasons += stationary(work.system, state, work.stale, options.gradient_tol)
+            flat, broken = stationary(work.system, state, work.stale, options.gradient_tol)
+            reasons += [broken] if self.rules.varies else [flat, broken]
         if work.system is not None and work.tiny is not None:
-            power = self.problem.loss.exact_power
-            reasons += stuck(work.system, state, work.tiny, options, power, self.problem.penalty())
+            power, penalty = self.problem.loss.exact_power, self.problem.penalty()
+            penalty = None if penalty is None else self.active.restrict(penalty)
+            reasons += stuck(work.system, state, work.tiny, options, power, penalty)
         elif self.batches is not None:
             reasons += [(~(state.damping < options.max_damping), Status.DAMPING)]
         return reasons
@@ -307,11 +334,11 @@ class _Loop(Loop):
     def _curves(self, state: State) -> dict[str, Tensor]:
         return {"damping": state.damping}
 
-    def _waited(self, work: _Work) -> Tensor | int:
+    def _waited(self, work: Work) -> Tensor | int:
         # a rejected step has not been taken: too many of them end in the damping's maximum
         return 1 if self.batches is not None else work.stale
 
-    def _select(self, work: _Work, keep: Tensor) -> _Work:
+    def _select(self, work: Work, keep: Tensor) -> Work:
         return select(replace(work, spare=None, rows=None), keep)
 
     @property

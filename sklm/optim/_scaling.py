@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .._constant import constant
 
+#: least entry of 'running_maximum'
+FLOOR = 0.01
+
 
 def identity(diagonal: Tensor, largest: Tensor) -> Tensor:
     """D = I (Levenberg 1944). Right for standardised data.
@@ -28,9 +31,18 @@ def marquardt(diagonal: Tensor, largest: Tensor) -> Tensor:
     return _positive(diagonal)
 
 
-def running_maximum(diagonal: Tensor, largest: Tensor) -> Tensor:
+def more(diagonal: Tensor, largest: Tensor) -> Tensor:
     """D = largest diag(J^T J) so far (More 1978, section 5): parameters cannot escape where J vanishes."""
     return _positive(largest)
+
+
+def running_maximum(diagonal: Tensor, largest: Tensor) -> Tensor:
+    """D = largest diag(J^T J) so far, at least 0.01 (Pooladzandi & Zhou, arXiv:2212.08769, section 3).
+
+    Between 'identity' and 'more': parameters of little influence are damped as if they had some (Transtrum & Sethna,
+    arXiv:1201.5885, section 2). diag(J^T J) is that of the mean loss.
+    """
+    return largest.clamp_min(FLOOR)
 
 
 def _positive(diagonal: Tensor) -> Tensor:
@@ -43,5 +55,6 @@ def _positive(diagonal: Tensor) -> Tensor:
 SCALINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": identity,
     "marquardt": marquardt,
-    "more": running_maximum,
+    "more": more,
+    "running_maximum": running_maximum,
 }

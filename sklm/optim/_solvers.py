@@ -68,10 +68,15 @@ class Cholesky:
         def solve(vector: Tensor) -> Tensor:
             return torch.cholesky_solve(vector.unsqueeze(-1), lower).squeeze(-1)
 
-        return Factor(solve(system.gradient).neg_(), info == 0, solve)
+        def quadratic(vector: Tensor) -> Tensor:
+            return torch.bmm(lower.mT, vector.unsqueeze(-1)).square().sum((1, 2))
 
-    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
-        return 3 * n_models * (network.n_parameters + 1) ** 2 * itemsize
+        return Factor(solve(system.gradient).neg_(), info == 0, solve, quadratic)
+
+    def working_bytes(
+        self, n_models: int, network: Network, n_rows: int, itemsize: int, n_active: int | None = None
+    ) -> int:
+        return 3 * n_models * ((n_active or network.n_parameters) + 1) ** 2 * itemsize
 
 
 @dataclass
@@ -112,11 +117,17 @@ class Eigh:
             inner = torch.bmm(system.vectors.mT, (vector / system.root).unsqueeze(-1)).squeeze(-1)
             return torch.bmm(system.vectors, (inner / damped).unsqueeze(-1)).squeeze(-1) / system.root
 
-        step = solve(system.gradient).neg_()
-        return Factor(step, torch.isfinite(step).all(1), solve)
+        def quadratic(vector: Tensor) -> Tensor:
+            inner = torch.bmm(system.vectors.mT, (vector * system.root).unsqueeze(-1)).squeeze(-1)
+            return (inner.square() * damped).sum(1)
 
-    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
-        return 5 * n_models * (network.n_parameters + 1) ** 2 * itemsize
+        step = solve(system.gradient).neg_()
+        return Factor(step, torch.isfinite(step).all(1), solve, quadratic)
+
+    def working_bytes(
+        self, n_models: int, network: Network, n_rows: int, itemsize: int, n_active: int | None = None
+    ) -> int:
+        return 5 * n_models * ((n_active or network.n_parameters) + 1) ** 2 * itemsize
 
 
 @dataclass
@@ -184,11 +195,16 @@ class QR:
             half = torch.linalg.solve_triangular(upper.mT, vector.unsqueeze(-1), upper=False)
             return torch.linalg.solve_triangular(upper, half, upper=True).squeeze(-1)
 
-        step = torch.linalg.solve_triangular(upper, full[:, :n, n:], upper=True).squeeze(-1).neg_()
-        return Factor(step, torch.isfinite(step).all(1), solve)
+        def quadratic(vector: Tensor) -> Tensor:
+            return torch.bmm(upper, vector.unsqueeze(-1)).square().sum((1, 2))
 
-    def working_bytes(self, n_models: int, network: Network, n_rows: int, itemsize: int) -> int:
-        return 8 * n_models * (network.n_parameters + 1) ** 2 * itemsize
+        step = torch.linalg.solve_triangular(upper, full[:, :n, n:], upper=True).squeeze(-1).neg_()
+        return Factor(step, torch.isfinite(step).all(1), solve, quadratic)
+
+    def working_bytes(
+        self, n_models: int, network: Network, n_rows: int, itemsize: int, n_active: int | None = None
+    ) -> int:
+        return 8 * n_models * ((n_active or network.n_parameters) + 1) ** 2 * itemsize
 
 
 SOLVERS: dict[str, type] = {"cholesky": Cholesky, "eigh": Eigh, "qr": QR, "dual": Dual, "cg": ConjugateGradients}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..architectures._base import Forward
 from ._damping import Memory
 from ._status import Status
 
@@ -34,6 +36,10 @@ class State:
     anchor, stall : (b,)
         Score from which progress is counted, and iterations since.
     status, n_iter : (b,) int
+    previous : (b, P) or None
+        The last accepted step, zero at first; None where no rule asks for it.
+    rules : dict
+        Memories of the other rules: ``acceleration``, a list, and ``acceptance``.
     """
 
     model: Tensor
@@ -52,6 +58,43 @@ class State:
     stall: Tensor
     status: Tensor
     n_iter: Tensor
+    previous: Tensor | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Work:
+    """What belongs to the current linearisation.
+
+    Attributes
+    ----------
+    forwards : list of Forward or None
+        Of the state's theta.
+    stale : (b,) bool
+        Models whose theta has moved since the linearisation.
+    spare : list of Forward or None
+        May be written over.
+    system : the solver's, or None
+    scale : (b, p)
+        D, of the parameters that move.
+    largest : (b, P)
+        Largest diagonal of the Gauss-Newton matrix so far.
+    tiny : (b,) bool
+        Models whose last step was below rounding.
+    rows : (b, p, R n) or None
+        Jacobian rows of the linearisation while they last.
+    average : the system averaged over mini-batches, or None
+    """
+
+    forwards: list[Forward] | None
+    stale: Tensor
+    spare: list[Forward] | None = None
+    system: Any = None
+    scale: Tensor | None = None
+    largest: Tensor | None = None
+    tiny: Tensor | None = None
+    rows: Tensor | None = None
+    average: Any = None
 
 
 @dataclass

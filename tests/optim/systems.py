@@ -87,7 +87,7 @@ class Rows:
 
 
 def explicit(problem, theta, scaling, damping, vector):
-    """Step, solution for ``vector``, gradient and diagonal, each (B, P), from explicit matrices."""
+    """Step, solution for ``vector``, gradient and diagonal (B, P), and the quadratic form (B, 1), from matrices."""
     (rows, extra), _ = linearise(problem, theta, None, Rows(), Workspace())
     results = []
     for b in range(N_MODELS):
@@ -96,7 +96,8 @@ def explicit(problem, theta, scaling, damping, vector):
         gradient = jacobian.T @ residual + penalty * theta[b].numpy() + extra[b].numpy()
         matrix = jacobian.T @ jacobian + np.diag(penalty + damping[b].item() * scaling[b].numpy())
         step, solved = np.linalg.solve(matrix, np.stack([-gradient, vector[b].numpy()], 1)).T
-        results.append((step, solved, gradient, np.square(jacobian).sum(0)))
+        form = vector[b].numpy() @ matrix @ vector[b].numpy()
+        results.append((step, solved, gradient, np.square(jacobian).sum(0), form[None]))
     return [tensor(np.stack(part)) for part in zip(*results, strict=True)]
 
 

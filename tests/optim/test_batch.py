@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sklm.optim._batch import Choice, evolve, scatter, select, where
+from sklm.optim._batch import Choice, evolve, repeat, scatter, select, where
 
 from ..problems import tensor
 
@@ -65,3 +65,13 @@ def test_evolve_changes_a_copy():
     assert (after.rest, after.one) == (5, before.one)
     assert before.rest != 5
     assert type(after) is Tree
+
+
+def test_repeat_puts_the_copies_of_a_model_side_by_side():
+    wide = repeat(tree(), 2)
+    assert wide.one.tolist() == [0, 0, 1, 1, 2, 2]
+    assert wide.rest[0]["a"].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1], [2, 2], [2, 2]]
+    assert wide.rest[1][1] is None
+    alone = tensor([[1.0, 2.0]])
+    assert repeat(alone, 3).data_ptr() == alone.data_ptr()
+    assert repeat(None, 3) is None

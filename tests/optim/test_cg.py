@@ -28,10 +28,11 @@ def compare(problem, theta, scaling="identity", kept=None):
     scaling = SCALINGS[scaling](system.diagonal, 2 * system.diagonal)
     vector = tensor(np.random.default_rng(1).normal(size=theta.shape))
     factor = TIGHT.factorise(TIGHT.prepare(system, scaling), DAMPING, scaling)
-    step, solved, gradient, diagonal = explicit(problem, theta, scaling, DAMPING, vector)
+    step, solved, gradient, diagonal, form = explicit(problem, theta, scaling, DAMPING, vector)
     assert factor.ok.all()
     close(factor.step, step, 1e-8)
     close(factor.solve(vector), solved, 1e-8)
+    close(factor.quadratic(vector).unsqueeze(1), form)
     close(system.gradient, gradient)
     close(system.diagonal, diagonal)
 
@@ -229,3 +230,15 @@ def test_memory_does_not_grow_with_rows():
         2, network, 10**6, 8
     )
     assert ConjugateGradients().working_bytes(2, network, 10, 8) >= 2 * 8 * 8 * network.n_parameters
+
+
+def test_models_repeated_after_others_left():
+    """Three copies of the last of three models are as many as there were, and not the same."""
+    problem, theta = make(MLPS["two"])
+    system, scaling = linearised(problem, theta), torch.ones_like(theta)
+    vector = tensor(np.random.default_rng(1).normal(size=theta.shape))
+    whole = TIGHT.factorise(system, DAMPING, scaling)
+    index = torch.tensor([2, 2, 2])
+    part = TIGHT.factorise(select(system, index), DAMPING[index], scaling)
+    close(part.step, whole.step[index], 1e-8)
+    close(part.quadratic(vector[index]).unsqueeze(1), whole.quadratic(vector)[index].unsqueeze(1))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sklm.optim import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial
+from sklm.optim import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial, TrustRegion
 
 from ..problems import tensor
 
@@ -65,6 +65,30 @@ def test_fixed_factors(strategy, down, up):
     assert decisions == [True, True, False, False, False, True]
     factors = [1 / down, 1 / down, up, up, up, 1 / down]
     np.testing.assert_allclose(dampings, 0.3 * np.cumprod(factors), rtol=1e-14)
+
+
+@pytest.mark.parametrize("rule", [TrustRegion(), TrustRegion(3.0, 5.0, 0.1, 0.6, 0.05)], ids=str)
+def test_thresholds_of_a_trust_region(rule):
+    """Nocedal & Wright, algorithm 4.1, for the inverse of the radius."""
+    ratios = np.r_[np.linspace(-1, 2, 31) + 1e-3, 1e-5, rule.low, rule.high, np.nan, -np.inf]
+    accept, damping, memory = rule.update(trial(ratios, 0.7), rule.start(tensor(np.full(len(ratios), 0.7))))
+    for ratio, taken, value in zip(ratios, accept, damping, strict=True):
+        factor = 1.0
+        if not ratio >= rule.low:
+            factor = rule.increase
+        elif ratio > rule.high:
+            factor = 1 / rule.decrease
+        assert bool(taken) == bool(ratio > rule.accept_above)
+        np.testing.assert_allclose(value, 0.7 * factor, rtol=1e-14)
+    assert memory == {}
+
+
+@pytest.mark.parametrize(
+    "options", [{"low": 0.8}, {"accept_above": 0.3}, {"accept_above": -0.1}, {"increase": 1.0}, {"decrease": 0.5}]
+)
+def test_thresholds_out_of_order(options):
+    with pytest.raises(ValueError, match="TrustRegion needs"):
+        TrustRegion(**options).start(tensor([1.0]))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

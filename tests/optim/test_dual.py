@@ -33,10 +33,11 @@ def compare(problem, theta, scaling):
     vector = tensor(np.random.default_rng(1).normal(size=theta.shape))
     for damping in (DAMPING, 3 * DAMPING.flip(0)):  # the second as after a rejection
         factor = solver.factorise(system, damping, scaling)
-        step, solved, gradient, diagonal = explicit(problem, theta, scaling, damping, vector)
+        step, solved, gradient, diagonal, form = explicit(problem, theta, scaling, damping, vector)
         assert factor.ok.all()
         close(factor.step, step)
         close(factor.solve(vector), solved)
+        close(factor.quadratic(vector).unsqueeze(1), form)
     close(system.gradient, gradient)
     close(system.diagonal, diagonal)
     return system
@@ -132,15 +133,17 @@ def test_models_can_be_selected_and_merged(architecture, alpha):
     assert torch.equal(solver.factorise(merged, DAMPING, scaling.contiguous()).step[index], whole.step[index])
 
 
+@pytest.mark.parametrize("n_dampings", [1, 2])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("architecture", ["two", "hidden"])
-def test_fits_follow_the_path_of_cholesky(architecture, scaling):
+def test_fits_follow_the_path_of_cholesky(architecture, scaling, n_dampings):
     """With geodesic steps, rejections, and models of a batch that stop at different times."""
     problem, theta = make((MLPS | CNNS)[architecture], "squared", alpha=ALPHA + 1e-3)
     options = {
         "scaling": SCALINGS[scaling],
         "damping": tensor([1e-5, 1e-2, 10]),
         "acceleration": Geodesic(),
+        "n_dampings": n_dampings,
         "stopping": Stopping(max_iter=12, tol=0.01, n_iter_no_change=2),
     }
     primal, dual = (levenberg_marquardt(problem, theta, solver=solver, **options) for solver in ("cholesky", "dual"))

@@ -74,9 +74,9 @@ def test_most_iterations_are_on_few_rows():
     problem, theta, n_rows = MANY.problem(), MANY.starts(near=0.3), []
 
     class Counting(Geodesic):
-        def correct(self, problem, *arguments):
-            n_rows.append(problem.n_samples)
-            return super().correct(problem, *arguments)
+        def correct(self, at, *arguments):
+            n_rows.append(at.problem.n_samples)
+            return super().correct(at, *arguments)
 
     grow(problem, theta, acceleration=Counting())
     assert n_rows == sorted(n_rows)
@@ -312,9 +312,9 @@ def test_iterations_are_left_for_all_rows(max_iter):
     problem, theta, n_rows = MANY.problem(), MANY.starts(near=1.0), []
 
     class Counting(Geodesic):
-        def correct(self, problem, *arguments):
-            n_rows.append(problem.n_samples)
-            return super().correct(problem, *arguments)
+        def correct(self, at, *arguments):
+            n_rows.append(at.problem.n_samples)
+            return super().correct(at, *arguments)
 
     stopping = Stopping(max_iter=max_iter, tol=0.0, gradient_tol=0.0)
     grow(problem, theta, acceleration=Counting(), stopping=stopping)

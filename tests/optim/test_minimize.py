@@ -11,10 +11,14 @@ from sklm.optim import (
     SCALINGS,
     SOLVERS,
     STRATEGIES,
+    Bold,
     GainRatio,
     Geodesic,
+    Mask,
     MiniBatches,
     Multiplicative,
+    RandomSubset,
+    RateSearch,
     Status,
     Stopping,
     StreamedRows,
@@ -175,6 +179,12 @@ OPTIONS = {
     "cg": {"solver": ConjugateGradients(1e-10, 1000)},
     "marquardt": {"scaling": SCALINGS["marquardt"], "solver": "qr"},
     "more": {"scaling": SCALINGS["more"]},
+    "momentum": {"acceleration": "momentum"},
+    "line search": {"line_search": RateSearch()},
+    "bold": {"acceptance": Bold()},
+    "dampings": {"n_dampings": 3},
+    "parameters": {"param_selection": RandomSubset(0.9), "scaling": SCALINGS["running_maximum"]},
+    "mask": {"param_selection": Mask(np.arange(39) % 3 != 1), "scaling": SCALINGS["more"]},
 }
 
 

@@ -12,7 +12,7 @@ DIAGONAL, LARGEST = tensor([[4.0, 1.0, 9.0]]), tensor([[5.0, 2.0, 9.0]])
 
 
 def test_what_each_scaling_is():
-    expected = {"identity": tensor([[1.0, 1, 1]]), "marquardt": DIAGONAL, "more": LARGEST}
+    expected = {"identity": tensor([[1.0, 1, 1]]), "marquardt": DIAGONAL, "more": LARGEST, "running_maximum": LARGEST}
     assert set(SCALINGS) == set(expected)
     for name, scaling in SCALINGS.items():
         assert torch.equal(scaling(DIAGONAL, LARGEST), expected[name])
@@ -24,7 +24,9 @@ def test_zero_columns_get_a_positive_entry(name):
     scale = SCALINGS[name](diagonal, diagonal)
     assert (scale > 0).all()
     assert scale.isfinite().all()
-    if name != "identity":
+    if name == "running_maximum":
+        assert scale.tolist() == [[4.0, 0.01, 0.01], [0.01] * 3, [0.01] * 3]
+    elif name != "identity":
         assert scale[0, 0] == scale[0, 1] == 4
 
 
@@ -59,6 +61,7 @@ def test_more_is_the_running_maximum_of_the_diagonal(name):
         "identity": torch.ones_like(diagonals),
         "marquardt": diagonals,
         "more": diagonals.cummax(0).values,
+        "running_maximum": diagonals.cummax(0).values.clamp_min(0.01),
     }[name]
     used = expected > 1e-20  # zero columns have a test of their own
     assert torch.equal(torch.cat(solver.scalings)[used], expected[used])

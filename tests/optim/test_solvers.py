@@ -70,6 +70,8 @@ def test_step_solves_the_stacked_least_squares_problem(name, shape, alpha, scale
         np.testing.assert_allclose(factor.step[b], expected, rtol=1e-8, atol=1e-10)
         matrix = jacobian.T @ jacobian + np.diag(penalty[b].numpy() + damped)
         np.testing.assert_allclose(solved[b], np.linalg.solve(matrix, vector[b].numpy()), rtol=1e-8, atol=1e-10)
+        form = vector[b].numpy() @ matrix @ vector[b].numpy()
+        np.testing.assert_allclose(factor.quadratic(vector)[b], form, rtol=1e-10)
 
 
 @every_solver
@@ -201,3 +203,12 @@ def test_memory_estimate_grows_with_the_system(name):
     bytes_of = {size: solver.working_bytes(2, network[size], size, 8) for size in (100, 1000)}
     assert bytes_of[100] >= 2 * 100 * 100 * 8
     assert 80 < bytes_of[1000] / bytes_of[100] <= 100
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_memory_estimate_of_some_parameters(name):
+    """Whatever is held of the parameters that move, and no more than of all."""
+    solver, network = SOLVERS[name](), MLP((20,)).build(5, 1)
+    whole, all_, some = (solver.working_bytes(2, network, 50, 8, n) for n in (None, network.n_parameters, 10))
+    assert some <= whole <= all_
+    assert (some < whole / 4) == (name in ("cholesky", "eigh", "qr"))
