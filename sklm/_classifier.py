@@ -44,7 +44,7 @@ alpha : float or 'auto', default='auto'
 batch_size : int, 'auto' or None, default='auto'
     Rows of a step. None uses all; an integer trains on shuffled
     mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
-    mini-batches of as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
+    mini-batches of half as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPClassifier``, and a number of N or more is all rows;
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'

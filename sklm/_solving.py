@@ -38,7 +38,7 @@ from .optim._minimize import resolve_solver
 
 #: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
 AUTO_STARTS, AUTO_WORK = 4, 5e7
-#: ``batch_size='auto'``: mini-batches of P rows, where there are this many rows for each of the P parameters and a
+#: ``batch_size='auto'``: mini-batches of P / 2 rows, where there are this many rows for each of the P parameters and a
 #: linearisation of all takes more multiplications than this
 BATCHED_ROWS_PER_PARAMETER, FULL_WORK = 20, 5e9
 #: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and a P x P
@@ -140,7 +140,7 @@ class Solving(BaseLM):
             n_parameters = network.n_parameters
             enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters
             work = n_samples * network.n_outputs * n_parameters**2
-            size = max(n_parameters, 100) if enough and work > FULL_WORK else None
+            size = max(n_parameters // 2, 100) if enough and work > FULL_WORK else None
         return n_samples if size is None else min(int(size), n_samples)
 
     def _rows_at_once(self, network: Network, n_samples: int) -> int:
