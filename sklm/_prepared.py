@@ -104,8 +104,7 @@ class Prepared:
         device = self.problem.y.device
         with isolated(device):
             one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
-            on_scale = one.loss.target_scaling == "standard"
-            return float(leave_one_out(one, solution.theta[row : row + 1], cut=on_scale))
+            return float(leave_one_out(one, solution.theta[row : row + 1], cut=True))
 
     def key(self, origin: Any) -> tuple:
         """What fits must have in common to be run together.

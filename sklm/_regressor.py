@@ -77,8 +77,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         The score there of the model that is kept.
     loo_score_ : float or None
         Approximate leave-one-out R^2 on the training rows (as ``validation_scores_`` for other losses), by which starts
-        are compared. None with mini-batches, with ``early_stopping``, where ``param_selection`` is a mask, and where
-        there are no more rows than parameters.
+        are compared. Where sample weights are whole numbers they count equal rows, of which one is left out at a time;
+        other weights are those of single rows. None with mini-batches, ``early_stopping``, a mask of parameters, solver
+        'dual' or 'cg', another optimizer, and where there are no more rows than parameters.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str

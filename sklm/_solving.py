@@ -22,6 +22,7 @@ from .architectures import Architecture, Network
 from .losses import Loss
 from .optim import (
     Growth,
+    Mask,
     MiniBatches,
     Problem,
     Progress,
@@ -77,7 +78,7 @@ class Solving(BaseLM):
             n_models=n_models,
             weights=torch.tensor(data.weights, dtype=torch.float64, device="cpu"),
             alpha=alpha,
-            output_scale=torch.tensor(y.scale, device=device, dtype=dtype),
+            output_scale=torch.tensor(y.scale, dtype=torch.float64, device="cpu"),
             jacobian_max_rows=self.jacobian_max_rows,
         )
 
@@ -193,7 +194,8 @@ class Solving(BaseLM):
         rows: float = n_samples * loss.curvature_columns(network.n_outputs)
         if self._grows(network, n_samples):
             rows = min(rows, Growth.rows_per_parameter * network.n_parameters)
-        several = architecture.restarts and self._auto_restarts
+        # random parameters are no place to freeze some of them
+        several = architecture.restarts and self._auto_restarts and not isinstance(self._selection(), Mask)
         return AUTO_STARTS if several and rows * network.n_parameters**2 <= AUTO_WORK else 1
 
     def _grows(self, network: Network, n_samples: int) -> bool:
@@ -227,7 +229,7 @@ class Solving(BaseLM):
                 f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is kept. "
                 "Lower the learning rate of the optimizer.",
                 ConvergenceWarning,
-                stacklevel=6,
+                stacklevel=stacklevel,
             )
         elif solution.status[row] is Status.MAX_ITER:
             tol = stopping.tol

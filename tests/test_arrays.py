@@ -587,3 +587,13 @@ def test_nested_lists_of_images_are_images():
     expected = LMRegressor(**options).fit(X, y)
     assert_array_equal(LMRegressor(**options).fit(X.tolist(), y).theta_, expected.theta_)
     assert_array_equal(expected.predict(X.tolist()), expected.predict(X))
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("float64", 1e-170), ("float64", 1e170), ("float32", 1e-25)])
+def test_targets_whose_square_is_no_number_are_fitted(dtype, scale):
+    """A tiny scale is not that of constant targets."""
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    y = np.sin(X[:, 0])
+    model = LMRegressor(4, dtype=dtype, max_iter=60, tol=1e-2, random_state=0).fit(X, scale * y)
+    assert model.n_iter_ > 5
+    np.testing.assert_allclose(model.predict(X) / scale, y, atol=0.05)

@@ -902,3 +902,14 @@ def test_coefs_of_a_module_say_where_to_look():
     model = LMRegressor(architecture=torch.nn.Linear(2, 1)).fit(X, y)
     with pytest.raises(AttributeError, match=r"use to_module\(\)"):
         _ = model.coefs_
+
+
+@ignore_max_iter
+def test_a_mask_and_warm_start_keep_the_frozen_layer():
+    """'auto' makes no random starts there, whose first layers would be frozen as well."""
+    X, y = surface()
+    model = small(warm_start=True, n_init="auto").fit(X, y)
+    first = model.coefs_[0].copy()
+    mask = np.arange(len(model.theta_)) >= first.size + first.shape[1]
+    model.set_params(param_selection=mask).fit(X, y**2)
+    np.testing.assert_allclose(model.coefs_[0], first, rtol=1e-12)

@@ -24,9 +24,9 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     theta : (B, P) tensor
         A minimum, or near one.
     cut : bool
-        Cut what is predicted for a left-out row to the range of the targets: for outputs that are on their scale.
-        Without it, a row that alone determines a parameter counts as wrong without limit, which tells memorised fits
-        from others.
+        Cut what is predicted for a left-out row to the range of the targets (of the positive ones for a log link, where
+        this is always done; not for classes). Without it, a row that alone determines a parameter counts as wrong
+        without limit, which tells memorised fits from others.
 
     Notes
     -----
@@ -41,7 +41,7 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     whitener = _whitener(system)
     network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
     eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
-    start = 0
+    limits, start = _range_of_targets(problem) if cut or loss.target_scaling == "mean" else None, 0
     for chunk, forward in problem.forward_passes(theta, None):
         n = chunk.weights.shape[-1]
         weights = chunk.weights if problem.unit_weights is None else problem.unit_weights[:, start : start + n]
@@ -57,10 +57,22 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
         left, _ = torch.linalg.solve_ex(freedom, gradient.unsqueeze(-1))
         change = weights[:, :, None] * (spread @ left).squeeze(-1)
         outputs = forward.outputs + change.mT
-        if cut:
-            outputs = outputs.clamp(problem.y.amin(-1, keepdim=True), problem.y.amax(-1, keepdim=True))
+        if limits is not None:
+            outputs = outputs.clamp(*limits)
         total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
     return total
+
+
+def _range_of_targets(problem: Problem) -> tuple[Tensor, Tensor] | None:
+    """Smallest and largest output (.., K, 1) that a target stands for; None for classes."""
+    y, scaling = problem.y, problem.loss.target_scaling
+    if scaling is None:
+        return None
+    if scaling == "mean":
+        # means of counts may be below one, down to one count in all rows
+        least = y.where(y > 0, torch.inf).amin(-1, keepdim=True) / problem.n_samples
+        return least.log(), y.amax(-1, keepdim=True).log()
+    return y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
 
 
 def _whitener(system: NormalSystem) -> Tensor:

@@ -252,7 +252,11 @@ def make_problem(
     counts = (weights == weights.round()).all(-1, keepdim=True)
     unit = torch.where(counts, share / weights.clamp_min(1), share)
     if output_scale is None:
-        output_scale = torch.ones(network.n_outputs, dtype=dtype, device=device)
+        output_scale = torch.ones(network.n_outputs, dtype=torch.float64)
+    output_scale = output_scale.to("cpu", torch.float64)
+    # a small scale is none at all only where it is zero, for constant targets
+    least = torch.finfo(dtype).tiny if bool((output_scale != 0).any()) else 0.0
+    report_weights = loss.report_weights(output_scale).clamp_min(least).to(device, dtype)
     alphas = torch.as_tensor(alpha, dtype=dtype, device=device).expand(n_models).clone()
     network = network.to(device, dtype)
     max_rows, layer_rows = _chunk_sizes(jacobian_max_rows, network, loss, n_models, rows.n_samples, y)
@@ -265,7 +269,7 @@ def make_problem(
         unit_weights=None if torch.equal(unit, share) else unit.to(device, dtype),
         alpha=alphas,
         penalty_mask=torch.as_tensor(network.coefficient_mask, dtype=dtype, device=device),
-        report_weights=loss.report_weights(output_scale),
+        report_weights=report_weights,
         max_rows=max_rows,
         layer_rows=layer_rows,
         penalised=bool((alphas != 0).any()),

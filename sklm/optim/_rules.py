@@ -56,7 +56,8 @@ class Rules:
             if names:
                 raise ValueError(
                     f"{' and '.join(names)} cannot be used where mini-batches are averaged: a step then serves many "
-                    "batches and cannot be judged by one. Use batch_memory=None or batch_size=None."
+                    "batches and cannot be judged by one. Use batch_size=None, or batch_memory=None "
+                    "(for bold acceptance then Bold(reference='current'))."
                 )
         if self.acceptance is not None and self.acceptance.needs_all_rows:
             raise ValueError(

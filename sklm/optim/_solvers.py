@@ -102,7 +102,9 @@ class Eigh:
         return _NormalAccumulator()
 
     def prepare(self, system: NormalSystem, scaling: Tensor) -> SpectralSystem:
-        root = scaling.sqrt()
+        # an entry of D that is nothing beside the penalty of its parameter would blow up the rounding errors of all
+        diagonal = system.gram.diagonal(dim1=1, dim2=2)
+        root = torch.maximum(scaling, torch.finfo(scaling.dtype).eps ** 0.5 * diagonal).sqrt()
         scaled = system.gram / root[:, :, None] / root[:, None, :]
         finite = torch.isfinite(scaled).flatten(1).all(1)
         safe = scaled.where(finite[:, None, None], torch.zeros_like(scaled))  # LAPACK does not return on NaN

@@ -124,3 +124,14 @@ def test_a_row_that_determines_a_parameter_alone():
     bounded = leave_one_out(problem, theta, cut=True).item()
     assert leave_one_out(problem, theta).item() > 100
     assert np.var(y[rest, 0] - np.polyval(line, X[rest, 0])) / 2 < bounded < np.ptp(y) ** 2
+
+
+def test_a_log_link_does_not_run_away():
+    """Cut to the range of the positive targets, the worst a row can cost is a prediction at the other end of it."""
+    rng = np.random.default_rng(9)
+    X = np.c_[rng.normal(size=12), np.eye(12)[0]]
+    y = rng.poisson(np.exp(X[:, :1]) + 3 * X[:, 1:]).astype(float) + np.eye(12)[:, :1] * 5
+    problem, theta = fitted(X, y, PoissonDeviance(), alpha=1e-8)
+    value = leave_one_out(problem, theta)
+    worst = PoissonDeviance().pointwise(tensor(np.log([[y[y > 0].min(), y.max()]])), tensor([[y.max(), y.min()]]))
+    assert 0 < value < worst.max()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sklm.architectures import MLP
-from sklm.optim import SCALINGS, SOLVERS, Stopping, levenberg_marquardt
+from sklm.losses import SquaredError
+from sklm.optim import SCALINGS, SOLVERS, Stopping, levenberg_marquardt, make_problem
 from sklm.optim._solvers import choose_solver
 
 from .. import reference
@@ -212,3 +213,21 @@ def test_memory_estimate_of_some_parameters(name):
     whole, all_, some = (solver.working_bytes(2, network, 50, 8, n) for n in (None, network.n_parameters, 10))
     assert some <= whole <= all_
     assert (some < whole / 4) == (name in ("cholesky", "eigh", "qr"))
+
+
+@pytest.mark.parametrize("scaling", ["marquardt", "more", "running_maximum"])
+def test_eigh_where_the_penalty_outweighs_the_data(scaling):
+    """Entries of D may be 1e-28 there, beside a penalty of 1e-4."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(30, 3))
+    y = np.sin(X[:, :1]) + 0.1 * rng.normal(size=(30, 1))
+    network = MLP(30).build(3, 1)
+    start = tensor(rng.normal(size=(1, network.n_parameters)))
+    objective = {}
+    for solver in ("cholesky", "eigh"):
+        problem = make_problem(network, SquaredError(), tensor(X), tensor(y), alpha=1e-4)
+        solution = levenberg_marquardt(
+            problem, start, solver=solver, scaling=SCALINGS[scaling], stopping=Stopping(max_iter=4)
+        )
+        objective[solver] = solution.score[0]
+    np.testing.assert_allclose(objective["eigh"], objective["cholesky"], rtol=1e-3)
