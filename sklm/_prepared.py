@@ -81,7 +81,8 @@ class Prepared:
             batches = copy.deepcopy(self.batches)
             solution = levenberg_marquardt(problem, starts, batches=batches, seed=self.seed, **options)
         several = len(solution.group) > len(np.unique(solution.group))
-        if not (several and self.predicts_rows and len(solution.theta) == len(theta)):
+        interrupted = Status.INTERRUPTED in solution.status  # whoever did that is waiting
+        if interrupted or not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
         return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
 

@@ -516,10 +516,11 @@ def test_interrupt_before_the_first_iteration_leaves_the_old_model(monkeypatch):
 )
 def test_ctrl_c_is_heard_within_a_second(options):
     script = textwrap.dedent(f"""
-        import time, warnings
+        import signal, time, warnings
         import numpy as np
         from sklm import LMRegressor
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         rng = np.random.default_rng(0)
         X = rng.uniform(-2, 2, size=(4000, 3))
         y = np.sin(2 * X).sum(1) + X[:, 0] * X[:, 1] * X[:, 2]
