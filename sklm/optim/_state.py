@@ -172,12 +172,12 @@ class Solution:
         a start reached ``target_loss``, only those that did count.
         """
         exact = np.array([status is Status.EXACT and not self.validated for status in self.status])
-        score = self.score
-        if self.leave_one_out is not None and np.isfinite(self.leave_one_out).any():
-            score = self.leave_one_out
+        score, groups = self.score, self.group
+        if self.leave_one_out is not None:
+            known = np.isin(groups, groups[np.isfinite(self.leave_one_out)])
+            score = np.where(known, self.leave_one_out, score)
         rank = np.where(exact, 0.0, np.nan_to_num(score, nan=np.inf, posinf=np.inf))
         reached = np.array([status is Status.TARGET for status in self.status])
-        groups = self.group
         return np.where(~reached & np.isin(groups, groups[reached]), np.inf, rank)
 
     @property

@@ -60,6 +60,16 @@ def test_groups_are_ranked_each_on_its_own():
     np.testing.assert_array_equal(solution(scores[:4]).leaders(2), [1, 2])
 
 
+def test_leave_one_out_ranks_the_fits_where_it_is_known():
+    unknown = [np.nan, np.inf]
+    result = replace(solution([1.0, 0.0, 3.0, 2.0]), groups=np.array([0, 0, 1, 1]))
+    result = replace(result, leave_one_out=np.array([0.1, 0.2, *unknown]))
+    np.testing.assert_array_equal(result.rank, [0.1, 0.2, 3.0, 2.0])
+    np.testing.assert_array_equal(result.leaders(), [0, 3])
+    mixed = replace(result, leave_one_out=np.array([np.nan, 0.2, 0.1, np.nan]))
+    np.testing.assert_array_equal(mixed.leaders(), [1, 2])
+
+
 def test_the_leader_is_the_first_of_equals_like_the_best():
     equal = solution(np.array([2.0, 1, 1]))
     assert equal.leaders()[0] == equal.best == 1
