@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+# its asserts show their numbers as those of test files do
+pytest.register_assert_rewrite("tests.architectures.derivatives")
+
 
 def _torch_settings() -> tuple:
     return (

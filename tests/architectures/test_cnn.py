@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from sklm.architectures import ACTIVATIONS, CNN, CNNNetwork, Inputs, ModuleArchitecture, Network
+from sklm.architectures import ACTIVATIONS, CNN, Inputs, ModuleArchitecture, Network
 from sklm.architectures._layers import POOLINGS
 from sklm.losses import SquaredError
 from sklm.optim import Stopping, levenberg_marquardt, make_problem
@@ -23,8 +23,10 @@ from sklm.optim._batch import select
 
 from .. import reference
 from ..problems import tensor
+from .derivatives import LAYER_CHECKS, Setting, close, pullback
+from .rescaling import affine, raw
 
-N_SAMPLES = 4
+N_SAMPLES, RTOL = 4, 1e-9
 
 
 def options(**given: Any) -> dict:
@@ -117,19 +119,6 @@ def convolutional(o: dict, n_outputs: int, X: Tensor) -> reference.Function:
     return outputs
 
 
-@dataclass
-class Setting:
-    """A network, its inputs, and autograd's derivatives of it, model by model."""
-
-    network: CNNNetwork
-    theta: Tensor
-    X: Tensor
-    direction: Tensor
-    outputs: Tensor
-    jacobian: Tensor
-    bend: Tensor
-
-
 @functools.cache
 def setting(name: str, n_models: int, shared: bool) -> Setting:
     o, n_outputs = CASES[name]
@@ -140,18 +129,7 @@ def setting(name: str, n_models: int, shared: bool) -> Setting:
     direction = tensor(rng.normal(size=theta.shape))
     X = tensor(rng.normal(size=(N_SAMPLES, n_inputs) if shared else (n_models, N_SAMPLES, n_inputs)))
     X[..., 0, :] = 0.5  # ties of max pooling
-    parts = []
-    for model in range(n_models):
-        function = convolutional(o, n_outputs, X if shared else X[model])
-        parts.append(
-            (
-                function(theta[model]).mT,
-                reference.jacobian(function, theta[model]).transpose(0, 1),
-                reference.bend(function, theta[model], direction[model]).mT,
-            )
-        )
-    outputs, jacobian, bend = (torch.stack(part) for part in zip(*parts, strict=True))
-    return Setting(network, theta, X.mT, direction, outputs, jacobian, bend)
+    return Setting.of(network, functools.partial(convolutional, o, n_outputs), theta, X.mT, direction, RTOL)
 
 
 every_setting = pytest.mark.parametrize(
@@ -165,44 +143,10 @@ every_setting = pytest.mark.parametrize(
 )
 
 
-def close(got: Tensor, expected: Tensor) -> None:
-    assert got.dtype == expected.dtype
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
-
-
-def samples_first(n_models: int, n_parameters: int, n_columns: int, n: int) -> Tensor:
-    """What the engine gives: a view (B, P, R, n) of rows one longer, in memory (B, n, R, P + 1)."""
-    return torch.full((n_models, n, n_columns, n_parameters + 1), torch.nan, dtype=torch.float64).permute(0, 3, 2, 1)
-
-
-def pullback(network: Network, theta: Tensor, X: Tensor, forward: Any, cotangents: Tensor) -> Tensor:
-    rows = samples_first(len(theta), network.n_parameters, *cotangents.shape[2:])
-    network.pullback(theta, X, forward, cotangents, rows[:, :-1])
-    assert rows[:, -1].isnan().all()
-    return rows[:, :-1]
-
-
+@pytest.mark.parametrize("check", LAYER_CHECKS)
 @every_setting
-def test_forward(case):
-    s = setting(*case)
-    close(s.network.forward(s.theta, s.X).outputs, s.outputs)
-    close(s.network.forward(s.theta, s.X, derivatives=False).outputs, s.outputs)
-
-
-@every_setting
-def test_pullback(case):
-    """One column, R = 3, R = K and one set for all models, into rows laid out either way."""
-    s = setting(*case)
-    forward = s.network.forward(s.theta, s.X)
-    n_models, n_outputs = s.outputs.shape[:2]
-    rng = np.random.default_rng(0)
-    for first, n_columns in ((n_models, 1), (n_models, 3), (1, n_outputs)):
-        cotangents = tensor(rng.normal(size=(first, n_outputs, n_columns, N_SAMPLES)))
-        expected = torch.einsum("bknp,bkrn->bprn", s.jacobian, cotangents.expand(n_models, -1, -1, -1))
-        close(pullback(s.network, s.theta, s.X, forward, cotangents), expected)
-        plain = torch.full_like(expected, torch.nan).contiguous()
-        s.network.pullback(s.theta, s.X, forward, cotangents, plain)
-        close(plain, expected)
+def test_derivatives_equal_autograd(case, check):
+    check(setting(*case))
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 1), (2, 3)])
@@ -222,7 +166,7 @@ def test_pooling_and_its_way_back(name, oracle, size):
     back = pooling.back(d, selected)
     for r in range(2):
         (below,) = torch.autograd.grad(expected, plain, d[:, :, r].flatten(0, 1).movedim(-1, 1), retain_graph=True)
-        close(back[:, :, r].flatten(0, 1).movedim(-1, 1), below)
+        close(back[:, :, r].flatten(0, 1).movedim(-1, 1), below, RTOL)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7])
@@ -230,58 +174,8 @@ def test_pooling_and_its_way_back(name, oracle, size):
 def test_pullback_in_blocks_of_samples(case, rows, monkeypatch):
     monkeypatch.setattr("sklm.architectures._cnn_network.BLOCK_ROWS", rows)
     s = setting(*case)
-    cotangents = tensor(np.random.default_rng(0).normal(size=(*s.outputs.shape[:2], 2, N_SAMPLES)))
-    expected = torch.einsum("bknp,bkrn->bprn", s.jacobian, cotangents)
-    close(pullback(s.network, s.theta, s.X, s.network.forward(s.theta, s.X), cotangents), expected)
-
-
-@every_setting
-def test_vjp(case):
-    s = setting(*case)
-    cotangent = tensor(np.random.default_rng(0).normal(size=s.outputs.shape))
-    expected = torch.einsum("bknp,bkn->bp", s.jacobian, cotangent)
-    close(s.network.vjp(s.theta, s.X, s.network.forward(s.theta, s.X), cotangent), expected)
-
-
-@every_setting
-def test_jvp(case):
-    s = setting(*case)
-    expected = torch.einsum("bknp,bp->bkn", s.jacobian, s.direction)
-    close(s.network.jvp(s.theta, s.X, s.network.forward(s.theta, s.X), s.direction), expected)
-
-
-@every_setting
-def test_layer_factors_multiply_out_to_the_rows(case):
-    s = setting(*case)
-    forward = s.network.forward(s.theta, s.X)
-    n_models, n_outputs = s.outputs.shape[:2]
-    rng = np.random.default_rng(0)
-    for first, n_columns in ((n_models, 1), (n_models, 2), (1, n_outputs)):
-        cotangents = tensor(rng.normal(size=(first, n_outputs, n_columns, N_SAMPLES)))
-        layers = list(s.network.layer_factors(s.theta, s.X, forward, cotangents))
-        expected = torch.einsum("bknp,bkrn->bprn", s.jacobian, cotangents.expand(n_models, -1, -1, -1))
-        close(reference.multiplied_out(layers, s.network.n_parameters), expected)
-        floats = sum(layer.inputs[0, 0].numel() + layer.cotangents[0, 0, 0].numel() for layer in layers)
-        assert floats == s.network.layer_floats
-        assert all(s.network.coefficient_mask[layer.weight].all() for layer in layers)
-        assert not any(s.network.coefficient_mask[layer.bias].any() for layer in layers)
-
-
-@every_setting
-def test_second_directional(case):
-    s = setting(*case)
-    close(s.network.second_directional(s.theta, s.X, s.network.forward(s.theta, s.X), s.direction), s.bend)
-
-
-@every_setting
-def test_reuse_of_an_old_forward_pass_changes_nothing(case):
-    s = setting(*case)
-    for derivatives in (True, False):
-        old = s.network.forward(3 * s.theta + 1, 2 * s.X, derivatives=derivatives)
-        new = s.network.forward(s.theta, s.X, reuse=old)
-        torch.testing.assert_close(new.outputs, s.network.forward(s.theta, s.X).outputs, rtol=0, atol=0)
-        close(s.network.vjp(s.theta, s.X, new, torch.ones_like(s.outputs)), s.jacobian.sum((1, 2)))
-        close(s.network.second_directional(s.theta, s.X, new, s.direction), s.bend)
+    [(cotangents, expected)] = s.cotangents((len(s.theta), 2))
+    s.close(pullback(s.network, s.theta, s.X, s.network.forward(s.theta, s.X), cotangents), expected)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["X", "BX"])
@@ -293,10 +187,10 @@ def test_models_can_be_selected_from_a_forward_pass(name, shared):
     theta, X = s.theta[index], s.X if shared else s.X[index]
     cotangents = tensor(np.random.default_rng(0).normal(size=(2, s.network.n_outputs, 2, N_SAMPLES)))
     expected = torch.einsum("bknp,bkrn->bprn", s.jacobian[index], cotangents)
-    close(pullback(s.network, theta, X, forward, cotangents), expected)
-    close(s.network.second_directional(theta, X, forward, s.direction[index]), s.bend[index])
+    s.close(pullback(s.network, theta, X, forward, cotangents), expected)
+    s.close(s.network.second_directional(theta, X, forward, s.direction[index]), s.bend[index])
     again = s.network.forward(theta, X, reuse=forward)
-    close(pullback(s.network, theta, X, again, cotangents), expected)
+    s.close(pullback(s.network, theta, X, again, cotangents), expected)
 
 
 @pytest.mark.parametrize("name", ["one layer", "mixed", "max", "silu", "whole image", "signal"])
@@ -318,7 +212,7 @@ def test_to_module_is_the_same_function(name):
     with torch.inference_mode():
         module = s.network.to_module(s.theta[0].numpy())
     assert torch.equal(torch.random.get_rng_state(), before)
-    close(module(s.X.mT).detach().mT, s.outputs[0])
+    s.close(module(s.X.mT).detach().mT, s.outputs[0])
     assert all(p.requires_grad and p.dtype == torch.float64 for p in module.parameters())
     convolutions = sum(isinstance(part, nn.Conv1d | nn.Conv2d) for part in module)
     assert convolutions == len(CASES[name][0]["conv_channels"])
@@ -330,9 +224,9 @@ def test_nothing_is_written_to_the_arguments():
     forward = s.network.forward(theta, X)
     outputs = forward.outputs.clone()
     for _ in range(2):
-        close(pullback(s.network, theta, X, forward, cotangent.unsqueeze(2))[:, :, 0], s.jacobian.sum(1).mT)
-        close(s.network.vjp(theta, X, forward, cotangent), s.jacobian.sum((1, 2)))
-        close(s.network.second_directional(theta, X, forward, s.direction), s.bend)
+        s.close(pullback(s.network, theta, X, forward, cotangent.unsqueeze(2))[:, :, 0], s.jacobian.sum(1).mT)
+        s.close(s.network.vjp(theta, X, forward, cotangent), s.jacobian.sum((1, 2)))
+        s.close(s.network.second_directional(theta, X, forward, s.direction), s.bend)
     assert torch.equal(theta, s.theta)
     assert torch.equal(X, s.X)
     assert torch.equal(cotangent, torch.ones_like(cotangent))
@@ -467,20 +361,8 @@ def test_other_starts_are_refused_with_the_possible_ones(init):
         architecture.starts(architecture.build(16, 1), init, Inputs.of(np.zeros((2, 16))), [np.random.default_rng(0)])
 
 
-def affine(mean: Any, scale: Any) -> SimpleNamespace:
-    mean, scale = np.array(mean, dtype=float), np.array(scale, dtype=float)
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-    return SimpleNamespace(mean=mean, scale=scale, inverse=inverse)
-
-
 def by_channel(mean: list, scale: list, n_pixels: int) -> SimpleNamespace:
     return affine(np.repeat(mean, n_pixels), np.repeat(scale, n_pixels))
-
-
-def raw(network: Network, theta: np.ndarray, X: np.ndarray, x: SimpleNamespace, y: SimpleNamespace) -> np.ndarray:
-    """The function of raw inputs in raw units."""
-    inputs = tensor((X - x.mean) * x.inverse).mT
-    return network.forward(tensor(theta)[None], inputs).outputs[0].mT.numpy() * y.scale + y.mean
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -555,4 +437,4 @@ def test_fit_equals_that_of_the_same_torch_module():
     np.testing.assert_allclose(objectives, same_objectives, rtol=1e-8)
     modules = network.to_module(got), module.to_module(expected)
     for ours, theirs in zip(*(part.parameters() for part in modules), strict=True):
-        close(ours.detach(), theirs.detach())
+        close(ours.detach(), theirs.detach(), RTOL)

@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from torch.func import functional_call
 
 from sklm.architectures import Inputs, ModuleArchitecture, ModuleNetwork
 
-from .. import reference
 from ..problems import Formula, tensor
+from .derivatives import NETWORK_CHECKS, Setting
 
 
 class Peak(nn.Module):
@@ -45,18 +46,18 @@ every_batch = pytest.mark.parametrize("n_models", [1, 3])
 every_inputs = pytest.mark.parametrize("shared", [True, False], ids=["X", "BX"])
 
 
+@functools.cache
 def setting(name, n_models, shared):
     module, n_outputs = MODULES[name]
     network = ModuleArchitecture(module).build(2, n_outputs)
     rng = np.random.default_rng(1)
     theta = network.start + tensor(0.3 * rng.normal(size=(n_models, network.n_parameters)))
     X = tensor(rng.normal(size=(2, N_SAMPLES) if shared else (n_models, 2, N_SAMPLES)))
+    direction = tensor(rng.normal(size=theta.shape))
     plain = copy.deepcopy(module).double().eval()
     trained = {k: p.shape for k, p in plain.named_parameters() if p.requires_grad}
 
-    def function(model):
-        rows = X.mT if shared else X[model].mT
-
+    def function(rows):
         def outputs(flat):
             parts = torch.split(flat, [shape.numel() for shape in trained.values()])
             values = {k: part.reshape(shape) for (k, shape), part in zip(trained.items(), parts, strict=True)}
@@ -64,43 +65,15 @@ def setting(name, n_models, shared):
 
         return outputs
 
-    return network, theta, X, [function(model) for model in range(n_models)]
+    return Setting.of(network, function, theta, X, direction)
 
 
-def stack(function, functions, theta, *others):
-    return torch.stack([function(f, t, *rest) for f, t, *rest in zip(functions, theta, *others, strict=True)])
-
-
-def close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
-
-
+@pytest.mark.parametrize("check", NETWORK_CHECKS)
 @every_inputs
 @every_batch
 @every_module
-def test_derivatives_equal_autograd(name, n_models, shared):
-    network, theta, X, functions = setting(name, n_models, shared)
-    n_outputs = network.n_outputs
-    rng = np.random.default_rng(2)
-    forward = network.forward(theta, X)
-    close(forward.outputs, stack(lambda f, t: f(t).mT.detach(), functions, theta))
-    close(network.forward(theta, X, reuse=forward).outputs, forward.outputs)
-
-    jacobian = stack(lambda f, t: reference.jacobian(f, t).transpose(0, 1), functions, theta)  # (B, K, n, P)
-    cotangent = tensor(rng.normal(size=forward.outputs.shape))
-    close(network.vjp(theta, X, forward, cotangent), torch.einsum("bknp,bkn->bp", jacobian, cotangent))
-
-    for shape in ((n_models, n_outputs, 1), (n_models, n_outputs, n_outputs), (1, n_outputs, n_outputs)):
-        cotangents = tensor(rng.normal(size=(*shape, N_SAMPLES)))
-        out = torch.full((n_models, network.n_parameters, shape[2], N_SAMPLES), torch.nan, dtype=torch.float64)
-        network.pullback(theta, X, forward, cotangents, out)
-        close(out, torch.einsum("bknp,bkrn->bprn", jacobian, cotangents.expand(n_models, -1, -1, -1)))
-
-    direction = tensor(rng.normal(size=theta.shape))
-    slope = torch.einsum("bknp,bp->bkn", jacobian, direction)
-    close(network.jvp(theta, X, forward, direction), slope)
-    bend = stack(lambda f, t, v: reference.bend(f, t, v).mT, functions, theta, direction)
-    close(network.second_directional(theta, X, forward, direction), bend)
+def test_derivatives_equal_autograd(name, n_models, shared, check):
+    check(setting(name, n_models, shared))
 
 
 def test_only_trainable_parameters_are_fitted_and_names_ending_in_bias_not_penalised():
@@ -112,9 +85,9 @@ def test_only_trainable_parameters_are_fitted_and_names_ending_in_bias_not_penal
 
 def test_load_returns_a_module_with_the_parameters():
     module, _ = MODULES["dense K=3"]
-    network, theta, X, functions = setting("dense K=3", 1, True)
-    loaded = network.to_module(theta[0].numpy())
-    close(loaded(X.mT).detach(), functions[0](theta[0]).detach())
+    s = setting("dense K=3", 1, True)
+    loaded = s.network.to_module(s.theta[0].numpy())
+    s.close(loaded(s.X.mT).detach().mT, s.outputs[0])
     assert all(p.requires_grad and p.dtype == torch.float64 for p in loaded.parameters())
     assert type(loaded) is type(module)
 
