@@ -10,10 +10,10 @@ brings.
 """
 
 import argparse
-import time
 import warnings
 
 import numpy as np
+from mnist import Watch
 from sklearn.datasets import load_digits
 
 from sklm import LMClassifier
@@ -31,29 +31,6 @@ OPTIMIZERS = {
 MARKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class Watch:
-    """A scikit-learn callback that notes training time and test accuracy after every iteration."""
-
-    def __init__(self, X, y):
-        self.X, self.y, self.seconds, self.curve = X, y, 0.0, []
-
-    def setup(self, estimator, context):
-        self.began = time.perf_counter()
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        if context.task_name == "iteration":
-            self.seconds += time.perf_counter() - self.began
-            self.curve.append(fitted_estimator.score(self.X, self.y))
-            self.began = time.perf_counter()
-        return False
-
-    def teardown(self, estimator, context):
-        pass
-
-
 def run(optimizer, seed, n_iter):
     """Accuracies (n_iter,), the last one repeated after an early end; training loss; seconds."""
     X, y = load_digits(return_X_y=True)
@@ -61,7 +38,8 @@ def run(optimizer, seed, n_iter):
     watch = Watch(X[cut:], y[cut:])
     model = LMClassifier((40, 20), optimizer=optimizer, max_iter=n_iter, tol=0.0, n_iter_no_change=n_iter)
     model.set_params(random_state=seed).set_callbacks(watch).fit(X[:cut], y[:cut])
-    return np.pad(watch.curve, (0, n_iter - len(watch.curve)), mode="edge"), model.loss_, watch.seconds
+    accuracy = [score for _, score in watch.curve]
+    return np.pad(accuracy, (0, n_iter - len(accuracy)), mode="edge"), model.loss_, watch.seconds
 
 
 if __name__ == "__main__":
