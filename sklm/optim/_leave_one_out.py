@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._curvature import Workspace, linearise
 from ._problem import Problem
-from ._solvers import Cholesky, NormalSystem
+from ._solvers import Cholesky, NormalSystem, scaled_eigh
 
 #: what one minus a leverage is raised by: rows that alone determine a parameter have leverage one
 LEAST_FREEDOM = 1e-6
@@ -79,10 +79,7 @@ def _whitener(system: NormalSystem) -> Tensor:
     """W (B, P, P) with ``W W^T`` the inverse of the matrix of the system, as far as the rows determine it."""
     root = system.gram.diagonal(dim1=1, dim2=2).sqrt()
     root = root.where(root > 0, torch.ones_like(root))
-    scaled = system.gram / root[:, :, None] / root[:, None, :]
-    finite = torch.isfinite(scaled).flatten(1).all(1)
-    safe = scaled.where(finite[:, None, None], torch.zeros_like(scaled))  # LAPACK does not return on NaN
-    values, vectors = torch.linalg.eigh(safe)  # of the lower triangle
+    values, vectors, finite = scaled_eigh(system.gram, root)
     floor = values.shape[1] * torch.finfo(values.dtype).eps * values[:, -1:]
     inverse = torch.where(values > floor, values.clamp_min(floor).rsqrt(), torch.zeros_like(values))
     inverse = inverse.where(finite[:, None], torch.full_like(inverse, torch.nan))

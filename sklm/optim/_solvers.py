@@ -91,6 +91,19 @@ class SpectralSystem:
     root: Tensor
 
 
+def scaled_eigh(gram: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigendecomposition of ``gram / (root root^T)``, of which only the lower triangle counts.
+
+    gram is (B, P, P), root (B, P) positive. Returns values (B, P) in ascending order, vectors (B, P, P) and a mask (B,)
+    that is False for models with a number that is not finite, whose values and vectors mean nothing.
+    """
+    scaled = gram / root[:, :, None] / root[:, None, :]
+    finite = torch.isfinite(scaled).flatten(1).all(1)
+    safe = scaled.where(finite[:, None, None], torch.zeros_like(scaled))  # LAPACK does not return on NaN
+    values, vectors = torch.linalg.eigh(safe)  # of the lower triangle
+    return values, vectors, finite
+
+
 class Eigh:
     """Primal solution by a symmetric eigendecomposition: one for all dampings of a linearisation.
 
@@ -105,10 +118,7 @@ class Eigh:
         # an entry of D that is nothing beside the penalty of its parameter would blow up the rounding errors of all
         diagonal = system.gram.diagonal(dim1=1, dim2=2)
         root = torch.maximum(scaling, torch.finfo(scaling.dtype).eps ** 0.5 * diagonal).sqrt()
-        scaled = system.gram / root[:, :, None] / root[:, None, :]
-        finite = torch.isfinite(scaled).flatten(1).all(1)
-        safe = scaled.where(finite[:, None, None], torch.zeros_like(scaled))  # LAPACK does not return on NaN
-        values, vectors = torch.linalg.eigh(safe)
+        values, vectors, finite = scaled_eigh(system.gram, root)
         values = values.clamp_min(0).where(finite[:, None], torch.full_like(values, torch.nan))
         return SpectralSystem(system.gram, system.gradient, system.diagonal, values, vectors, root)
 
