@@ -10,10 +10,11 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseLM
 from ._docs import document
+from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import Training, has_partial_fit
 from ._training_set import TrainingSet
@@ -367,62 +368,22 @@ class LMClassifier(ClassifierMixin, Training):
     def _encode(
         self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        kind = type_of_target(y, input_name="y")
-        if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            raise ValueError(
-                f"Unknown label type: {kind}. LMClassifier needs class labels, or an indicator matrix of zeros and "
-                "ones; use LMRegressor for continuous targets."
-            )
-        if kind == "multilabel-indicator":
-            return self._encode_labels(y, weights, first)
+        if is_indicator_matrix(y):
+            return self._encode_indicators(y, weights, first)
         if not first and self._kind == "multilabel":
             raise ValueError("y is one-dimensional; the model was started with an indicator matrix.")
-        y = column_or_1d(y, warn=True)
-        if classes is None:
-            classes = np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(
-                f"y holds one class only, {classes.tolist()[0]!r}; a classifier needs two classes or more."
-            )
-        unseen = np.setdiff1d(y, classes)
-        if len(unseen):
-            raise ValueError(
-                f"y holds the labels {unseen[:5].tolist()!r}, which are not among the classes {classes!r}."
-            )
-        codes = np.searchsorted(classes, y)
+        classes, codes = encode(y, classes)
         if self.class_weight is not None:
-            weights = weights * self._class_weights(classes, codes, weights)[codes]
-        binary = len(classes) == 2
-        targets = codes[:, None].astype(np.float64) if binary else np.eye(len(classes))[codes]
-        return targets, weights, {"classes_": classes, "_kind": "binary" if binary else "multiclass"}
+            weights = weights * class_factors(self.class_weight, classes, codes, weights)[codes]
+        kind = "binary" if len(classes) == 2 else "multiclass"
+        return targets_of(codes, len(classes)), weights, {"classes_": classes, "_kind": kind}
 
-    def _class_weights(self, classes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Factor (n_classes,) of every class; 'balanced' counts rows by their weights (N,)."""
-        if isinstance(self.class_weight, str):
-            total = np.bincount(codes, weights, len(classes))
-            share = np.count_nonzero(total) * total
-            return np.divide(total.sum(), share, out=np.zeros(len(classes)), where=share > 0)
-        labels = classes.tolist()
-        unknown = [label for label in self.class_weight if label not in labels]
-        if unknown:
-            raise ValueError(f"class_weight names {unknown!r}, which are not among the classes {labels!r}.")
-        factors = np.array([self.class_weight.get(label, 1.0) for label in labels], dtype=np.float64)
-        if not np.all(factors >= 0) or not np.all(np.isfinite(factors)):
-            raise ValueError(f"class_weight must hold finite, non-negative numbers; got {self.class_weight!r}.")
-        return factors
-
-    def _check_same_targets(self, previous: Any, meaning: dict[str, Any]) -> None:
-        if previous._kind != meaning["_kind"] or not np.array_equal(previous.classes_, meaning["classes_"]):
-            raise ValueError(
-                f"warm_start needs the classes of the last fit, {previous.classes_.tolist()!r}; y holds "
-                f"{meaning['classes_'].tolist()!r}."
-            )
-
-    def _encode_labels(self, y: Any, weights: np.ndarray, first: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """The same for an indicator matrix, dense or sparse (N, K)."""
+    def _encode_indicators(
+        self, y: Any, weights: np.ndarray, first: bool
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         if self.class_weight is not None:
             raise ValueError("class_weight is for one label a row; pass sample_weight with an indicator matrix.")
-        targets = np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
+        targets = indicators(y)
         if not first and (self._kind != "multilabel" or targets.shape[1] != self.n_outputs_):
             raise ValueError(
                 f"y is an indicator matrix of {targets.shape[1]} labels; the model was started with {self.classes_!r}."
@@ -430,9 +391,14 @@ class LMClassifier(ClassifierMixin, Training):
         return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
 
     def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
-        if meaning["_kind"] == "multilabel":
-            return None
-        return meaning["classes_"][y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(int)]
+        return None if meaning["_kind"] == "multilabel" else meaning["classes_"][codes_of(y)]
+
+    def _check_same_targets(self, previous: Any, meaning: dict[str, Any]) -> None:
+        if previous._kind != meaning["_kind"] or not np.array_equal(previous.classes_, meaning["classes_"]):
+            raise ValueError(
+                f"warm_start needs the classes of the last fit, {previous.classes_.tolist()!r}; y holds "
+                f"{meaning['classes_'].tolist()!r}."
+            )
 
     def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
         several = meaning["_kind"] == "multiclass"
