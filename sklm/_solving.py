@@ -137,6 +137,11 @@ class Solving(BaseLM):
                     "leave the default."
                 )
             size = size if isinstance(size, Integral) else optimizer.batch_size
+        elif size is None and isinstance(self.batch_memory, Integral):
+            raise ValueError(
+                f"batch_memory={self.batch_memory} would be ignored with batch_size=None, where every step sees all "
+                "rows. Set batch_size to a number of rows or 'auto', or leave batch_memory='auto'."
+            )
         elif size == "auto":
             n_parameters = network.n_parameters
             enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters

@@ -157,6 +157,7 @@ def test_partial_fit_takes_the_rules():
         ({"param_selection": np.zeros(21, dtype=bool)}, "nothing to fit"),
         ({"param_selection": np.ones(21)}, "dtype bool"),
         ({"param_selection": "layers", "hidden_layer_sizes": ()}, "one layer only"),
+        ({"batch_size": None, "batch_memory": 60}, "batch_memory=60 would be ignored with batch_size=None"),
         ({"line_search": "rate", "batch_size": 20, "batch_memory": 60}, "line_search cannot be used where mini-batch"),
         ({"acceptance": "bold", "batch_size": 20, "batch_memory": None}, "reference='current'"),
     ],
@@ -168,6 +169,18 @@ def test_what_is_refused_leaves_the_estimator_as_it_was(options, message, estima
     with pytest.raises(ValueError, match=message):
         model.fit(X, (y > 1).astype(int))
     assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@ignore_max_iter
+def test_a_memory_is_accepted_wherever_there_may_be_batches():
+    """Whether 'auto' and a number of rows make batches depends on the data, None never does."""
+    X, y = surface()
+    plain = small().fit(X, y)
+    for batch_size in ("auto", len(X)):
+        np.testing.assert_array_equal(small(batch_size=batch_size, batch_memory=60).fit(X, y).theta_, plain.theta_)
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match="Set batch_size to a number of rows or 'auto'"):
+            getattr(small(batch_memory=60), method)(X, y)
 
 
 @ignore_max_iter

@@ -132,8 +132,13 @@ def test_splits_are_drawn_once():
         (SMALL, {"alpha": [1e-2, -1.0]}, "The 'alpha' parameter of LMRegressor"),
         (SMALL, {"loss": ["squared_error", "poisson"]}, "needs targets not below zero"),
         (PIPELINE, {"products__degree": [1, -1]}, "The 'degree' parameter of PolynomialFeatures"),
+        (
+            clone(SMALL).set_params(batch_memory=40),
+            {"batch_size": [20, None]},
+            "batch_memory=40 would be ignored with batch_size=None, where every step sees all rows",
+        ),
     ],
-    ids=["parameter", "data", "transformer"],
+    ids=["parameter", "data", "transformer", "combination"],
 )
 def test_fits_that_fail(estimator, grid, message):
     for error_score in (np.nan, -5.0):
