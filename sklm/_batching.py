@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from joblib import effective_n_jobs
 
+from ._penalty import choose_alphas
 from ._prepared import CannotBatchError, Prepared, run_together
 from ._training import Training
 from .optim import Solution, Status
@@ -207,5 +208,9 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
     began = time.perf_counter()
     first = bucket[0]
     with isolated(first.prepared.problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
+        estimator, problem = first.fit.estimator, first.prepared.problem
+        at_once = estimator._check_memory(problem, first.prepared.options.get("solver"), problem.y.device)
+        for waiting, prepared in zip(bucket, choose_alphas([w.prepared for w in bucket], at_once), strict=True):
+            waiting.prepared = prepared
         solution = run_together([w.prepared for w in bucket], first.fit.estimator.jacobian_max_rows)
     return solution, time.perf_counter() - began

@@ -143,7 +143,6 @@ class LMClassifier(ClassifierMixin, Training):
     _parameter_constraints: dict = {
         **BaseLM._parameter_constraints,
         "loss": [StrOptions({"log_loss", "squared_error"})],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "curvature": [StrOptions({"auto", "exact", "sampled", "fisher"})],
@@ -152,6 +151,7 @@ class LMClassifier(ClassifierMixin, Training):
 
     _numeric_targets = False
     _auto_restarts = False
+    _auto_alpha = False
 
     def __init__(
         self,
@@ -434,8 +434,8 @@ class LMClassifier(ClassifierMixin, Training):
         return max(architecture.tol, CLASSIFIER_TOL) if architecture.standardize else architecture.tol
 
     def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
-        if not isinstance(self.alpha, str):
-            return float(self.alpha)
+        if self.alpha != "auto":
+            return super()._penalty(data, meaning)
         # the loss of several labels is their mean
         return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._penalty import Folds
 from .optim import (
     Growth,
     MiniBatches,
@@ -26,6 +27,9 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
+
+#: how many times lower the leave-one-out loss must be to do without the penalty that was found
+CLEARLY = 2.0
 
 
 class CannotBatchError(Exception):
@@ -51,6 +55,12 @@ class Prepared:
         Never iterated itself, only copies of it.
     core : dict
         The fitted attributes that are known before the fit.
+    alpha : float
+        The penalty, if it need not be searched for or was found.
+    folds : Folds or None
+        To find it with; see ``choose_alphas``.
+    alpha_scores : dict or None
+        What was found.
     """
 
     problem: Problem
@@ -61,6 +71,9 @@ class Prepared:
     growth: Growth | None
     batches: MiniBatches | None
     core: dict[str, Any]
+    alpha: float = 0.0
+    folds: Folds | None = None
+    alpha_scores: dict[float, float] | None = None
 
     def run(
         self,
@@ -84,7 +97,10 @@ class Prepared:
         interrupted = Status.INTERRUPTED in solution.status  # whoever did that is waiting
         if interrupted or not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
-        return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
+        value = leave_one_out(problem, solution.theta)
+        # with noise, it is not to be trusted where nothing holds the function between the rows
+        value = value.where(problem.alpha > 0, CLEARLY * value)
+        return replace(solution, leave_one_out=value.cpu().numpy())
 
     @property
     def predicts_rows(self) -> bool:
@@ -105,6 +121,8 @@ class Prepared:
         device = self.problem.y.device
         with isolated(device):
             one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
+            alpha = torch.full_like(one.alpha, solution.alpha[row])
+            one = replace(one, alpha=alpha, penalised=bool(solution.alpha[row] > 0))
             return float(leave_one_out(one, solution.theta[row : row + 1], cut=True))
 
     def key(self, origin: Any) -> tuple:
@@ -135,6 +153,7 @@ class Prepared:
             (problem.n_samples, network.n_parameters, network.n_outputs, tuple(problem.rows.X.shape)),
             (rows, self.growth and replace(self.growth, seed=0), problem.y.dtype, problem.y.device),
             None if self.validation is None else self.validation.n_samples,
+            None if self.folds is None else self.folds.n_held_out,
             self.seed if draws else None,
         )
 

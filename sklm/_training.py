@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,13 +24,14 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, Folds, choose_alphas, make_folds, target_variance
 from ._prepared import Prepared
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
 from ._training_set import TrainingSet
 from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
-from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
+from .optim import MiniBatches, Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
 
 
@@ -76,6 +79,8 @@ class Training(FittedNetwork, Solving):
         first = not hasattr(self, "theta_")
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
+        if self.alpha == "cv":
+            raise ValueError("partial_fit does not support alpha='cv': it sees one batch at a time. Give a number.")
         made = self._make_architecture()
         if not first and not isinstance(made, ModuleArchitecture) and made != self.architecture_:
             raise ValueError(
@@ -160,22 +165,31 @@ class Training(FittedNetwork, Solving):
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         x, y = self._scalings(data, architecture, loss, previous)
         theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
+        folds = self._folds(architecture, network, loss, data, batches, seed) if previous is None else None
+        alpha = self._penalty(data, meaning) if previous is None else self._next_penalty(data, meaning, previous)
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
-            problem = self._problem(network, loss, data, x, y, len(theta), device, self._penalty(data, meaning))
+            problem = self._problem(network, loss, data, x, y, len(theta), device, alpha)
             validation = None
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
             options = self._suited(problem, options, device)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
-        return Prepared(problem, validation, theta, options, seed, growth, batches, core)
+        return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
+        began, device = time.monotonic(), fit.problem.y.device
+        at_once = self._check_memory(fit.problem, fit.options.get("solver"), device)
+        if fit.folds is not None:
+            fit = choose_alphas([fit], at_once)[0]
+            stopping = fit.options["stopping"]
+            left = replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
+            fit = replace(fit, options={**fit.options, "stopping": left})
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**fit.core, "theta_": t})
         try:
-            with isolated(fit.problem.y.device):
+            with isolated(device):
                 solution, row = self._solve(fit, callbacks.per_iteration)
         finally:
             callbacks.close()
@@ -189,6 +203,8 @@ class Training(FittedNetwork, Solving):
         if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
             self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
         fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
+        fitted["alpha_"] = fit.alpha if solution.alpha[row] > 0 else 0.0
+        fitted["alpha_scores_"] = fit.alpha_scores
         fitted.update(self._report(solution, row, fit.validation))
         value = fit.leave_one_out(solution, row)
         fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
@@ -240,7 +256,7 @@ class Training(FittedNetwork, Solving):
         """Negative losses on the rows of a problem as R^2, where that measures them; otherwise as they are."""
         if not (problem.loss.is_squared and self._numeric_targets):
             return values
-        spread = _spread(problem)
+        spread = target_variance(problem)
         if spread == 0:  # as r2_score does
             return np.where(values == 0, 1.0, 0.0)
         return 1 + values * (2 * problem.network.n_outputs / spread)
@@ -281,7 +297,8 @@ class Training(FittedNetwork, Solving):
         refuse_nonfinite(solution, 0)
         fitted = self._core(architecture, loss, x, y, meaning)
         fitted["theta_"] = solution.theta[0].cpu().double().numpy()
-        fitted.update(self._report(solution, 0, None), loo_score_=None)
+        fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_scores_=None)
+        fitted["alpha_"] = float(solution.alpha[0])
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones
             fitted["damping_"] = float(damping)
@@ -299,8 +316,62 @@ class Training(FittedNetwork, Solving):
     # -- pieces of fit ------------------------------------------------------------------------------------------
 
     def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
-        """Number for ``alpha``."""
-        return float(self.alpha)
+        """Number for ``alpha``, 0 for one that is to be searched for."""
+        return 0.0 if isinstance(self.alpha, str) else float(self.alpha)
+
+    def _next_penalty(self, data: TrainingSet, meaning: dict[str, Any], previous: Training) -> float:
+        """Number for ``alpha`` of a warm start: what was searched for before stays."""
+        if self._searches:
+            return previous.alpha_
+        return self._penalty(data, meaning)
+
+    #: whether ``alpha='auto'`` may be searched for
+    _auto_alpha = True
+
+    @property
+    def _searches(self) -> bool:
+        return self.alpha == "cv" or (self.alpha == "auto" and self._auto_alpha)
+
+    def _folds(
+        self,
+        architecture: Architecture,
+        network: Network,
+        loss: Loss,
+        data: TrainingSet,
+        batches: MiniBatches | None,
+        seed: int,
+    ) -> Folds | None:
+        """Folds to search for alpha with; None where that is not wanted.
+
+        Raises
+        ------
+        ValueError
+            If it is wanted and cannot be done.
+        """
+        if not self._searches:
+            return None
+        asked = self.alpha == "cv"
+        obstacles = {
+            "early_stopping=True, which has validation rows of its own": self.early_stopping,
+            f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
+            "mini-batches: leave batch_size=None": batches is not None,
+            "an X that is read in pieces": data.is_large,
+            "a module that has no parameter but biases": not network.coefficient_mask.any(),
+        }
+        hindered = [reason for reason, present in obstacles.items() if present]
+        if hindered and asked:
+            raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
+        whole = bool(np.all(data.weights == np.round(data.weights)))  # weight k counts as the row k times
+        rows = (data.weights.sum() if whole else len(data.weights)) * loss.curvature_columns(network.n_outputs)
+        n_parameters = network.n_parameters
+        work = rows * n_parameters * min(rows, n_parameters)
+        suits = architecture.restarts and rows < ENOUGH_ROWS * n_parameters and work <= SEARCH_WORK
+        if hindered or not (asked or suits):
+            return None
+        folds = make_folds(np.asarray(data.X), data.strata, work, seed)
+        if folds is None and asked:
+            raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
+        return folds
 
     def _check_penalty(self, network: Network) -> None:
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
@@ -353,9 +424,3 @@ class Training(FittedNetwork, Solving):
             now = output_scaling(loss.target_scaling, y)
             theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
         return theta
-
-
-def _spread(problem: Problem) -> float:
-    """Weighted variance of the targets, summed over outputs."""
-    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
-    return float(((problem.y - mean).square() * problem.weights).sum())

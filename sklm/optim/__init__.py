@@ -4,6 +4,7 @@ from .._parameters import Parameters
 from ._acceleration import ACCELERATIONS, Acceleration, Geodesic, Linearised, Momentum, make_accelerations
 from ._acceptance import ACCEPTANCES, Acceptance, Bold
 from ._batches import MiniBatches
+from ._cross_validation import AlphaSearch, cross_validate_alpha
 from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial, TrustRegion
 from ._data import StreamedRows, TensorRows
 from ._descent import OPTIMIZERS, gradient_descent
@@ -35,6 +36,7 @@ __all__ = [
     "Acceleration",
     "Acceptance",
     "Adam",
+    "AlphaSearch",
     "Armijo",
     "Bold",
     "DampingStrategy",
@@ -64,6 +66,7 @@ __all__ = [
     "TensorRows",
     "Trial",
     "TrustRegion",
+    "cross_validate_alpha",
     "fit_growing",
     "gradient_descent",
     "leave_one_out",

@@ -60,7 +60,7 @@ class Loop(ABC):
         began, iteration, history = time.monotonic(), 0, History()
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
-        latest = int(done.max())
+        latest, alpha = int(done.max()), self.problem.alpha.cpu().numpy()
         result = state
         try:
             state, work = self._drop(state, work)
@@ -80,7 +80,7 @@ class Loop(ABC):
             result = _store(result, state)
         solution = _solution(result, history, done)
         moved = (solution.theta != theta).any(1).cpu().numpy()
-        return replace(solution, validated=self.validation is not None, moved=moved)
+        return replace(solution, validated=self.validation is not None, moved=moved, alpha=alpha)
 
     @abstractmethod
     def _start(self, theta: Tensor, done: np.ndarray) -> tuple[State, Any]:

@@ -161,6 +161,19 @@ class Problem:
             report_weights=self.report_weights if self.report_weights.ndim == 1 else self.report_weights[index],
         )
 
+    def reweighted(self, index: Tensor, weights: Tensor, alpha: Tensor) -> Problem:
+        """The models ``index`` (b,), any number of times each, with weights (b, N) of the rows and alpha (b,)."""
+        max_rows, layer_rows = _chunk_sizes("auto", self.network, self.loss, len(index), self.n_samples, self.y)
+        return replace(
+            self.models(index),
+            weights=weights,
+            unit_weights=None,
+            alpha=alpha,
+            penalised=bool((alpha != 0).any()),
+            max_rows=max_rows,
+            layer_rows=layer_rows,
+        )
+
     def penalty(self) -> Tensor | None:
         """Alpha times mask, (B, P); None where no model is penalised."""
         return self.alpha[:, None] * self.penalty_mask if self.penalised else None
