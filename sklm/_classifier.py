@@ -151,7 +151,7 @@ class LMClassifier(ClassifierMixin, Training):
 
     _numeric_targets = False
     _auto_restarts = False
-    _auto_alpha = False
+    _searches_alpha = False
 
     def __init__(
         self,
@@ -434,8 +434,8 @@ class LMClassifier(ClassifierMixin, Training):
         return max(architecture.tol, CLASSIFIER_TOL) if architecture.standardize else architecture.tol
 
     def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
-        if self.alpha != "auto":
-            return super()._penalty(data, meaning)
+        if not isinstance(self.alpha, str):
+            return float(self.alpha)
         # the loss of several labels is their mean
         return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 

@@ -32,21 +32,16 @@ class Folds:
     n_held_out: int
 
 
-def make_folds(X: np.ndarray, strata: np.ndarray | None, work: float, seed: int) -> Folds | None:
+def make_folds(X: np.ndarray, work: float, seed: int) -> Folds | None:
     """Divide rows X (N, F) into folds at random, equal ones into the same; None if all are equal.
 
-    The folds keep the shares of ``strata`` (N,), if given. ``work`` is the number of multiplications of one
-    linearisation: the larger, the fewer folds are left out.
+    ``work`` is the number of multiplications of one linearisation: the larger, the fewer folds are left out.
     """
-    _, first, which = np.unique(X, axis=0, return_index=True, return_inverse=True)
-    if len(first) < 2:
+    distinct, which = np.unique(X, axis=0, return_inverse=True)
+    if len(distinct) < 2:
         return None
-    n_folds = min(N_FOLDS, len(first))
-    order = np.random.default_rng([seed, n_folds]).permutation(len(first))
-    if strata is not None:
-        order = order[np.argsort(strata[first][order], kind="stable")]
-    fold = np.empty(len(first), dtype=np.int64)
-    fold[order] = np.arange(len(first)) % n_folds
+    n_folds = min(N_FOLDS, len(distinct))
+    fold = np.random.default_rng([seed, n_folds]).permutation(len(distinct)) % n_folds
     return Folds(fold[which.reshape(-1)], int(np.clip(round(FOLDS_WORK / work), 1, n_folds)))
 
 

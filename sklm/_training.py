@@ -321,16 +321,12 @@ class Training(FittedNetwork, Solving):
 
     def _next_penalty(self, data: TrainingSet, meaning: dict[str, Any], previous: Training) -> float:
         """Number for ``alpha`` of a warm start: what was searched for before stays."""
-        if self._searches:
+        if self._searches_alpha and isinstance(self.alpha, str):
             return previous.alpha_
         return self._penalty(data, meaning)
 
-    #: whether ``alpha='auto'`` may be searched for
-    _auto_alpha = True
-
-    @property
-    def _searches(self) -> bool:
-        return self.alpha == "cv" or (self.alpha == "auto" and self._auto_alpha)
+    #: whether a word for ``alpha`` means a search
+    _searches_alpha = True
 
     def _folds(
         self,
@@ -348,7 +344,7 @@ class Training(FittedNetwork, Solving):
         ValueError
             If it is wanted and cannot be done.
         """
-        if not self._searches:
+        if not (self._searches_alpha and isinstance(self.alpha, str)):
             return None
         asked = self.alpha == "cv"
         obstacles = {
@@ -368,7 +364,7 @@ class Training(FittedNetwork, Solving):
         suits = architecture.restarts and rows < ENOUGH_ROWS * n_parameters and work <= SEARCH_WORK
         if hindered or not (asked or suits):
             return None
-        folds = make_folds(np.asarray(data.X), data.strata, work, seed)
+        folds = make_folds(np.asarray(data.X), work, seed)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
         return folds
