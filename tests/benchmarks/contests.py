@@ -41,15 +41,15 @@ def contest(name):
     """The contest of a name in ``CONTESTS``. Targets of the small ones have variance 1, but for the noisy sine."""
     if name == "sinc":
         X = np.linspace(-1, 1, 20_000)[:, None]
-        return Contest(name, X, np.sinc(10 * X[:, 0]), 20, 3.3e-7, 30.0, raw=True)
+        return Contest(name, X, np.sinc(10 * X[:, 0]), 20, 3.3e-7, 20.0, raw=True)
     rng = np.random.default_rng(0)
     if name == "noisy sine":  # Pooladzandi & Zhou (arXiv:2212.08769); variance of the noise 0.0033
         X = rng.uniform(-10, 10, (1000, 1))
-        return Contest(name, X, np.sin(X[:, 0]) + 0.2 * rng.uniform(size=1000), 10, 3.6e-3, 5.0)
+        return Contest(name, X, np.sin(X[:, 0]) + 0.2 * rng.uniform(size=1000), 10, 3.6e-3, 4.0)
     function, low, high, *_ = FORMULAS[name]
     X = rng.uniform(low, high, (300, len(low)))
     y = function(*X.T)
-    return Contest(name, X, (y - y.mean()) / y.std(), 20, {"Franke": 1e-4, "Branin": 1e-9}[name], 5.0)
+    return Contest(name, X, (y - y.mean()) / y.std(), 20, {"Franke": 1e-4, "Branin": 1e-9}[name], 4.0)
 
 
 CONTESTS = ("sinc", "Franke", "Branin", "noisy sine")

@@ -1,6 +1,6 @@
 """sklm against other curve fitters: seconds until a mean squared error is reached, by seeds; one command for all.
 
-    python tests/benchmarks/run.py                                  # everything: about 25 minutes on one core
+    python tests/benchmarks/run.py                                  # everything: about 20 minutes on one core
     python tests/benchmarks/run.py --contests sinc --seeds 1 --no-write
     taskset -c 0 python tests/benchmarks/run.py --clock processor   # on one core that is shared with other work
 
@@ -168,7 +168,7 @@ if __name__ == "__main__":
     parser.add_argument("--contests", nargs="+", default=CONTESTS, choices=CONTESTS)
     parser.add_argument("--rivals", nargs="+", default=list(RIVALS), choices=list(RIVALS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=None, help="seconds a seed instead of 30 for sinc, 5 for others")
+    parser.add_argument("--limit", type=float, default=None, help="seconds a seed instead of 20 for sinc, 4 for others")
     parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--file", type=pathlib.Path, default=ROOT / "docs" / "rivals.json")
     parser.add_argument("--page", type=pathlib.Path, default=ROOT / "docs" / "benchmarks.md")
