@@ -75,7 +75,7 @@ def test_the_factor_of_a_separable_loss_is_diagonal(case, n_models, n_outputs):
         pytest.skip("the loss is none")
     factor, _ = full(case.loss, *draw(case, n_models, n_outputs)[:2])
     assert factor.shape[1] == factor.shape[2]
-    assert torch.equal(factor, torch.diag_embed(factor.diagonal(dim1=1, dim2=2).mT, dim1=1, dim2=2))
+    assert torch.equal(factor, torch.diag_embed(factor.diagonal(dim1=1, dim2=2), dim1=1, dim2=2))
 
 
 @every_setting
