@@ -97,6 +97,9 @@ class Network(ABC):
         True where the penalty ``alpha`` acts: coefficients, not intercepts.
     floats_per_row : int
         Numbers kept per model and sample by a forward pass; sizes the chunks.
+    output_places : (K, p) int array or None
+        Numbers of the parameters that move output k alone, rising and above those of all parameters that move several;
+        None where there are none.
     layer_floats : int or None
         Inputs and cotangents of all layers, for one sample and curvature column; None for a network without
         :meth:`layer_factors`.
@@ -108,6 +111,7 @@ class Network(ABC):
     #: as one of (B, n, R, P)
     samples_first = False
     layer_floats: int | None = None
+    output_places: np.ndarray | None = None
 
     n_parameters: int
     n_outputs: int

@@ -144,6 +144,10 @@ class MLPNetwork(Network):
         self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
         for layer in self.layers:
             self.coefficient_mask[layer.weight] = True
+        if self.n_outputs > 1:
+            head = self.layers[-1]
+            weights = np.arange(head.weight.start, head.weight.stop).reshape(head.fan_out, head.fan_in)
+            self.output_places = np.c_[weights, np.arange(head.bias.start, head.bias.stop)]
         self.floats_per_row = 2 * sum(sizes[1:])
         self.layer_floats = sum(layer.fan_in + layer.fan_out for layer in self.layers)
 

@@ -33,6 +33,8 @@ class Loss(ABC):
     non_negative = False
     #: curvature columns drawn at random for every sample and linearisation; 0 for the exact ``factor``
     n_draws = 0
+    #: whether R = K and ``factor`` is diagonal, as for a sum over outputs
+    separable = False
 
     @abstractmethod
     def curvature_columns(self, n_outputs: int) -> int:

@@ -25,6 +25,8 @@ class SeparableLoss(Parameters, Loss):
     division by K keeps the damping and ``alpha`` meaning the same for any number of outputs.
     """
 
+    separable = True
+
     @abstractmethod
     def pointwise(self, outputs: Tensor, y: Tensor) -> Tensor:
         """``h``, not negative, as a new tensor (B, K, n)."""

@@ -19,6 +19,7 @@ class SquaredError(Parameters, Loss):
     """
 
     is_squared = True
+    separable = True
 
     def curvature_columns(self, n_outputs: int) -> int:
         return n_outputs

@@ -19,6 +19,9 @@ SMALL_ROWS = 100_000
 class Accumulator(Protocol):
     """Receives the augmented rows of every chunk; see ``_linear``.
 
+    One with ``add_separable(rows, places)`` gets rows (B, P + 1, K, n) instead where the parameters ``places[k]`` (p,),
+    above all others, have zeros in all columns but k.
+
     Those of solvers with ``layerwise = True`` have ``add_layers(layers, residual)`` as well. It receives the factors of
     the rows instead, where the network has them and all parameters move. One with ``take(problem, theta, kept,
     workspace, active)`` is given the problem itself and returns its system.
@@ -72,6 +75,8 @@ def linearise(
     small = problem.n_samples * problem.n_curvature * network.n_parameters < SMALL_ROWS
     layered = network.layer_floats and not small and active.index is None and hasattr(accumulator, "add_layers")
     layerwise: Any = accumulator if layered else None
+    places = network.output_places if loss.separable and active.index is None else None
+    separable: Any = accumulator if places is not None and hasattr(accumulator, "add_separable") else None
     pullback, part_of, moving = active.pullback(network), active.restrict, active.restrict(theta)
     for chunk, forward in problem.forward_passes(theta, kept):
         residual = None
@@ -92,7 +97,10 @@ def linearise(
         else:
             torch.mul(residual, chunk.root_weights.unsqueeze(1), out=rows[:, -1])
         pullback(theta, chunk.X, forward, cotangents, rows[:, :-1])
-        accumulator.add(flat)
+        if separable is not None:
+            separable.add_separable(rows, places)
+        else:
+            accumulator.add(flat)
     # the rows serve again where they are those of all samples, exact, and in the order of (R, n)
     whole = problem.max_rows >= problem.n_samples and not loss.n_draws and not network.samples_first
     penalty = problem.penalty()

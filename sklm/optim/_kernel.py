@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ..architectures._base import LayerFactors
-from ._linear import TRIANGLE_BLOCKS, TRIANGLE_SIZE, add_lower
+from ._linear import add_lower
 
 #: bytes of what is put together from factors at a time, on a CPU and elsewhere (docs/performance.md)
 CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 16 * 2**20, 256 * 2**20
+#: kernels of at least this size are made from factors in so many parts, of which each is a lower trapezium
+SPLIT_SIZE, SPLIT_SPANS = 400, 4
 
 
 @dataclass
@@ -153,8 +155,8 @@ class LayerPart:
         n_models, n, n_columns, n_positions, _ = self.cotangents.shape
         each = n_models * n * (n_columns * n_positions) ** 2 * self.cotangents.element_size()
         step = min(max(_block_bytes(self.cotangents) // each, 1), n)
-        if n * n_columns >= TRIANGLE_SIZE:
-            step = min(step, -(-n // TRIANGLE_BLOCKS))
+        if n * n_columns >= SPLIT_SIZE:
+            step = min(step, -(-n // SPLIT_SPANS))
         for start in range(0, n, step):
             yield start, min(start + step, n)
 

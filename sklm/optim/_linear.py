@@ -24,8 +24,9 @@ from torch import Tensor
 from ..architectures._base import Network
 from ._curvature import Accumulator
 
-#: products of at least this size are accumulated as a lower triangle, of this many blocks a side (docs/performance.md)
-TRIANGLE_SIZE, TRIANGLE_BLOCKS = 400, 4
+#: products of at least this size are accumulated as a lower triangle, of at most this many blocks a side, which have at
+#: least so many rows (docs/performance.md)
+TRIANGLE_SIZE, TRIANGLE_BLOCKS, TRIANGLE_LEAST = 150, 8, 64
 
 
 @dataclass
@@ -79,7 +80,7 @@ def add_lower(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
         return torch.bmm(left, right) if total is None else total.baddbmm_(left, right)
     if total is None:
         total = left.new_zeros(left.shape[0], size, size)
-    block = -(-size // TRIANGLE_BLOCKS)
+    block = max(-(-size // TRIANGLE_BLOCKS), TRIANGLE_LEAST)
     for start in range(0, size, block):
         stop = min(start + block, size)
         total[:, start:stop, :stop].baddbmm_(left[:, start:stop], right[:, :, :stop])

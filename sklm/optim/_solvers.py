@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,10 @@ from ..architectures._base import Network
 from ._cg import ConjugateGradients
 from ._curvature import Accumulator
 from ._dual import Dual
-from ._linear import Factor, LinearSolver, add_lower
+from ._linear import TRIANGLE_SIZE, Factor, LinearSolver, add_lower
+
+#: outputs from which products of the output layer are formed one by one (docs/performance.md)
+SEPARATE_OUTPUTS = 4
 
 
 @dataclass
@@ -31,13 +35,39 @@ class NormalSystem:
 
 
 class _NormalAccumulator:
-    """Sums ``rows rows^T``; of large products only the lower triangle, in blocks, and what is above them stays zero."""
+    """Sums ``rows rows^T``; of large products only the lower triangle, and what is above it means nothing."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
+        self.own: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
         self.total = add_lower(self.total, rows, rows.mT)
+
+    def add_separable(self, rows: Tensor, places: np.ndarray) -> None:
+        """Add rows (B, P + 1, K, n) that are zero at the parameters ``places[k]`` in all columns but k.
+
+        Notes
+        -----
+        For squared error and hidden values h, the block of the output layer is ``I_K (x) sum w h h^T``. Products of
+        rows of different outputs are zero there, and those with the rows below take one column a row instead of K.
+        """
+        size, low = rows.shape[1], int(places[0, 0])
+        if size < TRIANGLE_SIZE or len(places) < SEPARATE_OUTPUTS:
+            self.add(rows.flatten(2))
+            return
+        if self.total is None:
+            self.total = rows.new_zeros(len(rows), size, size)
+        if self.own is None:  # with the residual, which is in all columns
+            residual = np.full((len(places), 1), size - 1)
+            self.own = torch.from_numpy(np.hstack([places, residual])).to(rows.device)
+        below = rows[:, :low].flatten(2)
+        add_lower(self.total[:, :low, :low], below, below.mT)
+        for column, own in enumerate(self.own):
+            one = rows[:, :, column]
+            left = one.index_select(1, own)
+            self.total[:, :, :low].index_add_(1, own, torch.bmm(left, one[:, :low].mT))
+            self.total[:, own[:, None], own] += torch.bmm(left, left.mT)
 
     def finish(self, theta: Tensor, penalty: Tensor | None, extra: Tensor | None = None) -> NormalSystem:
         assert self.total is not None

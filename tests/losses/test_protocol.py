@@ -70,6 +70,15 @@ def test_factor_and_residual_give_curvature_and_gradient(case, n_models, n_outpu
 
 
 @every_setting
+def test_the_factor_of_a_separable_loss_is_diagonal(case, n_models, n_outputs):
+    if not case.loss.separable:
+        pytest.skip("the loss is none")
+    factor, _ = full(case.loss, *draw(case, n_models, n_outputs)[:2])
+    assert factor.shape[1] == factor.shape[2]
+    assert torch.equal(factor, torch.diag_embed(factor.diagonal(dim1=1, dim2=2), dim1=1, dim2=2))
+
+
+@every_setting
 def test_project_and_hessian_product_agree_with_the_factor(case, n_models, n_outputs):
     outputs, y, rng = draw(case, n_models, n_outputs)
     factor, _ = full(case.loss, outputs, y)

@@ -175,5 +175,6 @@ def test_lower_triangle_in_blocks_is_the_same_system(monkeypatch):
     problem, theta = classes(2, 0, jacobian_max_rows=30)
     expected = {solver: curve(problem, theta, solver=solver) for solver in ("cholesky", "eigh")}
     monkeypatch.setattr(_linear, "TRIANGLE_SIZE", 2)
+    monkeypatch.setattr(_linear, "TRIANGLE_LEAST", 1)
     for solver, whole in expected.items():
         np.testing.assert_allclose(curve(problem, theta, solver=solver), whole, rtol=1e-7)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from sklm.losses import SoftmaxCrossEntropy, SquaredError
+from sklm.losses import Huber, LogisticLoss, SoftmaxCrossEntropy, SquaredError
 from sklm.losses._softmax import SOFTMAX_CURVATURES
-from sklm.optim import SOLVERS, make_problem
+from sklm.optim import SOLVERS, _solvers, make_problem
 from sklm.optim._curvature import Workspace, gradient, linearise
 
 from .. import reference
-from ..problems import CASES, SURFACE, tensor
+from ..problems import CASES, PLANE, SURFACE, tensor
 
 
 def system(problem, theta, kept=None):
@@ -69,6 +69,27 @@ def test_kept_forward_passes_give_the_same(max_rows):
     assert kept is not None
     for part, expected in zip(system(problem, theta, kept), system(problem, theta), strict=True):
         assert torch.equal(part, expected)
+
+
+@pytest.mark.parametrize("max_rows", [7, None])
+@pytest.mark.parametrize("case", [PLANE, SURFACE], ids=str)
+def test_output_layer_one_by_one_equals_the_explicit_jacobian(case, max_rows, monkeypatch):
+    monkeypatch.setattr(_solvers, "TRIANGLE_SIZE", 2)
+    monkeypatch.setattr(_solvers, "SEPARATE_OUTPUTS", 2)
+    test_equals_the_explicit_jacobian(case, max_rows)
+
+
+@pytest.mark.parametrize("loss", [Huber(), LogisticLoss(), SoftmaxCrossEntropy()], ids=lambda loss: type(loss).__name__)
+def test_output_layer_one_by_one_is_the_same_for_every_loss(loss, monkeypatch):
+    X, _ = SURFACE.data()
+    y = torch.eye(3, dtype=torch.float64)[torch.arange(len(X)) % 3]
+    problem = make_problem(SURFACE.network(), loss, X, y, n_models=2, jacobian_max_rows=25)
+    theta = SURFACE.starts(2)
+    together = system(problem, theta)
+    monkeypatch.setattr(_solvers, "TRIANGLE_SIZE", 2)
+    monkeypatch.setattr(_solvers, "SEPARATE_OUTPUTS", 2)
+    for part, expected in zip(system(problem, theta), together, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_rows_of_one_model_each():

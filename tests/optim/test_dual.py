@@ -68,6 +68,7 @@ def test_every_way_through_a_convolution(architecture, keep, pairs, scaling, mon
     monkeypatch.setattr(LayerPart, "_pairs_are_quicker", lambda part: pairs)
     monkeypatch.setattr(_kernel, "CPU_BLOCK_BYTES", 1)
     monkeypatch.setattr(_linear, "TRIANGLE_SIZE", 2)
+    monkeypatch.setattr(_linear, "TRIANGLE_LEAST", 1)
     system = compare(*make(CNNS[architecture], jacobian_max_rows=5), scaling)
     assert all(isinstance(part, RowsPart) == keep for part in system.parts)
 
