@@ -143,6 +143,7 @@ class LMClassifier(ClassifierMixin, Training):
     _parameter_constraints: dict = {
         **BaseLM._parameter_constraints,
         "loss": [StrOptions({"log_loss", "squared_error"})],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "curvature": [StrOptions({"auto", "exact", "sampled", "fisher"})],

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 #: ``alpha='auto'``: from so many curvature rows a parameter on, the data alone hold the parameters
 ENOUGH_ROWS = 10.0
-#: multiplications of one linearisation of all rows: five folds are left out up to a fifth of the first, fewer above;
+#: multiplications of one linearisation of all rows: with more than a third of the first, fewer folds are left out;
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 5e9
-N_FOLDS = 5
+N_FOLDS, MOST_HELD_OUT = 5, 3
 #: where the rows left out are predicted with no more than this of the variance of y left, there may be no noise at all
 NOISELESS = 1e-2
 
@@ -42,7 +42,7 @@ def make_folds(X: np.ndarray, work: float, seed: int) -> Folds | None:
         return None
     n_folds = min(N_FOLDS, len(distinct))
     fold = np.random.default_rng([seed, n_folds]).permutation(len(distinct)) % n_folds
-    return Folds(fold[which.reshape(-1)], int(np.clip(round(FOLDS_WORK / work), 1, n_folds)))
+    return Folds(fold[which.reshape(-1)], int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds))))
 
 
 def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:

@@ -1,0 +1,133 @@
+"""The penalty by cross-validation against ridge regression in closed form, and the rules of the race."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from sklm.architectures import MLP
+from sklm.losses import SquaredError
+from sklm.optim import Stopping, cross_validate_alpha, make_problem, stack_problems
+
+from ..problems import tensor
+
+ALPHAS = (10.0, 1.0, 0.3, 1e-1, 1e-2, 0.0)
+
+
+def table(seed=0, n_samples=40, n_features=8, noise=2.0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, n_features))
+    return X, (X @ rng.normal(size=n_features) + noise * rng.normal(size=n_samples))[:, None], rng
+
+
+def search(X, y, folds, n_held_out, hidden=(), weights=None, network=None, **options):
+    network = network or MLP(hidden).build(X.shape[1], y.shape[1])
+    problem = make_problem(network, SquaredError(), tensor(X), tensor(y), weights=weights)
+    theta = tensor(np.random.default_rng(3).normal(size=(1, network.n_parameters)))
+    return cross_validate_alpha(problem, theta, torch.from_numpy(folds)[None], n_held_out, **options)
+
+
+def ridge(X, y, folds, n_held_out, alpha, weights):
+    """Mean loss of the rows left out, by weight."""
+    total = 0.0
+    for k in range(n_held_out):
+        train = folds != k
+        model = Ridge(alpha * weights[train].sum()).fit(X[train], y[train], weights[train])
+        total += (weights * (y - model.predict(X).reshape(y.shape))[:, 0] ** 2)[~train].sum() / 2
+    return total / weights[folds < n_held_out].sum()
+
+
+@pytest.mark.parametrize("n_held_out", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scores_of_a_linear_network_are_those_of_ridge_regression(n_held_out, weighted):
+    X, y, rng = table()
+    folds, weights = rng.permutation(40) % 3, rng.uniform(0.5, 2, 40) if weighted else np.ones(40)
+    got = search(X, y, folds, n_held_out, weights=tensor(weights) if weighted else None, alphas=ALPHAS)
+    want = [ridge(X, y, folds, n_held_out, alpha, weights) for alpha in ALPHAS]
+    np.testing.assert_allclose(got.scores[0], want, rtol=1e-6)
+    assert got.best[0] == np.argmin(want)
+    assert got.best[0] < len(ALPHAS) - 1
+    assert got.chosen[0] == ALPHAS[np.argmin(want)]
+
+
+def test_many_fits_are_searched_as_each_on_its_own():
+    cases = [table(seed, n_samples=30, n_features=2, noise=0.1) for seed in range(3)]
+    folds = np.stack([rng.permutation(30) % 5 for _, _, rng in cases])
+    network = MLP((4,)).build(2, 1)
+    alone = [search(X, y, fold, 2, network=network) for (X, y, _), fold in zip(cases, folds, strict=True)]
+    problem = stack_problems([make_problem(network, SquaredError(), tensor(X), tensor(y)) for X, y, _ in cases])
+    theta = tensor(np.random.default_rng(3).normal(size=(1, network.n_parameters))).expand(3, -1)
+    together = cross_validate_alpha(problem, theta, torch.from_numpy(folds), 2)
+    np.testing.assert_allclose(together.scores, np.concatenate([one.scores for one in alone]), rtol=1e-6)
+    np.testing.assert_array_equal(together.best, [one.best[0] for one in alone])
+
+
+def test_few_models_at_once_change_nothing():
+    X, y, rng = table(1, n_features=1, noise=0.3)
+    folds = rng.permutation(40) % 5
+    whole, cut = (search(X, y, folds, 3, hidden=(5,), models_at_once=n) for n in (None, 4))
+    np.testing.assert_allclose(cut.scores, whole.scores, rtol=1e-6)
+    assert cut.best == whole.best
+
+
+def test_pure_noise_takes_much_penalty_and_a_smooth_function_none():
+    rng = np.random.default_rng(0)
+    x, folds = rng.uniform(-1, 1, (60, 1)), rng.permutation(60) % 5
+    assert search(x, rng.normal(size=(60, 1)), folds, 3, hidden=(8,)).best[0] <= 1
+    smooth = search(x, np.sin(3 * x) + x**2, folds, 3, hidden=(8,))
+    assert smooth.chosen[0] == 0
+    assert smooth.scores[0].min() < 1e-4
+
+
+def test_candidates_far_behind_are_not_trained_on(monkeypatch):
+    from sklm.optim import _cross_validation
+
+    sizes, original = [], _cross_validation.levenberg_marquardt
+
+    def counting(problem, theta, **options):
+        sizes.append(len(theta))
+        return original(problem, theta, **options)
+
+    monkeypatch.setattr(_cross_validation, "levenberg_marquardt", counting)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (60, 1))
+    search(x, np.sin(3 * x), rng.permutation(60) % 5, 3, hidden=(8,))
+    assert sizes[0] == 3 * len(_cross_validation.ALPHAS)
+    assert sizes[-1] <= sizes[0] / 2
+
+
+def test_no_time_is_no_reason_to_fail():
+    X, y, rng = table(1, n_features=1)
+    got = search(X, y, rng.permutation(40) % 5, 3, hidden=(5,), stopping=Stopping(max_time=0.0))
+    assert np.isfinite(got.scores).all()
+
+
+def test_a_keyboard_interrupt_ends_the_search():
+    class Interrupted(SquaredError):
+        calls = 0
+
+        def value(self, outputs, y, weights):
+            Interrupted.calls += 1
+            if Interrupted.calls == 5:
+                raise KeyboardInterrupt
+            return super().value(outputs, y, weights)
+
+    X, y, rng = table()
+    network = MLP((3,)).build(8, 1)
+    problem = make_problem(network, Interrupted(), tensor(X), tensor(y))
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate_alpha(
+            problem,
+            torch.ones((1, network.n_parameters), dtype=torch.float64),
+            torch.from_numpy(rng.permutation(40) % 5)[None],
+            3,
+        )
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "eigh", "qr", "dual"])
+def test_solvers_agree(solver):
+    X, y, rng = table()
+    folds = rng.permutation(40) % 3
+    got = search(X, y, folds, 3, alphas=ALPHAS, solver=solver)
+    want = [ridge(X, y, folds, 3, alpha, np.ones(40)) for alpha in ALPHAS]
+    np.testing.assert_allclose(got.scores[0], want, rtol=1e-5)

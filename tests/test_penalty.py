@@ -1,0 +1,180 @@
+"""``alpha='auto'`` and ``'cv'`` of the regressor."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
+from sklm._penalty import make_folds
+
+
+def noisy(n_samples=60, n_features=2, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, (n_samples, n_features))
+    return X, np.sin(3 * X[:, 0]) + 0.3 * rng.normal(size=n_samples)
+
+
+def test_equal_rows_are_in_the_same_fold_and_folds_are_equal_in_size():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 3, (200, 2)).astype(float)
+    folds = make_folds(X, 1.0, 0).of_row
+    for row in np.unique(X, axis=0):
+        assert len(np.unique(folds[(row == X).all(1)])) == 1
+    distinct = rng.normal(size=(103, 2))
+    assert sorted(np.bincount(make_folds(distinct, 1.0, 0).of_row)) == [20, 20, 21, 21, 21]
+    assert make_folds(np.ones((9, 2)), 1.0, 0) is None
+    assert set(make_folds(np.arange(4.0)[:, None], 1.0, 0).of_row) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("work", "number"), [(1e3, 3), (2.5e7, 2), (1e9, 1)])
+def test_the_more_work_the_fewer_folds_are_left_out(work, number):
+    X, _ = noisy()
+    assert make_folds(X, work, 0).n_held_out == number
+
+
+def test_auto_is_a_fit_with_the_alpha_it_found():
+    X, y = noisy()
+    auto = LMRegressor(random_state=0).fit(X, y)
+    assert 1e-3 <= auto.alpha_ <= 0.1
+    assert min(auto.alpha_scores_, key=auto.alpha_scores_.get) == auto.alpha_
+    fixed = LMRegressor(alpha=auto.alpha_, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(fixed.theta_, auto.theta_)
+    assert fixed.alpha_ == auto.alpha_
+    assert fixed.alpha_scores_ is None
+    X_new, y_new = noisy(1000, seed=1)
+    without = LMRegressor(alpha=0.0, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        without.fit(X, y)
+    assert auto.score(X_new, y_new) > without.score(X_new, y_new) + 0.1
+
+
+def test_data_without_noise_are_fitted_without_a_penalty():
+    x = np.linspace(-1, 1, 80)[:, None]
+    model = LMRegressor(10, random_state=0, tol=1e-6, max_iter=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, np.sin(4 * x[:, 0]))
+    assert model.alpha_ == 0
+    assert model.loss_ < 1e-10
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_layer_sizes": 1, "rows": 60},  # ten rows a parameter
+        {"early_stopping": True},
+        {"batch_size": 20, "batch_memory": None, "max_iter": 5},
+        {"optimizer": "lbfgs", "max_iter": 5},
+        {"architecture": torch.nn.Linear(2, 1).double()},
+    ],
+)
+def test_auto_is_no_penalty_where_a_search_does_not_suit(options):
+    X, y = noisy(options.pop("rows", 60))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(random_state=0, **options).fit(X, y)
+    assert model.alpha_ == 0
+    assert model.alpha_scores_ is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"early_stopping": True}, "early_stopping"),
+        ({"batch_size": 20}, "mini-batches"),
+        ({"optimizer": "lbfgs"}, "optimizer='lbfgs'"),
+    ],
+)
+def test_cv_says_what_hinders_it(options, message):
+    X, y = noisy()
+    with pytest.raises(ValueError, match=message):
+        LMRegressor(alpha="cv", **options).fit(X, y)
+
+
+def test_cv_needs_different_rows_and_all_of_them():
+    with pytest.raises(ValueError, match="two different rows"):
+        LMRegressor(alpha="cv").fit(np.ones((5, 1)), np.arange(5.0))
+    with pytest.raises(ValueError, match="partial_fit"):
+        LMRegressor(alpha="cv").partial_fit(*noisy())
+    with pytest.raises(ValueError, match="alpha"):
+        LMClassifier(alpha="cv").fit(noisy()[0], noisy()[1] > 0)
+
+
+def test_cv_searches_where_auto_does_not():
+    X, y = noisy(300)
+    assert LMRegressor(3, random_state=0).fit(X, y).alpha_scores_ is None
+    model = LMRegressor(3, alpha="cv", random_state=0).fit(X, y)
+    assert model.alpha_ == min(model.alpha_scores_, key=model.alpha_scores_.get)
+
+
+def test_a_weight_counts_as_so_many_equal_rows():
+    X, y = noisy(40)
+    weight = np.arange(40) % 3
+    weighted = LMRegressor(4, random_state=0).fit(X, y, sample_weight=weight)
+    repeated = LMRegressor(4, random_state=0).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
+    assert weighted.alpha_ == repeated.alpha_ > 0
+    for alpha, score in weighted.alpha_scores_.items():
+        assert score == pytest.approx(repeated.alpha_scores_[alpha], rel=1e-3)
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), atol=1e-5)
+
+
+def test_fits_together_find_the_alphas_of_fits_alone():
+    X, _ = noisy()
+    targets = [noisy(seed=seed)[1] for seed in range(3)] + [np.sin(2 * X[:, 0])]
+    models, sizes = fit_many(LMRegressor(6, random_state=0), X, targets, return_batch_sizes=True)
+    assert (sizes == 4).all()
+    for model, y in zip(models, targets, strict=True):
+        alone = LMRegressor(6, random_state=0).fit(X, y)
+        assert model.alpha_ == alone.alpha_
+        np.testing.assert_allclose(model.predict(X), alone.predict(X), atol=1e-5)
+
+
+def test_a_search_over_auto_and_numbers():
+    X, y = noisy()
+    grid = {"alpha": ["auto", 1e-2, 10.0]}
+    search = LMGridSearchCV(LMRegressor(6, n_init=1, random_state=0), grid, cv=3).fit(X, y)
+    assert search.best_params_["alpha"] != 10.0
+
+
+def test_a_warm_start_keeps_what_was_found():
+    X, y = noisy()
+    model = LMRegressor(6, random_state=0, warm_start=True).fit(X, y)
+    found = model.alpha_
+    model.fit(X[:30], y[:30])
+    assert model.alpha_ == found
+    assert model.alpha_scores_ is None
+
+
+def test_partial_fit_has_no_penalty_unless_given():
+    X, y = noisy()
+    assert LMRegressor(3, random_state=0).partial_fit(X, y).alpha_ == 0
+    assert LMRegressor(3, alpha=0.1, random_state=0).partial_fit(X, y).alpha_ == 0.1
+
+
+def test_a_keyboard_interrupt_of_the_search_leaves_the_estimator_as_it_was(monkeypatch):
+    from sklm import _penalty
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    X, y = noisy()
+    model = LMRegressor(3, alpha=0.1, random_state=0).fit(X, y)
+    before = model.theta_
+    monkeypatch.setattr(_penalty, "cross_validate_alpha", interrupted)
+    model.set_params(alpha="cv")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    assert model.theta_ is before
+
+
+def test_the_search_takes_at_most_half_of_the_time():
+    X, y = noisy(300, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor((20, 10), random_state=0, max_time=0.5).fit(X, y)
+    assert len(model.loss_curve_) >= 1
+    assert np.isfinite(model.predict(X)).all()
