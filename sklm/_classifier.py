@@ -96,6 +96,10 @@ class LMClassifier(ClassifierMixin, Training):
         Weights of each layer for raw X. The last layer gives the log-odds of two classes or of each label, or the
         unnormalised log-probabilities of several classes.
     intercepts_ : list of ndarray of shape (n_out,)
+    alpha_ : float
+        The penalty of the fit.
+    alpha_scores_ : None
+        For ``LMRegressor``.
     n_iter_ : int
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),

@@ -81,7 +81,10 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
         )
         return [
             _penalised(
-                fit, float(search.alphas[best]), float(scores[best]), dict(zip(search.alphas, scores, strict=True))
+                fit,
+                float(search.alphas[best]),
+                float(scores[best]),
+                dict(zip(search.alphas.tolist(), scores.tolist(), strict=True)),
             )
             for fit, best, scores in zip(fits, search.best, search.scores, strict=True)
         ]

@@ -27,9 +27,12 @@ loss : {'squared_error', 'huber', 'absolute_error', 'quantile', 'poisson', 'gamm
     ``Quantile(quantile=0.9)``. 'poisson' and 'gamma' have a log link: they predict positive means.
 """,
     alpha="""
-alpha : float, default=0.0
+alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` on the standardised problem, per mean loss: it means the same for every
-    number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0.
+    number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0. 'cv' finds it by cross-validation on rows left out,
+    as ``alpha_``, for some times the cost of the fit. 'auto' does so where rows (times outputs) are fewer than ten a
+    parameter and that is affordable, and is 0 where they are more, and for modules, CNNs, mini-batches,
+    ``early_stopping`` and other optimizers. See the user guide, "Noisy data".
 """,
     batch="""
 batch_size : int, 'auto' or None, default=None
@@ -80,6 +83,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         are compared. Where sample weights are whole numbers they count equal rows, of which one is left out at a time;
         other weights are those of single rows. None with mini-batches, ``early_stopping``, a mask of parameters, solver
         'dual' or 'cg', another optimizer, and where there are no more rows than parameters.
+    alpha_ : float
+        The penalty of the fit.
+    alpha_scores_ : dict of float to float, or None
+        Mean loss of standardised targets on the rows left out, for every alpha that was tried; those well behind the
+        best were given up early. None where there was no search.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str

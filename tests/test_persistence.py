@@ -128,7 +128,7 @@ def test_a_pickle_does_not_grow_with_the_data():
     sizes = []
     for n in (60, 2000):
         X, y = surface(n)
-        options = {"max_iter": 4, "tol": 0, "n_iter_no_change": 100, "growing": False}
+        options = {"alpha": 0.0, "max_iter": 4, "tol": 0, "n_iter_no_change": 100, "growing": False}
         sizes.append(
             [len(pickle.dumps(small(**options, **more).fit(X, y, np.ones(n)))) for more in ({}, {"batch_size": 50})]
         )
@@ -185,7 +185,8 @@ def test_attributes_are_numpy_and_plain_python():
     buffer = io.BytesIO()
     np.savez(buffer, theta=model.theta_, curve=model.loss_curve_, scores=model.validation_scores_)
     kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
-    assert kinds.pop("loo_score_") is type(None)  # early_stopping
+    for name in ("loo_score_", "alpha_scores_"):  # early_stopping
+        assert kinds.pop(name) is type(None)
     assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}
     assert isinstance(model.architecture_, MLP)
 
@@ -292,5 +293,6 @@ def test_attributes_of_a_classifier_are_numpy_and_plain_python():
     X, y = classes()
     model = classifier(early_stopping=True).fit(X, y)
     kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
-    assert kinds.pop("loo_score_") is type(None)  # early_stopping
+    for name in ("loo_score_", "alpha_scores_"):  # early_stopping
+        assert kinds.pop(name) is type(None)
     assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}

@@ -453,7 +453,7 @@ def test_warning_points_at_the_callers_line():
 
 def test_curves_have_one_entry_an_iteration_and_never_rise():
     X, y = surface(noise=0.2)
-    model = small(max_iter=300, tol=1e-3).fit(X, y)
+    model = small(max_iter=300, tol=1e-3, alpha=0.0).fit(X, y)
     assert model.status_ == "decrease"
     assert model.converged_
     assert len(model.loss_curve_) == len(model.damping_curve_) == model.n_iter_ < 300
@@ -515,8 +515,8 @@ def test_n_iter_is_that_of_the_winner():
 def test_the_first_of_several_exact_fits_is_kept():
     # which of them is nearest to zero is a matter of rounding, and no reason to choose
     X, y = surface(8)
-    one = small(hidden_layer_sizes=20, max_iter=200, n_init=1).fit(X, y)
-    many = small(hidden_layer_sizes=20, max_iter=200, n_init=5).fit(X, y)
+    one = small(hidden_layer_sizes=20, max_iter=200, n_init=1, alpha=0.0).fit(X, y)
+    many = small(hidden_layer_sizes=20, max_iter=200, n_init=5, alpha=0.0).fit(X, y)
     assert one.status_ == many.status_ == "exact"
     np.testing.assert_allclose(many.predict(X + 0.3), one.predict(X + 0.3), rtol=1e-7, atol=1e-7)
 
@@ -778,7 +778,7 @@ def test_module_with_several_outputs():
 @ignore_max_iter
 def test_module_of_the_same_layers_follows_the_mlp():
     X, y = surface(noise=0.1)
-    mlp = small(max_iter=1).fit(X, y)
+    mlp = small(max_iter=1, alpha=0.0).fit(X, y)
     options = {"damping": 0.01, "max_iter": 6, "standardize": False, "solver": "cholesky"}
     module = LMRegressor(architecture=mlp.to_module(), damping_scaling="identity", **options).fit(X, y)
     start = mlp.set_params(warm_start=True, **options)

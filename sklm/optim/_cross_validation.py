@@ -18,7 +18,7 @@ from ._stopping import Stopping
 
 #: penalties that are tried, from much to none: of standardised targets, these span smoothing to interpolation
 ALPHAS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 0.0)
-#: a race has so many stages of so many iterations at most
+#: a race has at most so many stages of so many iterations
 STAGES, STAGE_ITERATIONS = 5, 20
 #: what is this much worse than the best on the rows left out is given up; what loses less than this share of its loss
 #: in a stage does not improve any more
@@ -77,7 +77,7 @@ def cross_validate_alpha(
     models_at_once : int, optional
         How many models fit in memory.
     stopping : Stopping, optional
-        For its tolerances of damping and gradient, and ``max_time``: the search ends with what is known by then.
+        For its limits: the search ends with what is known then. Its ``tol`` does not count.
     damping, options
         As in :func:`levenberg_marquardt`.
 
@@ -111,14 +111,15 @@ def cross_validate_alpha(
     dampings = torch.as_tensor(damping, dtype=dtype, device=device).expand(n_fits)[:, None, None].expand(shape).clone()
     losses, scores = np.full(shape, np.inf), np.full((n_fits, n_alphas), np.inf)
     before, racing = scores.copy(), np.ones((n_fits, n_alphas), dtype=bool)
-    stage = replace(stopping, max_iter=STAGE_ITERATIONS, tol=1e-2, n_iter_no_change=5, target_loss=-1.0)
+    stage = replace(stopping, tol=1e-2, n_iter_no_change=5, target_loss=-1.0)
+    until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
 
     def rows_of(index: tuple, of: Tensor) -> Tensor:
         """Weights (b, N) of the rows of the models ``index`` in or out of their folds, summing to one."""
         part = (weights * of).expand(*shape, -1)[index]
         return part / part.sum(-1, keepdim=True)
 
-    for _ in range(STAGES):
+    for done in range(0, until, STAGE_ITERATIONS):
         models = np.argwhere(np.broadcast_to(racing[..., None], shape))
         limit = len(models) if models_at_once is None else models_at_once
         finished = np.ones(shape, dtype=bool)
@@ -126,7 +127,8 @@ def cross_validate_alpha(
             numbers = models[first : first + limit]
             index = tuple(torch.from_numpy(numbers).to(device).unbind(1))
             part = problem.reweighted(fit[index], rows_of(index, ~left_out), alpha[index])
-            left = replace(stage, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
+            seconds = max(stopping.max_time - (time.monotonic() - began), 0.0)
+            left = replace(stage, max_time=seconds, max_iter=min(STAGE_ITERATIONS, until - done))
             solution = levenberg_marquardt(part, points[index], damping=dampings[index], stopping=left, **options)
             if Status.INTERRUPTED in solution.status:
                 raise KeyboardInterrupt
