@@ -90,7 +90,7 @@ def run(name, **options):
     errors, began = [], time.perf_counter()
     for seed in range(N_STARTS):
         model = LMRegressor(
-            hidden, random_state=seed, n_init=1, max_iter=N_ITER, tol=0.0, growing=False, **options
+            hidden, random_state=seed, n_init=1, max_iter=N_ITER, alpha=0.0, tol=0.0, growing=False, **options
         ).fit(X, y)
         errors.append(2 * model.loss_ / np.var(y))
     return np.median(errors), (time.perf_counter() - began) / N_STARTS

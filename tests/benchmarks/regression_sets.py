@@ -60,8 +60,8 @@ def models(n_features):
     kernel = ConstantKernel(1.0, (1e-3, 1e4)) * RBF(np.ones(n_features), (1e-2, 1e4)) + WhiteKernel(0.1, (1e-8, 10))
     gaussian_process = GaussianProcessRegressor(kernel, random_state=0, n_restarts_optimizer=1)
     return {
-        "LMRegressor": GridSearchCV(LMRegressor(random_state=0, max_iter=300), {"alpha": ALPHAS}, cv=3),
-        "LMRegressor, alpha=1e-3": LMRegressor(random_state=0, max_iter=300, alpha=1e-3),
+        "LMRegressor()": LMRegressor(random_state=0),
+        "LMRegressor, searched": GridSearchCV(LMRegressor(random_state=0, max_iter=300), {"alpha": ALPHAS}, cv=3),
         "MLP lbfgs": mlp("lbfgs"),
         "MLP adam": mlp("adam"),
         "Gaussian process": scaled(gaussian_process),
