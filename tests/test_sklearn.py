@@ -48,6 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
             param_selection="random",
             damping_strategy="trust_region",
             damping_scaling="running_maximum",
+            alpha=1e-3,
             max_iter=30,
             n_init=1,
         ),
