@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .optim import Problem, Stopping, cross_validate_alpha, stack_problems
+from .optim import Stopping, cross_validate_alpha, stack_problems
 from .optim._isolation import isolated
 
 if TYPE_CHECKING:
@@ -20,19 +20,18 @@ ENOUGH_ROWS = 10.0
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 5e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
-#: where the rows left out are predicted with no more than this of the variance of y left, there may be no noise at all
-NOISELESS = 1e-2
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Fold of every row (N,), and how many of them, counted from 0, are left out in turn."""
+    """Fold of every row (N,), how many of them are left out in turn, counted from 0, and a start (P,) for all."""
 
     of_row: np.ndarray
     n_held_out: int
+    start: np.ndarray
 
 
-def make_folds(X: np.ndarray, work: float, seed: int) -> Folds | None:
+def make_folds(X: np.ndarray, start: np.ndarray, work: float, seed: int) -> Folds | None:
     """Divide rows X (N, F) into folds at random, equal ones into the same; None if all are equal.
 
     ``work`` is the number of multiplications of one linearisation: the larger, the fewer folds are left out.
@@ -42,7 +41,7 @@ def make_folds(X: np.ndarray, work: float, seed: int) -> Folds | None:
         return None
     n_folds = min(N_FOLDS, len(distinct))
     fold = np.random.default_rng([seed, n_folds]).permutation(len(distinct)) % n_folds
-    return Folds(fold[which.reshape(-1)], int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds))))
+    return Folds(fold[which.reshape(-1)], int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds))), start)
 
 
 def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
@@ -60,7 +59,7 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
     KeyboardInterrupt
         If the user stops the search.
     """
-    first = fits[0]
+    first, every = fits[0], [fit.folds for fit in fits if fit.folds is not None]
     if first.folds is None:
         return fits
     device = first.problem.y.device
@@ -71,8 +70,8 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
         problem = stack_problems([fit.problem.models(one) for fit in fits])
         search = cross_validate_alpha(
             problem,
-            torch.from_numpy(np.stack([fit.theta[0] for fit in fits])).to(device, problem.y.dtype),
-            torch.from_numpy(np.stack([fit.folds.of_row for fit in fits if fit.folds is not None])).to(device),
+            torch.from_numpy(np.stack([folds.start for folds in every])).to(device, problem.y.dtype),
+            torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device),
             first.folds.n_held_out,
             damping=torch.tensor([fit.options["damping"] for fit in fits], dtype=problem.y.dtype, device=device),
             stopping=replace(stopping, max_time=stopping.max_time / 2),  # the rest is for the fit
@@ -80,35 +79,12 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
             **options,
         )
         return [
-            _penalised(
+            replace(
                 fit,
-                float(search.alphas[best]),
-                float(scores[best]),
-                dict(zip(search.alphas.tolist(), scores.tolist(), strict=True)),
+                problem=replace(fit.problem, alpha=torch.full_like(fit.problem.alpha, alpha), penalised=alpha > 0),
+                alpha=alpha,
+                alpha_scores=dict(zip(search.alphas.tolist(), scores.tolist(), strict=True)),
+                folds=None,
             )
-            for fit, best, scores in zip(fits, search.best, search.scores, strict=True)
+            for fit, alpha, scores in zip(fits, search.chosen.tolist(), search.scores, strict=True)
         ]
-
-
-def target_variance(problem: Problem) -> float:
-    """Weighted variance of the targets, summed over outputs."""
-    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
-    return float(((problem.y - mean).square() * problem.weights).sum())
-
-
-def _penalised(fit: Prepared, alpha: float, score: float, scores: dict[float, float]) -> Prepared:
-    """The fit with a penalty; where there may be no noise, also with all starts once more without one.
-
-    Cross-validation stops long before a fit without noise is at its end, and cannot see how far it would get. Which of
-    the starts is kept, their leave-one-out losses decide.
-    """
-    problem, theta = fit.problem, fit.theta
-    alphas = torch.full_like(problem.alpha, alpha)
-    growing = fit.growth is not None and bool(fit.growth.sizes(problem))
-    unsure = alpha > 0 and fit.predicts_rows and not growing and problem.loss.is_squared
-    if unsure and 2 * problem.network.n_outputs * score <= NOISELESS * target_variance(problem):
-        n = len(theta)
-        problem = problem.models(torch.arange(2 * n, device=alphas.device) % n)
-        alphas, theta = torch.cat([alphas, torch.zeros_like(alphas)]), np.concatenate([theta, theta])
-    problem = replace(problem, alpha=alphas, penalised=alpha > 0)
-    return replace(fit, problem=problem, theta=theta, alpha=alpha, alpha_scores=scores, folds=None)

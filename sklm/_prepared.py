@@ -28,9 +28,6 @@ from .optim import (
 )
 from .optim._isolation import isolated
 
-#: how many times lower the leave-one-out loss must be to do without the penalty that was found
-CLEARLY = 2.0
-
 
 class CannotBatchError(Exception):
     """The fit has to run on its own; the message says why."""
@@ -97,10 +94,7 @@ class Prepared:
         interrupted = Status.INTERRUPTED in solution.status  # whoever did that is waiting
         if interrupted or not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
-        value = leave_one_out(problem, solution.theta)
-        # with noise, it is not to be trusted where nothing holds the function between the rows
-        value = value.where(problem.alpha > 0, CLEARLY * value)
-        return replace(solution, leave_one_out=value.cpu().numpy())
+        return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
 
     @property
     def predicts_rows(self) -> bool:
@@ -121,8 +115,6 @@ class Prepared:
         device = self.problem.y.device
         with isolated(device):
             one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
-            alpha = torch.full_like(one.alpha, solution.alpha[row])
-            one = replace(one, alpha=alpha, penalised=bool(solution.alpha[row] > 0))
             return float(leave_one_out(one, solution.theta[row : row + 1], cut=True))
 
     def key(self, origin: Any) -> tuple:

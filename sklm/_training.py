@@ -24,7 +24,7 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, Folds, choose_alphas, make_folds, target_variance
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, Folds, choose_alphas, make_folds
 from ._prepared import Prepared
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
@@ -165,8 +165,13 @@ class Training(FittedNetwork, Solving):
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         x, y = self._scalings(data, architecture, loss, previous)
         theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
-        folds = self._folds(architecture, network, loss, data, batches, seed) if previous is None else None
-        alpha = self._penalty(data, meaning) if previous is None else self._next_penalty(data, meaning, previous)
+        alpha, scores = self._penalty(data, meaning), None
+        if self._alpha_is_open:
+            folds = self._folds(architecture, network, loss, data, batches, seed, x, y)
+            if previous is not None and previous.alpha_scores_ is not None:  # what was found stays
+                alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
+        else:
+            folds = None
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
@@ -177,7 +182,7 @@ class Training(FittedNetwork, Solving):
             options = self._suited(problem, options, device)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
-        return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds)
+        return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         began, device = time.monotonic(), fit.problem.y.device
@@ -203,8 +208,7 @@ class Training(FittedNetwork, Solving):
         if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
             self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
         fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
-        fitted["alpha_"] = fit.alpha if solution.alpha[row] > 0 else 0.0
-        fitted["alpha_scores_"] = fit.alpha_scores
+        fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
         fitted.update(self._report(solution, row, fit.validation))
         value = fit.leave_one_out(solution, row)
         fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
@@ -256,7 +260,7 @@ class Training(FittedNetwork, Solving):
         """Negative losses on the rows of a problem as R^2, where that measures them; otherwise as they are."""
         if not (problem.loss.is_squared and self._numeric_targets):
             return values
-        spread = target_variance(problem)
+        spread = _spread(problem)
         if spread == 0:  # as r2_score does
             return np.where(values == 0, 1.0, 0.0)
         return 1 + values * (2 * problem.network.n_outputs / spread)
@@ -279,10 +283,13 @@ class Training(FittedNetwork, Solving):
             x, y = previous._stored_scalings()
             theta, damping = previous.theta_[None], previous.damping_
         device = self._make_device(data.y.size * network.n_parameters**2)
+        alpha = self._penalty(data, meaning)
+        if previous is not None and self._alpha_is_open:
+            alpha = previous.alpha_
         options = self._options(architecture, False)
         options["damping"] = damping
         with isolated(device):
-            problem = self._problem(network, loss, data, x, y, 1, device, self._penalty(data, meaning))
+            problem = self._problem(network, loss, data, x, y, 1, device, alpha)
             options = self._suited(problem, options, device)
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
@@ -297,8 +304,7 @@ class Training(FittedNetwork, Solving):
         refuse_nonfinite(solution, 0)
         fitted = self._core(architecture, loss, x, y, meaning)
         fitted["theta_"] = solution.theta[0].cpu().double().numpy()
-        fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_scores_=None)
-        fitted["alpha_"] = float(solution.alpha[0])
+        fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None)
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones
             fitted["damping_"] = float(damping)
@@ -319,14 +325,12 @@ class Training(FittedNetwork, Solving):
         """Number for ``alpha``, 0 for one that is to be searched for."""
         return 0.0 if isinstance(self.alpha, str) else float(self.alpha)
 
-    def _next_penalty(self, data: TrainingSet, meaning: dict[str, Any], previous: Training) -> float:
-        """Number for ``alpha`` of a warm start: what was searched for before stays."""
-        if self._searches_alpha and isinstance(self.alpha, str):
-            return previous.alpha_
-        return self._penalty(data, meaning)
-
     #: whether a word for ``alpha`` means a search
     _searches_alpha = True
+
+    @property
+    def _alpha_is_open(self) -> bool:
+        return self._searches_alpha and isinstance(self.alpha, str)
 
     def _folds(
         self,
@@ -336,16 +340,16 @@ class Training(FittedNetwork, Solving):
         data: TrainingSet,
         batches: MiniBatches | None,
         seed: int,
+        x: Scaling,
+        y: Scaling,
     ) -> Folds | None:
-        """Folds to search for alpha with; None where that is not wanted.
+        """Folds to search for alpha with; None where that is not wanted, or targets are constant.
 
         Raises
         ------
         ValueError
             If it is wanted and cannot be done.
         """
-        if not (self._searches_alpha and isinstance(self.alpha, str)):
-            return None
         asked = self.alpha == "cv"
         obstacles = {
             "early_stopping=True, which has validation rows of its own": self.early_stopping,
@@ -357,14 +361,17 @@ class Training(FittedNetwork, Solving):
         hindered = [reason for reason, present in obstacles.items() if present]
         if hindered and asked:
             raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
-        whole = bool(np.all(data.weights == np.round(data.weights)))  # weight k counts as the row k times
-        rows = (data.weights.sum() if whole else len(data.weights)) * loss.curvature_columns(network.n_outputs)
+        total = data.weights.sum()  # weight k counts as the row k times; huge floats are always whole
+        whole = bool(np.all(data.weights == np.round(data.weights))) and total < 2**53
+        rows = (total if whole else len(data.weights)) * loss.curvature_columns(network.n_outputs)
         n_parameters = network.n_parameters
         work = rows * n_parameters * min(rows, n_parameters)
         suits = architecture.restarts and rows < ENOUGH_ROWS * n_parameters and work <= SEARCH_WORK
-        if hindered or not (asked or suits):
+        if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
-        folds = make_folds(np.asarray(data.X), work, seed)
+        # not from a fitted model, which has seen the rows to leave out
+        start = self._starts(architecture, network, loss, data, x, y, seed, None)[0]
+        folds = make_folds(np.asarray(data.X), start, work, seed)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
         return folds
@@ -420,3 +427,9 @@ class Training(FittedNetwork, Solving):
             now = output_scaling(loss.target_scaling, y)
             theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
         return theta
+
+
+def _spread(problem: Problem) -> float:
+    """Weighted variance of the targets, summed over outputs."""
+    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
+    return float(((problem.y - mean).square() * problem.weights).sum())

@@ -10,6 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
 from sklm._penalty import make_folds
 
+START = np.zeros(3)
+
 
 def noisy(n_samples=60, n_features=2, seed=0):
     rng = np.random.default_rng(seed)
@@ -20,19 +22,19 @@ def noisy(n_samples=60, n_features=2, seed=0):
 def test_equal_rows_are_in_the_same_fold_and_folds_are_equal_in_size():
     rng = np.random.default_rng(0)
     X = rng.integers(0, 3, (200, 2)).astype(float)
-    folds = make_folds(X, 1.0, 0).of_row
+    folds = make_folds(X, START, 1.0, 0).of_row
     for row in np.unique(X, axis=0):
         assert len(np.unique(folds[(row == X).all(1)])) == 1
     distinct = rng.normal(size=(103, 2))
-    assert sorted(np.bincount(make_folds(distinct, 1.0, 0).of_row)) == [20, 20, 21, 21, 21]
-    assert make_folds(np.ones((9, 2)), 1.0, 0) is None
-    assert set(make_folds(np.arange(4.0)[:, None], 1.0, 0).of_row) == {0, 1, 2, 3}
+    assert sorted(np.bincount(make_folds(distinct, START, 1.0, 0).of_row)) == [20, 20, 21, 21, 21]
+    assert make_folds(np.ones((9, 2)), START, 1.0, 0) is None
+    assert set(make_folds(np.arange(4.0)[:, None], START, 1.0, 0).of_row) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(("work", "number"), [(1e3, 3), (2.5e7, 2), (1e9, 1)])
 def test_the_more_work_the_fewer_folds_are_left_out(work, number):
     X, _ = noisy()
-    assert make_folds(X, work, 0).n_held_out == number
+    assert make_folds(X, START, work, 0).n_held_out == number
 
 
 def test_auto_is_a_fit_with_the_alpha_it_found():
@@ -122,6 +124,50 @@ def test_a_weight_counts_as_so_many_equal_rows():
     np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), atol=1e-5)
 
 
+@pytest.mark.parametrize("noise", [0.02, 0.05])
+def test_copies_of_rows_are_no_reason_to_memorise_them(noise):
+    """Thrice the rows are more than parameters, but not different ones."""
+    rng = np.random.default_rng(1)
+    X = rng.uniform(-1, 1, (30, 2))
+    y = np.sin(3 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=30)
+    once, thrice = (LMRegressor(random_state=0).fit(X, y, weight) for weight in (None, np.full(30, 3.0)))
+    assert thrice.alpha_ == once.alpha_ > 0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e20])
+def test_weights_of_any_size_mean_the_same(scale):
+    X, y = noisy(40)
+    weight = np.random.default_rng(1).uniform(1, 2, 40)
+    one, other = (LMRegressor(4, random_state=0).fit(X, y, factor * weight) for factor in (1, scale))
+    assert one.alpha_ == other.alpha_
+    assert one.alpha_scores_ == pytest.approx(other.alpha_scores_)
+
+
+@pytest.mark.parametrize("options", [{"loss": "huber"}, {"solver": "qr"}, {"alpha": "cv", "growing": True}])
+def test_other_losses_and_solvers_see_that_there_is_no_noise(options):
+    x = np.linspace(-1, 1, 60)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(6, random_state=0, n_init=1, max_iter=400, **options).fit(x, np.sin(4 * x[:, 0]))
+    assert model.alpha_ == 0
+    assert model.score(x, np.sin(4 * x[:, 0])) > 1 - 1e-6
+
+
+def test_constant_targets_need_no_search():
+    X, _ = noisy()
+    model = LMRegressor(random_state=0).fit(X, np.full(60, 3.0))
+    assert (model.alpha_, model.alpha_scores_) == (0, None)
+
+
+def test_few_iterations_take_the_least_loss():
+    X, y = noisy(40)
+    for seed in range(5):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LMRegressor(6, random_state=seed, max_iter=10).fit(X, y)
+        assert min(model.alpha_scores_, key=model.alpha_scores_.get) == model.alpha_
+
+
 def test_fits_together_find_the_alphas_of_fits_alone():
     X, _ = noisy()
     targets = [noisy(seed=seed)[1] for seed in range(3)] + [np.sin(2 * X[:, 0])]
@@ -144,9 +190,23 @@ def test_a_warm_start_keeps_what_was_found():
     X, y = noisy()
     model = LMRegressor(6, random_state=0, warm_start=True).fit(X, y)
     found = model.alpha_
+    scores = model.alpha_scores_
     model.fit(X[:30], y[:30])
     assert model.alpha_ == found
-    assert model.alpha_scores_ is None
+    assert model.alpha_scores_ is scores
+    model.partial_fit(X[:30], y[:30])
+    assert model.alpha_ == found
+
+
+def test_a_warm_start_searches_where_nothing_was_found_before():
+    X, y = noisy()
+    model = LMRegressor(6, alpha=0.5, random_state=0, warm_start=True).fit(X, y)
+    model.set_params(alpha="auto").fit(X, y)
+    fresh = LMRegressor(6, random_state=0).fit(X, y)
+    assert model.alpha_ == fresh.alpha_
+    assert model.alpha_scores_ == pytest.approx(fresh.alpha_scores_)
+    with pytest.raises(ValueError, match="early_stopping"):
+        model.set_params(alpha="cv", early_stopping=True).fit(X, y)
 
 
 def test_partial_fit_has_no_penalty_unless_given():

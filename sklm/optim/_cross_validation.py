@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ._minimize import levenberg_marquardt
 from ._problem import Problem
-from ._state import Solution
 from ._status import Status
 from ._stopping import Stopping
 
@@ -23,6 +22,9 @@ STAGES, STAGE_ITERATIONS = 5, 20
 #: what is this much worse than the best on the rows left out is given up; what loses less than this share of its loss
 #: in a stage does not improve any more
 BEHIND, IMPROVING = 1.5, 0.9
+#: where no more than this of the loss of zero outputs is left on the rows left out, there may be no noise at all; a fit
+#: without penalty must then be so many times better to be chosen
+NOISELESS, CLEARLY = 1e-2, 2.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class AlphaSearch:
     alphas : (A,) ndarray
         What was tried, in decreasing order.
     scores : (M, A) ndarray
-        Mean loss on the rows left out, when the race was over for this penalty.
+        Mean loss on the rows left out, when the race was over for this penalty; infinite where it was never finite.
     best : (M,) ndarray of int
         Number of the chosen alpha.
     """
@@ -70,14 +72,14 @@ def cross_validate_alpha(
     theta : (M, P) tensor
         One starting point a fit, for all its penalties and folds.
     folds : (1, N) or (M, N) tensor of int
-        Number of the fold of every row. None may be empty.
+        Number of the fold of every row.
     n_held_out : int
-        Folds 0 to ``n_held_out - 1`` are left out in turn.
-    alphas : sequence of float, decreasing
+        Folds 0 to ``n_held_out - 1`` are left out in turn; those without weight do not count.
+    alphas : sequence of float, decreasing to 0
     models_at_once : int, optional
         How many models fit in memory.
     stopping : Stopping, optional
-        For its limits: the search ends with what is known then. Its ``tol`` does not count.
+        For its limits: the search ends with what is known then. Its ``tol`` counts for fits without noise only.
     damping, options
         As in :func:`levenberg_marquardt`.
 
@@ -95,63 +97,118 @@ def cross_validate_alpha(
     All candidates go through stages of a few iterations (racing: Maron & Moore 1997, Artificial Intelligence Review 11,
     pp. 193-225). After each, the loss of every row left out is averaged over the folds, by weight, and candidates
     well above the best one are given up. Least loss wins; but where smaller penalties are close behind when the race
-    ends, and still improving, the smallest of them does: it has not come to its end.
+    ends, and still improving, the smallest of them does: it has not come to its end. Where the loss is nearly nothing
+    beside that of zero outputs, the winner and a fit without penalty are trained to their ends, and the latter is
+    chosen where its loss is, in the geometric mean of the folds, less than half of the winner's.
     """
-    began, stopping = time.monotonic(), stopping or Stopping()
-    values = np.asarray(alphas, dtype=float)
-    n_fits, n_alphas = len(theta), len(values)
-    device, dtype = theta.device, theta.dtype
-    shape = (n_fits, n_alphas, n_held_out)
-    left_out = folds[:, None, None, :] == torch.arange(n_held_out, device=device)[:, None]  # (M or 1, 1, H, N)
-    weights = problem.weights[:, None, None, :]
-    share = (weights * left_out).sum(-1).expand(n_fits, 1, n_held_out).cpu().numpy()
-    fit = torch.arange(n_fits, device=device)[:, None, None].expand(shape)
-    alpha = torch.as_tensor(values, dtype=dtype, device=device)[None, :, None].expand(shape)
-    points = theta[:, None, None, :].expand(*shape, theta.shape[1]).clone()
-    dampings = torch.as_tensor(damping, dtype=dtype, device=device).expand(n_fits)[:, None, None].expand(shape).clone()
-    losses, scores = np.full(shape, np.inf), np.full((n_fits, n_alphas), np.inf)
-    before, racing = scores.copy(), np.ones((n_fits, n_alphas), dtype=bool)
-    stage = replace(stopping, tol=1e-2, n_iter_no_change=5, target_loss=-1.0)
+    race = _Race(problem, theta, folds, n_held_out, np.asarray(alphas, dtype=float), damping, models_at_once, options)
+    stopping = stopping or Stopping()
+    racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
-
-    def rows_of(index: tuple, of: Tensor) -> Tensor:
-        """Weights (b, N) of the rows of the models ``index`` in or out of their folds, summing to one."""
-        part = (weights * of).expand(*shape, -1)[index]
-        return part / part.sum(-1, keepdim=True)
-
     for done in range(0, until, STAGE_ITERATIONS):
-        models = np.argwhere(np.broadcast_to(racing[..., None], shape))
-        limit = len(models) if models_at_once is None else models_at_once
-        finished = np.ones(shape, dtype=bool)
+        stage = replace(stopping, max_iter=min(STAGE_ITERATIONS, until - done), tol=1e-2, n_iter_no_change=5)
+        before, (ended, complete) = race.scores, race.train(racing, stage)
+        if not complete:  # some have had more time than others
+            race.scores = before if np.isfinite(before).any() else race.scores
+            racing[:] = False
+            break
+        contending = race.scores <= BEHIND * race.scores.min(axis=1, keepdims=True)
+        decided = contending.sum(axis=1, keepdims=True) <= 1
+        racing &= contending & ~decided & ~ended
+        if not racing.any():
+            break
+    last = race.shape[1] - 1
+    improving = racing & np.isfinite(before) & (race.scores < IMPROVING * before)
+    smallest = last - improving[:, ::-1].argmax(axis=1)
+    best = race.scores.argmin(axis=1)
+    best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
+    hopeless = ~np.isfinite(race.scores).any(axis=1)
+    best[hopeless] = last
+    unsure = (race.scores.min(axis=1) <= NOISELESS * problem.null_loss().cpu().numpy()) & (best < last) & ~hopeless
+    left = stopping.max_iter - until
+    if unsure.any() and left > 0:
+        finalists = np.zeros_like(racing)
+        finalists[unsure, best[unsure]] = finalists[unsure, last] = True
+        _, complete = race.train(finalists, replace(stopping, max_iter=left))
+        losses = np.where(race.share > 0, np.log(np.maximum(race.losses, np.finfo(float).tiny)), 0.0)
+        gain = losses[np.arange(len(best)), best] - losses[:, last]
+        ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
+        if complete:
+            best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
+    return AlphaSearch(race.alphas, race.scores, best)
+
+
+class _Race:
+    """Models of every fit, penalty and fold (M, A, H): their points, and losses on the rows that they have not seen.
+
+    Attributes
+    ----------
+    share : (M, 1, H) ndarray
+        Weight of the rows left out.
+    losses : (M, A, H) ndarray
+    scores : (M, A) ndarray
+        Their mean by weight, infinite where it is not finite.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        theta: Tensor,
+        folds: Tensor,
+        n_held_out: int,
+        alphas: np.ndarray,
+        damping: float | Tensor,
+        models_at_once: int | None,
+        options: dict[str, Any],
+    ):
+        self.problem, self.alphas, self.models_at_once, self.options = problem, alphas, models_at_once, options
+        self.shape = shape = (len(theta), len(alphas), n_held_out)
+        device, dtype = theta.device, theta.dtype
+        self.left_out = folds[:, None, None, :] == torch.arange(n_held_out, device=device)[:, None]  # (.., 1, H, N)
+        self.weights = problem.weights[:, None, None, :]
+        held = (self.weights * self.left_out).sum(-1).expand(shape[0], 1, n_held_out)
+        seen = (self.weights * ~self.left_out).sum(-1).expand(shape[0], 1, n_held_out)
+        self.share = held.where(seen > 0, torch.zeros_like(held)).cpu().numpy()
+        self.fit = torch.arange(shape[0], device=device)[:, None, None].expand(shape)
+        self.alpha = torch.as_tensor(alphas, dtype=dtype, device=device)[None, :, None].expand(shape)
+        self.points = theta[:, None, None, :].expand(*shape, theta.shape[1]).clone()
+        first = torch.as_tensor(damping, dtype=dtype, device=device).expand(shape[0])
+        self.damping = first[:, None, None].expand(shape).clone()
+        self.losses, self.scores = np.full(shape, np.inf), np.full(shape[:2], np.inf)
+        self.began = time.monotonic()
+
+    def train(self, which: np.ndarray, stopping: Stopping) -> tuple[np.ndarray, bool]:
+        """Go on with candidates (M, A); return which have come to an end (M, A), and whether there was time for all.
+
+        ``stopping.max_time`` counts from the beginning of the race.
+        """
+        models = np.argwhere(which[..., None] & (self.share > 0))
+        limit, ended = self.models_at_once or len(models), np.ones(self.shape, dtype=bool)
         for first in range(0, len(models), limit):
-            numbers = models[first : first + limit]
-            index = tuple(torch.from_numpy(numbers).to(device).unbind(1))
-            part = problem.reweighted(fit[index], rows_of(index, ~left_out), alpha[index])
-            seconds = max(stopping.max_time - (time.monotonic() - began), 0.0)
-            left = replace(stage, max_time=seconds, max_iter=min(STAGE_ITERATIONS, until - done))
-            solution = levenberg_marquardt(part, points[index], damping=dampings[index], stopping=left, **options)
+            where = tuple(models[first : first + limit].T)
+            index = tuple(torch.from_numpy(numbers).to(self.points.device) for numbers in where)
+            seconds = max(stopping.max_time - (time.monotonic() - self.began), 0.0)
+            solution = levenberg_marquardt(
+                self._part(index, ~self.left_out, self.alpha[index]),
+                self.points[index],
+                damping=self.damping[index],
+                stopping=replace(stopping, max_time=seconds, target_loss=-1.0),
+                **self.options,
+            )
             if Status.INTERRUPTED in solution.status:
                 raise KeyboardInterrupt
-            points[index], dampings[index] = solution.theta, solution.damping.clamp(max=1.0)
-            where = tuple(numbers.T)
-            finished[where] = _ended(solution)
-            held = problem.reweighted(fit[index], rows_of(index, left_out), torch.zeros_like(alpha[index]))
-            losses[where] = held.evaluate(solution.theta, keep=False).objective.cpu().numpy()
-        before = np.where(racing, scores, before)
-        scores = (losses * share).sum(2) / share.sum(2)
-        scores = np.where(np.isfinite(scores), scores, np.inf)
-        contending = scores <= BEHIND * scores.min(axis=1, keepdims=True)
-        decided = contending.sum(axis=1, keepdims=True) <= 1
-        racing &= contending & ~decided & ~finished.all(axis=2)
-        if not racing.any() or time.monotonic() - began >= stopping.max_time:
-            break
-    best = scores.argmin(axis=1)
-    improving = racing & (scores < IMPROVING * before)
-    last = n_alphas - 1 - improving[:, ::-1].argmax(axis=1)
-    best = np.where(improving.any(axis=1), np.maximum(best, last), best)
-    return AlphaSearch(values, scores, best)
+            self.points[index], self.damping[index] = solution.theta, solution.damping.clamp(max=1.0)
+            ended[where] = [status not in (Status.MAX_ITER, Status.TIME) for status in solution.status]
+            held = self._part(index, self.left_out, torch.zeros_like(self.alpha[index]))
+            self.losses[where] = held.evaluate(solution.theta, keep=False).objective.cpu().numpy()
+        losses = np.where(self.share > 0, self.losses, 0.0)
+        total = self.share.sum(axis=2)
+        with np.errstate(all="ignore"):
+            scores = (losses * self.share).sum(axis=2) / total
+        self.scores = np.where(np.isfinite(scores), scores, np.inf)
+        return np.asarray(ended.all(axis=2)), time.monotonic() - self.began < stopping.max_time
 
-
-def _ended(solution: Solution) -> np.ndarray:
-    """Models (b,) that would not go on, had they more iterations."""
-    return np.array([status not in (Status.MAX_ITER, Status.TIME) for status in solution.status])
+    def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
+        """The models ``index`` on the rows in or out of their folds, with weights (b, N) that sum to one."""
+        weights = (self.weights * rows).expand(*self.shape, -1)[index]
+        return self.problem.reweighted(self.fit[index], weights / weights.sum(-1, keepdim=True), alpha)

@@ -162,7 +162,6 @@ def _keep(
         history={name: curve[:, index] for name, curve in solution.history.items()},
         validated=solution.validated,
         moved=solution.moved[index],
-        alpha=solution.alpha[index],
         groups=None if solution.groups is None else solution.groups[index],
     )
     return solution, problem.models(rows), None if validation is None else validation.models(rows)

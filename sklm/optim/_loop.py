@@ -60,7 +60,7 @@ class Loop(ABC):
         began, iteration, history = time.monotonic(), 0, History()
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
-        latest, alpha = int(done.max()), self.problem.alpha.cpu().numpy()
+        latest = int(done.max())
         result = state
         try:
             state, work = self._drop(state, work)
@@ -80,7 +80,7 @@ class Loop(ABC):
             result = _store(result, state)
         solution = _solution(result, history, done)
         moved = (solution.theta != theta).any(1).cpu().numpy()
-        return replace(solution, validated=self.validation is not None, moved=moved, alpha=alpha)
+        return replace(solution, validated=self.validation is not None, moved=moved)
 
     @abstractmethod
     def _start(self, theta: Tensor, done: np.ndarray) -> tuple[State, Any]:
@@ -122,7 +122,7 @@ class Loop(ABC):
         status = torch.where(n_iter < self.stopping.max_iter, _RUNNING, int(Status.MAX_ITER))
         # where no output has a scale, in the units of constant targets, every theta is an exact fit
         status = status.where((self.problem.report_weights != 0).any(-1), int(Status.EXACT))
-        null = self._null_objective(n_models, theta)
+        null = self.problem.null_loss()
         return State(
             model=torch.arange(n_models, device=theta.device),
             theta=theta,
@@ -141,14 +141,6 @@ class Loop(ABC):
             status=torch.where(finite, status, int(Status.NONFINITE)),
             n_iter=n_iter,
         )
-
-    def _null_objective(self, n_models: int, theta: Tensor) -> Tensor:
-        """Loss (B,) of outputs that are all zero: the scale of the targets, and with it of rounding."""
-        total = theta.new_zeros(n_models)
-        for chunk in self.problem.chunks():
-            zero = theta.new_zeros(n_models, self.problem.network.n_outputs, chunk.weights.shape[-1])
-            total = total + self.problem.loss.value(zero, chunk.y, chunk.weights).sum(-1)
-        return total
 
     def _judge(self, state: State, work: Any, elapsed: float, latest: int, history: History) -> State:
         """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""

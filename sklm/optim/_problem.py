@@ -198,6 +198,14 @@ class Problem:
             objective = objective + 0.5 * self.alpha * (theta.square() @ self.penalty_mask)
         return Evaluation(objective, (value * self.report_weights).sum(-1), forwards)
 
+    def null_loss(self) -> Tensor:
+        """Loss (B,) of outputs that are all zero: the scale of the targets, and with it of rounding."""
+        total = torch.zeros_like(self.alpha)
+        for chunk in self.chunks():
+            zero = total.new_zeros(len(total), self.network.n_outputs, chunk.weights.shape[-1])
+            total = total + self.loss.value(zero, chunk.y, chunk.weights).sum(-1)
+        return total
+
     def forward_passes(self, theta: Tensor, kept: list[Forward] | None) -> Iterator[tuple[Chunk, Forward]]:
         """Yield every chunk with its forward pass, computing what was not kept."""
         for number, chunk in enumerate(self.chunks()):
@@ -262,7 +270,7 @@ def make_problem(
     share = share / share.sum(-1, keepdim=True)
     if bool((weights < 0).any()) or not bool(torch.isfinite(share).all()):
         raise ValueError("weights must be non-negative with a positive sum for every model.")
-    counts = (weights == weights.round()).all(-1, keepdim=True)
+    counts = (weights == weights.round()).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) < 2**53)
     unit = torch.where(counts, share / weights.clamp_min(1), share)
     if output_scale is None:
         output_scale = torch.ones(network.n_outputs, dtype=torch.float64)

@@ -148,8 +148,6 @@ class Solution:
         Whether ``theta`` differs from the starting point.
     groups : (B,) ndarray of int or None
         Number of the fit that a model is a start of; None for starts of one fit.
-    alpha : (B,) ndarray
-        Penalty of every model.
     leave_one_out : (B,) ndarray or None
         Approximate leave-one-out loss of ``theta``, if it was asked for: then restarts are compared by it.
     """
@@ -164,7 +162,6 @@ class Solution:
     validated: bool = False
     moved: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: np.ndarray | None = None
-    alpha: np.ndarray = field(default_factory=lambda: np.zeros(0))
     leave_one_out: np.ndarray | None = None
 
     @property

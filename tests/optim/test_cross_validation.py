@@ -96,6 +96,17 @@ def test_candidates_far_behind_are_not_trained_on(monkeypatch):
     assert sizes[-1] <= sizes[0] / 2
 
 
+def test_folds_without_weight_do_not_count():
+    X, y, rng = table()
+    folds, weights = rng.permutation(40) % 3, np.ones(40)
+    weights[folds == 1] = 0
+    got = search(X, y, folds, 3, weights=tensor(weights), alphas=ALPHAS)
+    rest = folds != 1
+    want = search(X[rest], y[rest], folds[rest] // 2, 2, alphas=ALPHAS)
+    np.testing.assert_allclose(got.scores, want.scores, rtol=1e-7)
+    assert got.best == want.best
+
+
 def test_no_time_is_no_reason_to_fail():
     X, y, rng = table(1, n_features=1)
     got = search(X, y, rng.permutation(40) % 5, 3, hidden=(5,), stopping=Stopping(max_time=0.0))
