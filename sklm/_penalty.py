@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ._prepared import Prepared
 
 #: ``alpha='auto'``: from so many curvature rows a parameter on, the data alone hold the parameters
-ENOUGH_ROWS = 10.0
+ENOUGH_ROWS = 100.0
+#: curvature rows a parameter that a search takes at most
+SEARCHED_ROWS = 10.0
 #: multiplications of one linearisation of all rows: with more than a third of the first, fewer folds are left out;
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 5e9
@@ -24,24 +26,38 @@ N_FOLDS, MOST_HELD_OUT = 5, 3
 
 @dataclass(frozen=True)
 class Folds:
-    """Fold of every row (N,), how many of them are left out in turn, counted from 0, and a start (P,) for all."""
+    """What a search for a penalty needs.
 
+    rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
+    folds, counted from 0, are left out in turn; start : (P,) ndarray, for all
+    """
+
+    rows: np.ndarray
     of_row: np.ndarray
     n_held_out: int
     start: np.ndarray
 
 
-def make_folds(X: np.ndarray, start: np.ndarray, work: float, seed: int) -> Folds | None:
+def make_folds(X: np.ndarray, start: np.ndarray, most: int, n_columns: int, seed: int) -> Folds | None:
     """Divide rows X (N, F) into folds at random, equal ones into the same; None if all are equal.
 
-    ``work`` is the number of multiplications of one linearisation: the larger, the fewer folds are left out.
+    Of more than ``most`` different rows, so many take part. ``n_columns`` is the number of curvature columns of a row:
+    the longer a linearisation takes, the fewer folds are left out.
     """
     distinct, which = np.unique(X, axis=0, return_inverse=True)
     if len(distinct) < 2:
         return None
     n_folds = min(N_FOLDS, len(distinct))
-    fold = np.random.default_rng([seed, n_folds]).permutation(len(distinct)) % n_folds
-    return Folds(fold[which.reshape(-1)], int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds))), start)
+    place = np.random.default_rng([seed, n_folds]).permutation(len(distinct))[which.reshape(-1)]
+    rows = np.flatnonzero(place < most)
+    work = linearisation(len(rows) * n_columns, len(start))
+    n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
+    return Folds(rows, place[rows] % n_folds, n_held_out, start)
+
+
+def linearisation(n_rows: float, n_parameters: int) -> float:
+    """Multiplications of one linearisation, with Cholesky's or the dual matrix."""
+    return n_rows * n_parameters * min(n_rows, n_parameters)
 
 
 def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
@@ -67,7 +83,10 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
     options = {name: value for name, value in first.options.items() if name not in ("damping", "stopping")}
     with isolated(device):
         one = torch.zeros(1, dtype=torch.int64, device=device)
-        problem = stack_problems([fit.problem.models(one) for fit in fits])
+        parts = [fit.problem.models(one) for fit in fits]
+        if len(every[0].rows) < first.problem.n_samples:
+            parts = [part.take(folds.rows) for part, folds in zip(parts, every, strict=True)]
+        problem = stack_problems(parts)
         search = cross_validate_alpha(
             problem,
             torch.from_numpy(np.stack([folds.start for folds in every])).to(device, problem.y.dtype),
@@ -78,13 +97,15 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
             models_at_once=models_at_once,
             **options,
         )
+        # what takes the place of more rows weighs less beside all of them
+        share = problem.n_samples / first.problem.n_samples
         return [
             replace(
                 fit,
                 problem=replace(fit.problem, alpha=torch.full_like(fit.problem.alpha, alpha), penalised=alpha > 0),
                 alpha=alpha,
-                alpha_scores=dict(zip(search.alphas.tolist(), scores.tolist(), strict=True)),
+                alpha_scores=dict(zip((share * search.alphas).tolist(), scores.tolist(), strict=True)),
                 folds=None,
             )
-            for fit, alpha, scores in zip(fits, search.chosen.tolist(), search.scores, strict=True)
+            for fit, alpha, scores in zip(fits, (share * search.chosen).tolist(), search.scores, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import abstractmethod
 from dataclasses import replace
@@ -24,7 +25,7 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, Folds, choose_alphas, make_folds
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, choose_alphas, linearisation, make_folds
 from ._prepared import Prepared
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
@@ -188,7 +189,11 @@ class Training(FittedNetwork, Solving):
         began, device = time.monotonic(), fit.problem.y.device
         at_once = self._check_memory(fit.problem, fit.options.get("solver"), device)
         if fit.folds is not None:
+            if self.verbose:
+                print(f"Searching for alpha on {len(fit.folds.rows)} rows ...", file=sys.stderr, flush=True)
             fit = choose_alphas([fit], at_once)[0]
+            if self.verbose:
+                print(f"alpha = {fit.alpha:.3g} after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
             stopping = fit.options["stopping"]
             left = replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
             fit = replace(fit, options={**fit.options, "stopping": left})
@@ -365,13 +370,16 @@ class Training(FittedNetwork, Solving):
         whole = bool(np.all(data.weights == np.round(data.weights))) and total < 2**53
         rows = (total if whole else len(data.weights)) * loss.curvature_columns(network.n_outputs)
         n_parameters = network.n_parameters
-        work = rows * n_parameters * min(rows, n_parameters)
-        suits = architecture.restarts and rows < ENOUGH_ROWS * n_parameters and work <= SEARCH_WORK
+        searched = min(rows, SEARCHED_ROWS * n_parameters)
+        affordable = linearisation(searched, n_parameters) <= SEARCH_WORK
+        suits = architecture.restarts and rows < ENOUGH_ROWS * n_parameters and affordable
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
         # not from a fitted model, which has seen the rows to leave out
         start = self._starts(architecture, network, loss, data, x, y, seed, None)[0]
-        folds = make_folds(np.asarray(data.X), start, work, seed)
+        n_columns = loss.curvature_columns(network.n_outputs)
+        most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
+        folds = make_folds(np.asarray(data.X), start, most, n_columns, seed)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
         return folds

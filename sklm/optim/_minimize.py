@@ -113,7 +113,7 @@ def levenberg_marquardt(
     if getattr(solver, "layerwise", False) and (param_selection is None or not isinstance(solver, Dual)):
         problem = problem.layerwise()
     rows = problem.n_samples if batches is None else batches.n_samples // batches.n_batches
-    work = float(theta.shape[0] * rows * problem.n_curvature * problem.network.n_parameters**2)
+    work = float(rows * problem.n_curvature * problem.network.n_parameters**2)
     with (
         isolated(theta.device, inference=not problem.network.uses_autograd),
         suited_threads(work, theta.device),

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-#: multiplications of one linearisation below which a second thread costs more than it brings (docs/performance.md)
+#: multiplications of one linearisation of one model below which a second thread brings little on an idle machine, and
+#: costs much on a busy one (docs/performance.md)
 ONE_THREAD_WORK = 2e7
 
 _forked = False
