@@ -372,7 +372,8 @@ class Training(FittedNetwork, Solving):
         n_parameters = network.n_parameters
         searched = min(rows, SEARCHED_ROWS * n_parameters)
         affordable = linearisation(searched, n_parameters) <= SEARCH_WORK
-        suits = architecture.restarts and rows < ENOUGH_ROWS * n_parameters and affordable
+        # a penalty could keep the training loss from its target
+        suits = architecture.restarts and self.target_loss is None and rows < ENOUGH_ROWS * n_parameters and affordable
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
         # not from a fitted model, which has seen the rows to leave out

@@ -76,6 +76,7 @@ def test_data_without_noise_are_fitted_without_a_penalty():
     [
         {"hidden_layer_sizes": 1, "rows": 500},  # a hundred rows a parameter
         {"early_stopping": True},
+        {"target_loss": 1e-3},
         {"batch_size": 20, "batch_memory": None, "max_iter": 5},
         {"optimizer": "lbfgs", "max_iter": 5},
         {"architecture": torch.nn.Linear(2, 1).double()},
