@@ -24,7 +24,7 @@ import torch
 
 from sklm import CNN, LMClassifier
 
-RIVAL_EPOCHS, RIVAL_BATCH = 8, 5000
+RIVAL_BATCH = 5000
 CLOCK = time.perf_counter
 
 
@@ -69,7 +69,7 @@ def ours(seed, data, seconds):
     return watch.curve
 
 
-def rival(seed, data):
+def rival(seed, data, epochs):
     import torch_levenberg_marquardt as tlm
 
     X, y, X_test, y_test = (torch.from_numpy(array) for array in data)
@@ -88,7 +88,7 @@ def rival(seed, data):
         solve_method="cholesky",
     )
     seconds, curve = 0.0, []
-    for _ in range(RIVAL_EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(len(X))
         began = CLOCK()
         for start in range(0, len(X), RIVAL_BATCH):
@@ -109,6 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--target", type=float, default=0.976)
     parser.add_argument("--time", type=float, default=22.0, help="seconds of LMClassifier")
+    parser.add_argument("--rival-epochs", type=int, default=8)
     parser.add_argument("--no-rival", action="store_true")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     args = parser.parse_args()
@@ -122,7 +123,7 @@ if __name__ == "__main__":
     for seed in range(args.seeds):
         curves = {"LMClassifier": ours(seed, data, args.time)}
         if not args.no_rival:
-            curves["torch-levenberg-marquardt"] = rival(seed, data)
+            curves["torch-levenberg-marquardt"] = rival(seed, data, args.rival_epochs)
         for name, curve in curves.items():
             times.setdefault(name, []).append(first(curve, args.target))
             shown = ", ".join(f"{seconds:.1f} s {accuracy:.4f}" for seconds, accuracy in curve)
