@@ -6,7 +6,7 @@ import torch
 
 from sklm.architectures import MLP
 from sklm.losses import SoftmaxCrossEntropy
-from sklm.optim import MiniBatches, Multiplicative, Stopping, _linear, levenberg_marquardt, make_problem
+from sklm.optim import Cholesky, MiniBatches, Multiplicative, Stopping, _linear, levenberg_marquardt, make_problem
 
 from .. import reference
 from ..problems import SURFACE, tensor
@@ -166,6 +166,26 @@ def test_drawn_curvature_reaches_a_minimum_of_the_exact_objective():
     values = drawn.history["objective"][:, 0]
     assert (np.diff(values[np.isfinite(values)]) <= 0).all()
     assert drawn.score < 0.5 * values[0]
+
+
+def test_batches_with_drawn_curvature_are_halved_and_a_model_of_several_is_as_alone():
+    class Watched(Cholesky):
+        def accumulator(self, theta):
+            inner = super().accumulator(theta)
+            add, inner.add = inner.add, lambda rows: (widths.append(rows.shape[2]), add(rows))
+            return inner
+
+    problem, theta = classes(3, 1)
+    options = {"seed": 5, "solver": Watched(), "damping": 1.0, "stopping": Stopping(max_iter=4, tol=0.0)}
+    for memory, width in ((60, 10), (None, 20)):
+        widths = []
+        batches = [MiniBatches(80, 20, 3, memory) for _ in range(4)]
+        together = levenberg_marquardt(problem, theta, batches=batches[3], **options)
+        assert set(widths) == {width}
+        for model in range(3):
+            index = torch.tensor([model])
+            alone = levenberg_marquardt(problem.models(index), theta[index], batches=batches[model], **options)
+            torch.testing.assert_close(together.theta[index], alone.theta, rtol=1e-6, atol=1e-8)
 
 
 def test_qr_is_refused():
