@@ -6,7 +6,8 @@ import torch
 
 from sklm.architectures import MLP
 from sklm.losses import SoftmaxCrossEntropy
-from sklm.optim import Cholesky, MiniBatches, Multiplicative, Stopping, _linear, levenberg_marquardt, make_problem
+from sklm.optim import MiniBatches, Multiplicative, Stopping, _linear, levenberg_marquardt, make_problem
+from sklm.optim._solvers import Cholesky
 
 from .. import reference
 from ..problems import SURFACE, tensor
