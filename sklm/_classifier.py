@@ -69,7 +69,7 @@ class LMClassifier(ClassifierMixin, Training):
         Share of the probability that the targets spread evenly over the classes.
     curvature : {'auto', 'exact', 'sampled', 'fisher'}, default='auto'
         How the Hessian of the log-loss of more than two classes enters: in full (as many columns a row as classes), by
-        columns drawn at random from the predicted probabilities (right in the mean), or by the empirical Fisher
+        random mixtures of these columns (right in the mean), or by the empirical Fisher
         matrix (one column). 'auto' draws where the exact one is expensive, see the user guide.
     curvature_samples : int, default=1
         Columns drawn a row.

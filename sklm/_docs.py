@@ -96,9 +96,10 @@ solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     'cg' where that does not fit into memory.
 <batch>
     Rows over which mini-batches average the curvature; iterates are averaged over twice as many, and a step goes the
-    share of the way that its batch has in the memory. None lets every batch stand alone, as does a memory below the
-    size of a batch. 'auto' is six rows a parameter, at most all, for batches of fewer than three (and up to
-    4000 parameters). A number with ``batch_size=None`` is an error.
+    share of the way that its batch has in the memory. Where curvature is drawn, a step uses half of its batch, the rows
+    that matter most more often. None lets every batch stand alone, as does a memory below the size of a batch. 'auto'
+    is eight rows a parameter, at most all, for batches of fewer than three (and up to 4000 parameters). A number with
+    ``batch_size=None`` is an error.
 jacobian_max_rows : int, 'auto' or None, default='auto'
     Rows of the Jacobian held at once; 'auto' fits the processor's cache, None holds all. It changes memory and speed,
     not the result.

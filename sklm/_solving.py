@@ -44,7 +44,7 @@ AUTO_STARTS, AUTO_WORK = 4, 5e7
 BATCHED_ROWS_PER_PARAMETER, FULL_WORK = 20, 5e9
 #: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and a P x P
 #: system is quickly solved
-MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_PARAMETERS = 6, 3, 4000
+MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_PARAMETERS = 8, 3, 4000
 
 
 class Solving(BaseLM):

@@ -105,8 +105,7 @@ class Elu:
     name, keeps_input, active_range = "elu", False, 1.0
 
     def value(self, z: Tensor, out: Tensor) -> Tensor:
-        # the larger of both: expm1(z) >= z, and above zero only z counts
-        return torch.maximum(z, torch.expm1(z.clamp_max(0)), out=out)
+        return torch.ops.aten.elu.out(z, out=out)
 
     def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.add(saved, 1, out=out).clamp_(max=1)

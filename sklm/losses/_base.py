@@ -58,8 +58,9 @@ class Loss(ABC):
     def draw(self, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:
         """Random factor (B, K, n_draws, n) whose ``S S^T`` is the output Hessian in the mean.
 
-        noise : (n_draws, n), independent and uniform in [0, 1). Called instead of ``factor`` where ``n_draws > 0``;
-        the gradient is then taken from :meth:`gradient`.
+        noise : (n_draws, K, n), independent and uniform in [0, 1). Called instead of ``factor`` where ``n_draws > 0``;
+        the gradient is then taken from :meth:`gradient`. Averaged mini-batches draw rows with large gradients more
+        often, as rows with small ones are taken to have little curvature.
         """
         raise NotImplementedError(f"{type(self).__name__} has no random curvature.")
 

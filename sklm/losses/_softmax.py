@@ -72,7 +72,7 @@ class ExactCurvature:
 
 
 class SampledCurvature(ExactCurvature):
-    """``S = (p - e_c) / sqrt(m)`` for m classes c drawn from p: right in the mean, and m columns in place of K.
+    """m columns ``S v / sqrt(m)`` of the exact S for vectors v of random signs: right in the mean, m in place of K.
 
     Methods without noise are those of the exact curvature.
     """
@@ -123,8 +123,8 @@ class SoftmaxCrossEntropy(Parameters, Loss):
         In [0, 1): this share of every target is spread evenly over all classes.
     curvature : {'exact', 'sampled', 'fisher'}, default='exact'
         Where the second derivative comes from. 'exact' has K columns a sample, so that an iteration costs K times one
-        with a single column. 'sampled' draws a few at random, right in the mean. 'fisher' has one, the gradient's own,
-        which is right in the mean only where the probabilities are.
+        with a single column. 'sampled' takes a few random mixtures of them, right in the mean. 'fisher' has one, the
+        gradient's own, which is right in the mean only where the probabilities are.
     curvature_samples : int, default=1
         Number of columns that 'sampled' draws a sample.
 
@@ -132,9 +132,11 @@ class SoftmaxCrossEntropy(Parameters, Loss):
     -----
     ``l = log sum_k exp(f_k) - sum_k y'_k f_k`` with ``y' = (1 - e) y + e / K`` for label smoothing e; with smoothing
     the smallest value is the entropy of y'. With ``p = softmax(f)`` the gradient is ``p - y'`` and the Hessian
-    ``diag(p) - p p^T``. Drawn curvature: with class c of probability ``p_c``, the mean of
-    ``(p - e_c) (p - e_c)^T`` is that Hessian, the Fisher matrix of the model's own distribution; 'fisher' is the
-    empirical one (both: Martens, "New insights and perspectives on the natural gradient method", JMLR 21, 2020).
+    ``diag(p) - p p^T = S S^T`` with ``S = diag(sqrt p) - p sqrt(p)^T``, the Fisher matrix of the model's own
+    distribution. 'sampled' draws vectors v of independent signs: the mean of ``S v (S v)^T`` is ``S S^T`` (Chapelle &
+    Erhan, "Improved preconditioner for Hessian free optimization", 2011). Where one class is nearly certain that varies
+    little, whereas ``p - e_c`` for a drawn class c is next to nothing in most rows. 'fisher' is the empirical Fisher
+    matrix (Martens, "New insights and perspectives on the natural gradient method", JMLR 21, 2020).
 
     Examples
     --------
@@ -184,12 +186,10 @@ class SoftmaxCrossEntropy(Parameters, Loss):
         return self._kind.residual(*self._p_and_gap(outputs, y))
 
     def draw(self, outputs: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-        p = outputs.softmax(1)
-        # the class is the number of partial sums not above the noise; the last one, a one, is left out for rounding
-        index = (p[:, :-1].cumsum(1).unsqueeze(2) <= noise).sum(1, keepdim=True)  # (B, 1, m, n)
-        classes = torch.arange(p.shape[1], device=p.device).view(-1, 1, 1)
-        drawn = (index == classes).to(p.dtype)  # (B, K, m, n)
-        return torch.sub(p.unsqueeze(2), drawn, out=drawn).mul_(1 / sqrt(len(noise)))
+        p = outputs.softmax(1).unsqueeze(2)
+        signs = torch.where(noise < 0.5, -1.0, 1.0).to(p.dtype).transpose(0, 1)  # (K, m, n)
+        columns = p.sqrt() * signs
+        return columns.addcmul_(p, columns.sum(1, keepdim=True), value=-1).mul_(1 / sqrt(len(noise)))
 
     def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
         return outputs.softmax(1).sub_(smoothed(y, self.label_smoothing, outputs.shape[1]))

@@ -6,6 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+#: while few batches have gone by, the last 1 / so much of them count in the curvature and in the average of iterates
+EARLY_STEPS, EARLY_ITERATES = 6, 5
+#: rows over which iterates are averaged, relative to those of the curvature
+ITERATES_MEMORY = 2
+
 
 class MiniBatches:
     """Shuffled batches of nearly equal size, a new order every epoch.
@@ -23,12 +28,13 @@ class MiniBatches:
 
     Notes
     -----
-    With a memory of M rows and batches of b rows, step t has the rate ``r = max(b / M, 2 / (t + 1))``. The matrix is
+    With a memory of M rows and batches of b rows, step t has the rate ``r = max(b / M, 6 / (t + 5))``. The matrix is
     ``A = (1 - r) A + r gram`` and the step ``-r (A + r damping D)^-1 gradient``. For a linear model and a rate of 1/t
     that is recursive least squares, with the first damping as a prior that is seen once: it falls with 1/t (Ljung &
     Soderstrom 1983, section 2.2; a constant rate is their forgetting factor, section 2.6). The rate falls more slowly
     than 1/t because early steps are linearised far from the solution. The parameters that are kept are averages of the
-    iterates over 2 M rows (Polyak & Juditsky 1992).
+    iterates over 2 M rows (Polyak & Juditsky 1992), in the beginning over about the last fifth of the steps
+    (polynomial-decay averaging: Shamir & Zhang 2013, Stochastic gradient descent for non-smooth optimization).
     """
 
     def __init__(self, n_samples: int, batch_size: int, seed: int, memory: int | None = None):
@@ -41,13 +47,14 @@ class MiniBatches:
         """Weight of step number ``step`` (from 1) against all earlier ones; 1 without memory."""
         if self.memory is None:
             return 1.0
-        return min(1.0, max(self.n_samples / self.n_batches / self.memory, 2 / (step + 1)))
+        return max(min(1.0, self.n_samples / self.n_batches / self.memory), EARLY_STEPS / (step + EARLY_STEPS - 1))
 
     def iterate_rate(self, step: int) -> float:
         """The same for the average of the iterates."""
         if self.memory is None:
             return 1.0
-        return min(1.0, max(self.n_samples / self.n_batches / (2 * self.memory), 1 / step))
+        share = self.n_samples / self.n_batches / (ITERATES_MEMORY * self.memory)
+        return max(min(1.0, share), EARLY_ITERATES / (step + EARLY_ITERATES - 1))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, bool]]:
         while True:

@@ -48,6 +48,12 @@ class TensorRows:
             return TensorRows(self.X.mT.index_select(-2, rows).mT, True)
         return TensorRows(self.X.index_select(-1, rows))
 
+    def pick(self, index: Tensor) -> TensorRows:
+        """Return the rows ``index`` (B, n), model by model."""
+        if self.samples_first:
+            return TensorRows(pick(self.X.mT, index, -2).mT, True)
+        return TensorRows(pick(self.X, index, -1))
+
     def models(self, index: Tensor) -> TensorRows:
         return self if self.X.ndim == 2 else TensorRows(self.X[index], self.samples_first)
 
@@ -89,6 +95,19 @@ class StreamedRows:
         if self.samples_first:
             return torch.from_numpy(block).to(self.device, self.dtype).mT
         return samples_last(block, self.device, self.dtype)
+
+
+def pick(values: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Select ``index`` (B, n), model by model, along an axis (-1 or -2) of values with two axes or (B, ., .).
+
+    The result has a first axis of models unless there is one model and the values are shared.
+    """
+    if len(index) == 1 and values.ndim == 2:
+        return values.index_select(axis, index[0])
+    values = values.expand(len(index), *values.shape[-2:])
+    shape = list(values.shape)
+    shape[axis] = index.shape[1]
+    return values.gather(axis, index.unsqueeze(1 if axis == -1 else 2).expand(shape))
 
 
 def samples_last(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -194,6 +194,8 @@ class _Loop(Loop):
         """One pass over all mini-batches, then the objective on all rows."""
         for index, ends_epoch in epochs:
             problem = self.problem.take(index, unbiased=self.averages)
+            if self.averages and problem.loss.n_draws:
+                problem = problem.informative(state.theta, [self.seed, self.steps, 1])
             point = problem.evaluate(state.theta)
             state = replace(state, objective=point.objective)
             work = Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)

@@ -12,8 +12,6 @@ from sklm.optim import Geodesic, Stopping
 from ..problems import tensor
 from .linear import fit_linear
 
-GRID = 20_000
-
 
 def data(n_samples=200, n_classes=3):
     """X (N, 3) and one-hot y (N, K)."""
@@ -38,51 +36,51 @@ def setting(n_models=2, n_outputs=4, n_samples=5):
 # -- drawn curvature --------------------------------------------------------------------------------------------------
 
 
+def sign_noise(n_outputs, n_samples):
+    """Noise (m, K, 2^K) in which every column has all combinations of signs once, in another order."""
+    numbers = np.arange(2**n_outputs)
+    signs = (numbers >> np.arange(n_outputs)[:, None]) & 1
+    return tensor(np.stack([np.roll(0.25 + 0.5 * signs, 3 * column, axis=1) for column in range(n_samples)]))
+
+
 @pytest.mark.parametrize("n_samples", [1, 3])
 @pytest.mark.parametrize(
     "outputs", [[0.3, -1.0, 2.0, 0.0], [1e4, 0.0, -1e4], [5.0, 5.0], [-1e4, 3.0, -1e4, 2.0]], ids=str
 )
 def test_drawn_curvature_is_right_in_the_mean(outputs, n_samples):
-    """Over a grid of noise in place of random numbers, the mean is exact up to the grid's spacing."""
+    """The mean over all combinations of signs is exact."""
     loss = SoftmaxCrossEntropy(curvature="sampled", curvature_samples=n_samples)
-    many = tensor(outputs)[None, :, None].expand(2, -1, GRID)
-    noise = tensor([np.roll((np.arange(GRID) + 0.5) / GRID, 37 * row) for row in range(n_samples)])
+    noise = sign_noise(len(outputs), n_samples)
+    many = tensor(outputs)[None, :, None].expand(2, -1, noise.shape[2])
     factor = loss.draw(many, torch.zeros_like(many[0]), noise)
-    assert factor.shape == (2, len(outputs), n_samples, GRID)
-    mean = torch.einsum("bkrn,bjrn->bkj", factor, factor) / GRID
+    assert factor.shape == (2, len(outputs), n_samples, noise.shape[2])
+    mean = torch.einsum("bkrn,bjrn->bkj", factor, factor) / noise.shape[2]
     for model in range(2):
-        torch.testing.assert_close(mean[model], hessian(outputs), rtol=0, atol=2 / GRID)
+        torch.testing.assert_close(mean[model], hessian(outputs), rtol=0, atol=1e-14)
 
 
-def test_a_draw_is_probabilities_less_one_class():
+def test_a_draw_is_a_signed_sum_of_the_exact_columns():
     outputs, y, rng = setting()
-    noise = tensor(rng.uniform(size=(2, 5)))
-    factor = SoftmaxCrossEntropy(curvature="sampled", curvature_samples=2).draw(outputs, y, noise) * np.sqrt(2)
-    chosen = outputs.softmax(1).unsqueeze(2) - factor
-    torch.testing.assert_close(chosen.sum(1), torch.ones((2, 2, 5), dtype=torch.float64))
-    assert (((chosen - 1).abs() < 1e-12) | (chosen.abs() < 1e-12)).all()
-    cumulated = outputs.softmax(1).cumsum(1).unsqueeze(2)
-    torch.testing.assert_close(chosen.argmax(1), (cumulated < noise).sum(1))
+    noise = tensor(rng.uniform(size=(2, 4, 5)))
+    factor = SoftmaxCrossEntropy(curvature="sampled", curvature_samples=2).draw(outputs, y, noise)
+    columns = SoftmaxCrossEntropy().factor(outputs, y)
+    signs = torch.from_numpy(np.where(noise < 0.5, -1.0, 1.0))
+    torch.testing.assert_close(factor, torch.einsum("bkcn,mcn->bkmn", columns, signs) / np.sqrt(2))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_largest_noise_still_draws_a_class(dtype):
-    """Rounding may leave the sum of the probabilities below the noise."""
-    outputs = torch.randn((50, 1000, 1), dtype=dtype, generator=torch.Generator().manual_seed(0))
-    noise = torch.full((1, 1), float(np.nextafter(np.array(1, dtype=str(dtype)[6:]), 0)), dtype=dtype)
-    factor = SoftmaxCrossEntropy(curvature="sampled").draw(outputs, outputs, noise)
-    chosen = (outputs.softmax(1).unsqueeze(2) - factor).sum(1)
-    torch.testing.assert_close(chosen, torch.ones_like(chosen))
-
-
-def test_noise_of_zero_draws_no_class_without_probability():
-    outputs, noise = tensor([[[-1e4], [0.0], [0.0]]]), torch.zeros((1, 1), dtype=torch.float64)
-    factor = SoftmaxCrossEntropy(curvature="sampled").draw(outputs, outputs, noise)
-    torch.testing.assert_close(factor.squeeze(), tensor([0.0, -0.5, 0.5]))
+def test_a_draw_of_a_nearly_certain_row_is_nearly_its_curvature():
+    """Unlike ``p - e_c`` for a drawn class c, which is next to nothing but for one row in a thousand."""
+    outputs = tensor([0.0, np.log(999)])
+    noise = sign_noise(2, 1)
+    factor = SoftmaxCrossEntropy(curvature="sampled").draw(
+        outputs[None, :, None].expand(1, 2, 4), outputs[:, None], noise
+    )
+    every = torch.einsum("bkrn,bjrn->nkj", factor, factor)
+    torch.testing.assert_close(every, hessian(outputs).expand(4, 2, 2), rtol=0.07, atol=0)
 
 
 def test_drawing_does_not_look_at_values():
-    outputs, noise = torch.empty((2, 4, 5), device="meta"), torch.empty((3, 5), device="meta")
+    outputs, noise = torch.empty((2, 4, 5), device="meta"), torch.empty((3, 4, 5), device="meta")
     loss = SoftmaxCrossEntropy(curvature="sampled", curvature_samples=3)
     assert loss.draw(outputs, outputs, noise).shape == (2, 4, 3, 5)
 

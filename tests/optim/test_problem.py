@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from sklm.architectures import MLP
-from sklm.losses import SquaredError
+from sklm.architectures import CNN, MLP
+from sklm.losses import SoftmaxCrossEntropy, SquaredError
 from sklm.optim import make_problem, stack_problems
 
 from .. import reference
@@ -192,3 +194,76 @@ def test_chunks_without_rows_are_sized_by_activations():
     assert small.max_rows == small.n_samples == 10
     fixed = make_problem(MLP(3).build(3, 1), SquaredError(), X, X[:, :1], jacobian_max_rows=7)
     assert fixed.max_rows == fixed.layerwise().max_rows == 7
+
+
+# -- rows drawn by what they matter --------------------------------------------------------------------------------
+
+
+def classes(architecture, shared=True, n_models=3, **options):
+    """41 rows of 12 inputs with weights, two of them zero, 3 classes."""
+    rng = np.random.default_rng(0)
+    X = tensor(rng.normal(size=(41, 12) if shared else (n_models, 41, 12)))
+    y = tensor(np.eye(3)[rng.integers(0, 3, 41)])
+    weights = rng.uniform(0.5, 2, (n_models, 41))
+    weights[:, [0, 40]] = 0
+    network, loss = architecture.build(12, 3), SoftmaxCrossEntropy(curvature="sampled")
+    theta = tensor(rng.normal(size=(n_models, network.n_parameters)))
+    return make_problem(network, loss, X, y, n_models=n_models, weights=tensor(weights), **options), theta
+
+
+KINDS = [MLP(4), CNN(2, kernel_size=2, input_shape=(1, 3, 4))]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("architecture", KINDS, ids=["MLP", "CNN"])
+def test_rows_are_drawn_as_often_as_they_matter_with_weights_that_undo_it(architecture, shared):
+    problem, theta = classes(architecture, shared)
+    gap = problem.loss.gradient(problem.evaluate(theta).forwards[0].outputs, problem.y).square().sum(1).sqrt()
+    for seed in range(5):
+        part = problem.informative(theta, [seed])
+        assert part.n_samples == 21
+        for model in range(3):
+            weights, X = problem.weights[model], problem.rows.chunk(0, 41).expand(3, -1, -1)[model]
+            mean = (weights * gap[model]).sum() / weights.sum()
+            expected = weights * (0.8 * gap[model] / mean + 0.2)
+            expected = 21 * expected / expected.sum()
+            drawn = part.rows.chunk(0, 21)[model]
+            index = (drawn.mT[:, None] == X.mT).all(2).nonzero()[:, 1]
+            times = torch.bincount(index, minlength=41)
+            assert ((times >= expected.floor()) & (times <= expected.ceil())).all()
+            torch.testing.assert_close(part.weights[model], (weights / expected)[index])
+            torch.testing.assert_close(part.y[model], problem.y[:, index])
+
+
+@pytest.mark.parametrize("architecture", KINDS, ids=["MLP", "CNN"])
+def test_rows_drawn_by_what_they_matter_do_not_depend_on_company_or_chunks(architecture):
+    problem, theta = classes(architecture)
+    together = problem.informative(theta, [7])
+    pieces, _ = classes(architecture, jacobian_max_rows=6)
+    torch.testing.assert_close(pieces.informative(theta, [7]).weights, together.weights)
+    for model in range(3):
+        alone = problem.models(torch.tensor([model])).informative(theta[model : model + 1], [7])
+        assert torch.equal(alone.rows.chunk(0, 21), together.rows.chunk(0, 21)[model])
+        torch.testing.assert_close(alone.weights, together.weights[model : model + 1])
+        value = alone.evaluate(theta[model : model + 1]).objective
+        torch.testing.assert_close(value, together.evaluate(theta).objective[model : model + 1])
+
+
+def test_sums_over_rows_drawn_by_what_they_matter_are_right_in_the_mean():
+    problem, theta = classes(KINDS[0])
+    loss = torch.stack([problem.informative(theta, [seed]).evaluate(theta).loss for seed in range(200)])
+    torch.testing.assert_close(loss.mean(0), problem.evaluate(theta).loss, rtol=0.01, atol=0)
+    uniform = torch.stack(
+        [
+            problem.take(np.random.default_rng(seed).permutation(41)[:21], True).evaluate(theta).loss
+            for seed in range(200)
+        ]
+    )
+    assert (loss.std(0) < 0.5 * uniform.std(0)).all()
+
+
+def test_where_no_row_matters_all_are_drawn_alike():
+    problem, theta = classes(MLP(4), n_models=1)
+    theta[:, -3:] = tensor([1e4, 0.0, -1e4])
+    part = replace(problem, y=torch.eye(3, dtype=torch.float64)[0, :, None].expand(3, 41)).informative(theta, [0])
+    torch.testing.assert_close(part.weights, torch.full((1, 21), 1 / 21, dtype=torch.float64))
