@@ -31,8 +31,8 @@ alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` on the standardised problem, per mean loss: it means the same for every
     number of rows. Noisy data want 1e-5 to 1e-1; noise-free data 0. 'cv' finds it by cross-validation on rows left out,
     as ``alpha_``, for some times the cost of the fit. 'auto' does so where rows (times outputs) are fewer than a
-    hundred a parameter and that is affordable, and is 0 where they are more, and for modules, CNNs, mini-batches,
-    ``early_stopping``, ``target_loss`` and other optimizers. See the user guide, "Noisy data".
+    hundred a parameter and that is affordable, and is 0 where they are more, for linear models, modules, CNNs,
+    mini-batches, ``early_stopping``, ``target_loss`` and other optimizers. See the user guide, "Noisy data".
 """,
     batch="""
 batch_size : int, 'auto' or None, default=None

@@ -302,6 +302,7 @@ def test_memory_map_larger_than_the_budget_gives_the_same_result(tmp_path, reque
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     weights = np.arange(300) % 3 if weighted else None
+    options = {"alpha": 0.0, **options}  # pieces are not searched for a penalty
     expected = small(**options).fit(X, y, weights)
     arrays = request.getfixturevalue("tight")
     model = small(**options).fit(mapped, y, weights)

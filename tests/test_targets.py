@@ -206,7 +206,7 @@ def test_several_outputs_each_at_its_own_scale(loss):
 @every_loss
 def test_target_loss_is_in_the_units_of_y(loss):
     X, y = data(loss)
-    curve = small(loss=loss).fit(X, 1000 * y).loss_curve_
+    curve = small(loss=loss, alpha=0.0).fit(X, 1000 * y).loss_curve_
     target = (curve[2] + curve[-1]) / 2
     model = small(loss=loss, target_loss=target).fit(X, 1000 * y)
     assert model.status_ == "target"
@@ -305,7 +305,7 @@ def test_partial_fit_goes_down(loss):
         losses.append(model.loss_)
     assert np.all(np.diff(losses) <= 1e-12 * losses[0])
     # one call is an iteration of a fit
-    fit = small(loss=loss, growing=False, max_iter=20, tol=0).fit(X, y)
+    fit = small(loss=loss, alpha=0.0, growing=False, max_iter=20, tol=0).fit(X, y)
     assert losses[-1] < losses[0]
     assert_allclose(losses[-1], fit.loss_, rtol=0.05)
     assert_allclose(model.loss_curve_, losses, rtol=1e-9)

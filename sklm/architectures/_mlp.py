@@ -88,6 +88,11 @@ class MLP(Parameters, Architecture):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
 
+    @property
+    def restarts(self) -> bool:  # type: ignore[override]
+        """A linear model has one minimum."""
+        return np.size(self.hidden_layer_sizes) > 0
+
     def build(self, n_inputs: int, n_outputs: int) -> MLPNetwork:
         """Return the network for ``n_inputs`` columns and ``n_outputs`` targets.
 
