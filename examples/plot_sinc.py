@@ -99,8 +99,8 @@ figure.savefig("sinc.png", dpi=120)
 # Real, noisy data
 # ----------------
 # The diabetes data: 442 patients, 10 columns, and mostly noise, so that ``alpha`` decides. ``LMRegressor`` with its
-# default options finds it by leaving rows out. For ``MLPRegressor``, with five hidden units, a grid search inside each of
-# five folds does; there ``alpha`` is divided by the number of rows.
+# default options finds it by leaving rows out. For ``MLPRegressor``, with five hidden units, a grid search inside each
+# of five folds does; there ``alpha`` is divided by the number of rows.
 
 X, y = load_diabetes(return_X_y=True)
 outer = KFold(5, shuffle=True, random_state=0)
