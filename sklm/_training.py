@@ -34,6 +34,7 @@ from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
 from .optim import MiniBatches, Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
+from .optim._problem import are_counts
 
 
 def has_partial_fit(estimator: Any) -> bool:
@@ -168,7 +169,11 @@ class Training(FittedNetwork, Solving):
         theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
         alpha, scores = self._penalty(data, meaning), None
         if self._alpha_is_open:
-            folds = self._folds(architecture, network, loss, data, batches, seed, x, y)
+            # not from a fitted model, which has seen the rows to leave out
+            start = (
+                theta[0] if previous is None else self._starts(architecture, network, loss, data, x, y, seed, None)[0]
+            )
+            folds = self._folds(architecture, network, loss, data, batches, start, seed)
             if previous is not None and previous.alpha_scores_ is not None:  # what was found stays
                 alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
         else:
@@ -186,26 +191,30 @@ class Training(FittedNetwork, Solving):
         return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
-        began, device = time.monotonic(), fit.problem.y.device
-        at_once = self._check_memory(fit.problem, fit.options.get("solver"), device)
         if fit.folds is not None:
-            if self.verbose:
-                print(f"Searching for alpha on {len(fit.folds.rows)} rows ...", file=sys.stderr, flush=True)
-            fit = choose_alphas([fit], at_once)[0]
-            if self.verbose:
-                print(f"alpha = {fit.alpha:.3g} after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-            stopping = fit.options["stopping"]
-            left = replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
-            fit = replace(fit, options={**fit.options, "stopping": left})
+            fit = self._with_alpha(fit, len(fit.folds.rows))
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**fit.core, "theta_": t})
         try:
-            with isolated(device):
+            with isolated(fit.problem.y.device):
                 solution, row = self._solve(fit, callbacks.per_iteration)
         finally:
             callbacks.close()
         fitted = self._finish(fit, solution, row, stacklevel=5)
         callbacks.finish(fitted)
         return fitted
+
+    def _with_alpha(self, fit: Prepared, n_rows: int) -> Prepared:
+        """The fit with the penalty that a search on so many rows finds, and the time that is left."""
+        began, stopping = time.monotonic(), fit.options["stopping"]
+        if self.verbose:
+            print(f"Searching for alpha on {n_rows} rows ...", file=sys.stderr, flush=True)
+        at_once = self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
+        fit = choose_alphas([fit], at_once)[0]
+        seconds = time.monotonic() - began
+        if self.verbose:
+            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
+        left = replace(stopping, max_time=max(stopping.max_time - seconds, 0.0))
+        return replace(fit, options={**fit.options, "stopping": left})
 
     def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
         """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
@@ -344,9 +353,8 @@ class Training(FittedNetwork, Solving):
         loss: Loss,
         data: TrainingSet,
         batches: MiniBatches | None,
+        start: np.ndarray,
         seed: int,
-        x: Scaling,
-        y: Scaling,
     ) -> Folds | None:
         """Folds to search for alpha with; None where that is not wanted, or targets are constant.
 
@@ -366,19 +374,15 @@ class Training(FittedNetwork, Solving):
         hindered = [reason for reason, present in obstacles.items() if present]
         if hindered and asked:
             raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
-        total = data.weights.sum()  # weight k counts as the row k times; huge floats are always whole
-        whole = bool(np.all(data.weights == np.round(data.weights))) and total < 2**53
-        rows = (total if whole else len(data.weights)) * loss.curvature_columns(network.n_outputs)
-        n_parameters = network.n_parameters
+        n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
+        counts = bool(are_counts(torch.tensor(data.weights)))
+        rows = (data.weights.sum() if counts else len(data.weights)) * n_columns
         searched = min(rows, SEARCHED_ROWS * n_parameters)
         affordable = linearisation(searched, n_parameters) <= SEARCH_WORK
         # a penalty could keep the training loss from its target
         suits = architecture.restarts and self.target_loss is None and rows < ENOUGH_ROWS * n_parameters and affordable
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
-        # not from a fitted model, which has seen the rows to leave out
-        start = self._starts(architecture, network, loss, data, x, y, seed, None)[0]
-        n_columns = loss.curvature_columns(network.n_outputs)
         most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
         folds = make_folds(np.asarray(data.X), start, most, n_columns, seed)
         if folds is None and asked:

@@ -308,8 +308,7 @@ def make_problem(
     share = share / share.sum(-1, keepdim=True)
     if bool((weights < 0).any()) or not bool(torch.isfinite(share).all()):
         raise ValueError("weights must be non-negative with a positive sum for every model.")
-    counts = (weights == weights.round()).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) < 2**53)
-    unit = torch.where(counts, share / weights.clamp_min(1), share)
+    unit = torch.where(are_counts(weights), share / weights.clamp_min(1), share)
     if output_scale is None:
         output_scale = torch.ones(network.n_outputs, dtype=torch.float64)
     output_scale = output_scale.to("cpu", torch.float64)
@@ -333,6 +332,11 @@ def make_problem(
         layer_rows=layer_rows,
         penalised=bool((alphas != 0).any()),
     )
+
+
+def are_counts(weights: Tensor) -> Tensor:
+    """Whether weights (.., N) are whole numbers, each of so many equal rows; (.., 1). Huge floats are always whole."""
+    return (weights == weights.round()).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) < 2**53)
 
 
 def _chunk_sizes(
