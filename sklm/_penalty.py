@@ -72,7 +72,7 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
 
     Raises
     ------
-    KeyboardInterrupt
+    SearchInterrupted
         If the user stops the search.
     """
     first, every = fits[0], [fit.folds for fit in fits if fit.folds is not None]
@@ -102,8 +102,7 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
         return [
             replace(
                 fit,
-                problem=replace(fit.problem, alpha=torch.full_like(fit.problem.alpha, alpha), penalised=alpha > 0),
-                alpha=alpha,
+                **fit.penalised(alpha),
                 alpha_scores=dict(zip((share * search.alphas).tolist(), scores.tolist(), strict=True)),
                 folds=None,
             )

@@ -17,6 +17,7 @@ from .optim import (
     MiniBatches,
     Problem,
     Progress,
+    SearchInterrupted,
     Solution,
     Status,
     TensorRows,
@@ -58,6 +59,8 @@ class Prepared:
         To find it with; see ``choose_alphas``.
     alpha_scores : dict or None
         What was found.
+    interrupted : bool
+        The user stopped the search for the penalty: no step is taken from ``theta``.
     """
 
     problem: Problem
@@ -71,6 +74,7 @@ class Prepared:
     alpha: float = 0.0
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
+    interrupted: bool = False
 
     def run(
         self,
@@ -90,11 +94,32 @@ class Prepared:
         else:
             batches = copy.deepcopy(self.batches)
             solution = levenberg_marquardt(problem, starts, batches=batches, seed=self.seed, **options)
+        if self.interrupted:
+            return replace(solution, status=[Status.INTERRUPTED] * len(solution.status))
         several = len(solution.group) > len(np.unique(solution.group))
         interrupted = Status.INTERRUPTED in solution.status  # whoever did that is waiting
         if interrupted or not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
         return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
+
+    def interrupted_at(self, search: SearchInterrupted) -> Prepared:
+        """The fit that ends where the search for its penalty was stopped."""
+        stopping = replace(self.options["stopping"], max_iter=0)
+        share = len(self.folds.rows) / self.problem.n_samples if self.folds is not None else 1.0
+        return replace(
+            self,
+            theta=search.theta[:1].cpu().double().numpy(),
+            options={**self.options, "stopping": stopping},
+            growth=None,
+            folds=None,
+            interrupted=True,
+            **self.penalised(share * float(search.alpha[0])),
+        )
+
+    def penalised(self, alpha: float) -> dict[str, Any]:
+        """The fields that say that the penalty is ``alpha``."""
+        alphas = torch.full_like(self.problem.alpha, alpha)
+        return {"problem": replace(self.problem, alpha=alphas, penalised=alpha > 0), "alpha": alpha}
 
     @property
     def predicts_rows(self) -> bool:

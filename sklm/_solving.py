@@ -10,11 +10,13 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._arrays import Scaling
 from ._base import DTYPES, BaseLM
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, choose_alphas, linearisation, make_folds
 from ._prepared import Prepared
 from ._training_set import TrainingSet
 from ._verbose import IterationLines, ProgressLine
@@ -26,6 +28,7 @@ from .optim import (
     MiniBatches,
     Problem,
     Progress,
+    SearchInterrupted,
     Solution,
     Status,
     Stopping,
@@ -36,6 +39,7 @@ from .optim import (
 from .optim._data import samples_last
 from .optim._memory import available_bytes, human
 from .optim._minimize import resolve_solver
+from .optim._problem import are_counts
 
 #: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
 AUTO_STARTS, AUTO_WORK = 4, 5e7
@@ -170,6 +174,75 @@ class Solving(BaseLM):
         if not self._grows(network, n_samples):
             return None
         return Growth(seed, finalists=1 if self.n_init == "auto" else None)
+
+    #: whether a word for ``alpha`` means a search
+    _searches_alpha = True
+
+    @property
+    def _alpha_is_open(self) -> bool:
+        return self._searches_alpha and isinstance(self.alpha, str)
+
+    def _folds(
+        self,
+        architecture: Architecture,
+        network: Network,
+        loss: Loss,
+        data: TrainingSet,
+        batches: MiniBatches | None,
+        start: np.ndarray,
+        seed: int,
+    ) -> Folds | None:
+        """Folds to search for alpha with; None where that is not wanted, or targets are constant.
+
+        Raises
+        ------
+        ValueError
+            If it is wanted and cannot be done.
+        """
+        asked = self.alpha == "cv"
+        obstacles = {
+            "early_stopping=True, which has validation rows of its own": self.early_stopping,
+            f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
+            "mini-batches: leave batch_size=None": batches is not None,
+            "an X that is read in pieces": data.is_large,
+            "a module that has no parameter but biases": not network.coefficient_mask.any(),
+        }
+        hindered = [reason for reason, present in obstacles.items() if present]
+        if hindered and asked:
+            raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
+        n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
+        counts = bool(are_counts(data.weights))
+        rows = (data.weights.sum() if counts else len(data.weights)) * n_columns
+        searched = min(rows, SEARCHED_ROWS * n_parameters)
+        affordable = linearisation(searched, n_parameters) <= SEARCH_WORK
+        # a penalty could keep the training loss from its target
+        suits = architecture.restarts and self.target_loss is None and rows < ENOUGH_ROWS * n_parameters and affordable
+        if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
+            return None
+        most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
+        folds = make_folds(np.asarray(data.X), start, most, n_columns, seed)
+        if folds is None and asked:
+            raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
+        return folds
+
+    def _with_alpha(self, fit: Prepared, folds: Folds) -> Prepared:
+        """The fit with the penalty that a search finds, and the time that is left.
+
+        If the user stops the search, what is returned starts from the best model of the search, and ends there.
+        """
+        began, stopping = time.monotonic(), fit.options["stopping"]
+        if self.verbose:
+            print(f"Searching for alpha on {len(folds.rows)} rows ...", file=sys.stderr, flush=True)
+        at_once = self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
+        try:
+            fit = choose_alphas([fit], at_once)[0]
+        except SearchInterrupted as search:
+            return fit.interrupted_at(search)
+        seconds = time.monotonic() - began
+        if self.verbose:
+            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
+        left = replace(stopping, max_time=max(stopping.max_time - seconds, 0.0))
+        return replace(fit, options={**fit.options, "stopping": left})
 
     def _solve(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""

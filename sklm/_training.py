@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -25,16 +22,14 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, choose_alphas, linearisation, make_folds
 from ._prepared import Prepared
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
 from ._training_set import TrainingSet
 from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
-from .optim import MiniBatches, Problem, Solution, Status, Stopping, levenberg_marquardt
+from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
-from .optim._problem import are_counts
 
 
 def has_partial_fit(estimator: Any) -> bool:
@@ -192,7 +187,7 @@ class Training(FittedNetwork, Solving):
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if fit.folds is not None:
-            fit = self._with_alpha(fit, len(fit.folds.rows))
+            fit = self._with_alpha(fit, fit.folds)
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**fit.core, "theta_": t})
         try:
             with isolated(fit.problem.y.device):
@@ -202,19 +197,6 @@ class Training(FittedNetwork, Solving):
         fitted = self._finish(fit, solution, row, stacklevel=5)
         callbacks.finish(fitted)
         return fitted
-
-    def _with_alpha(self, fit: Prepared, n_rows: int) -> Prepared:
-        """The fit with the penalty that a search on so many rows finds, and the time that is left."""
-        began, stopping = time.monotonic(), fit.options["stopping"]
-        if self.verbose:
-            print(f"Searching for alpha on {n_rows} rows ...", file=sys.stderr, flush=True)
-        at_once = self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
-        fit = choose_alphas([fit], at_once)[0]
-        seconds = time.monotonic() - began
-        if self.verbose:
-            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
-        left = replace(stopping, max_time=max(stopping.max_time - seconds, 0.0))
-        return replace(fit, options={**fit.options, "stopping": left})
 
     def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
         """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
@@ -338,56 +320,6 @@ class Training(FittedNetwork, Solving):
     def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
         """Number for ``alpha``, 0 for one that is to be searched for."""
         return 0.0 if isinstance(self.alpha, str) else float(self.alpha)
-
-    #: whether a word for ``alpha`` means a search
-    _searches_alpha = True
-
-    @property
-    def _alpha_is_open(self) -> bool:
-        return self._searches_alpha and isinstance(self.alpha, str)
-
-    def _folds(
-        self,
-        architecture: Architecture,
-        network: Network,
-        loss: Loss,
-        data: TrainingSet,
-        batches: MiniBatches | None,
-        start: np.ndarray,
-        seed: int,
-    ) -> Folds | None:
-        """Folds to search for alpha with; None where that is not wanted, or targets are constant.
-
-        Raises
-        ------
-        ValueError
-            If it is wanted and cannot be done.
-        """
-        asked = self.alpha == "cv"
-        obstacles = {
-            "early_stopping=True, which has validation rows of its own": self.early_stopping,
-            f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
-            "mini-batches: leave batch_size=None": batches is not None,
-            "an X that is read in pieces": data.is_large,
-            "a module that has no parameter but biases": not network.coefficient_mask.any(),
-        }
-        hindered = [reason for reason, present in obstacles.items() if present]
-        if hindered and asked:
-            raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
-        n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
-        counts = bool(are_counts(torch.tensor(data.weights)))
-        rows = (data.weights.sum() if counts else len(data.weights)) * n_columns
-        searched = min(rows, SEARCHED_ROWS * n_parameters)
-        affordable = linearisation(searched, n_parameters) <= SEARCH_WORK
-        # a penalty could keep the training loss from its target
-        suits = architecture.restarts and self.target_loss is None and rows < ENOUGH_ROWS * n_parameters and affordable
-        if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
-            return None
-        most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
-        folds = make_folds(np.asarray(data.X), start, most, n_columns, seed)
-        if folds is None and asked:
-            raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
-        return folds
 
     def _check_penalty(self, network: Network) -> None:
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
 from sklm._penalty import make_folds
+from sklm.optim import _cross_validation, levenberg_marquardt
 
 START = np.zeros(3)
 
@@ -17,6 +18,24 @@ def noisy(n_samples=60, n_features=2, seed=0):
     rng = np.random.default_rng(seed)
     X = rng.uniform(-1, 1, (n_samples, n_features))
     return X, np.sin(3 * X[:, 0]) + 0.3 * rng.normal(size=n_samples)
+
+
+def interrupt_at(monkeypatch, stage):
+    """Ctrl-C when a stage of the search has made five iterations."""
+    calls = []
+
+    def interrupted(*given, **options):
+        calls.append(1)
+        if len(calls) < stage:
+            return levenberg_marquardt(*given, **options)
+
+        def stop(progress):
+            if progress.iteration == 5:
+                raise KeyboardInterrupt
+
+        return levenberg_marquardt(*given, **options, callback=stop)
+
+    monkeypatch.setattr(_cross_validation, "levenberg_marquardt", interrupted)
 
 
 def test_equal_rows_are_in_the_same_fold_and_folds_are_equal_in_size():
@@ -242,20 +261,28 @@ def test_partial_fit_has_no_penalty_unless_given():
     assert LMRegressor(3, alpha=0.1, random_state=0).partial_fit(X, y).alpha_ == 0.1
 
 
-def test_a_keyboard_interrupt_of_the_search_leaves_the_estimator_as_it_was(monkeypatch):
-    from sklm import _penalty
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    X, y = noisy()
-    model = LMRegressor(3, alpha=0.1, random_state=0).fit(X, y)
-    before = model.theta_
-    monkeypatch.setattr(_penalty, "cross_validate_alpha", interrupted)
-    model.set_params(alpha="cv")
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("when", [1, 2, 3])
+@pytest.mark.parametrize("n_samples", [60, 2000])
+def test_an_interrupted_search_leaves_its_best_model(monkeypatch, when, n_samples):
+    interrupt_at(monkeypatch, when)
+    X, y = noisy(n_samples)
+    model = LMRegressor(5, n_init=3, random_state=0)
+    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
         model.fit(X, y)
-    assert model.theta_ is before
+    assert (model.status_, model.converged_, model.n_iter_) == ("interrupted", False, 0)
+    assert model.alpha_scores_ is None
+    np.testing.assert_allclose(model.loss_, 0.5 * np.mean((model.predict(X) - y) ** 2), rtol=1e-9)
+    assert model.score(X, y) > 0.3
+
+
+def test_an_interrupt_ends_a_search_over_models(monkeypatch):
+    X, y = noisy()
+    interrupt_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        LMGridSearchCV(LMRegressor(3, alpha="cv"), {"damping": [1e-2, 1.0]}, cv=3).fit(X, y)
+    interrupt_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(LMRegressor(3), X, np.c_[y, -y].T)
 
 
 def test_the_search_takes_at_most_half_of_the_time():

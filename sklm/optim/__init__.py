@@ -4,7 +4,7 @@ from .._parameters import Parameters
 from ._acceleration import ACCELERATIONS, Acceleration, Geodesic, Linearised, Momentum, make_accelerations
 from ._acceptance import ACCEPTANCES, Acceptance, Bold
 from ._batches import MiniBatches
-from ._cross_validation import AlphaSearch, cross_validate_alpha
+from ._cross_validation import AlphaSearch, SearchInterrupted, cross_validate_alpha
 from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial, TrustRegion
 from ._data import StreamedRows, TensorRows
 from ._descent import OPTIMIZERS, gradient_descent
@@ -59,6 +59,7 @@ __all__ = [
     "Progress",
     "RandomSubset",
     "RateSearch",
+    "SearchInterrupted",
     "Solution",
     "Status",
     "Stopping",

@@ -27,6 +27,22 @@ BEHIND, IMPROVING = 1.5, 0.9
 NOISELESS, CLEARLY = 1e-2, 2.0
 
 
+class SearchInterrupted(KeyboardInterrupt):
+    """The user stopped the search for a penalty.
+
+    Attributes
+    ----------
+    alpha : (M,) ndarray
+        The best penalties so far.
+    theta : (M, P) tensor
+        Models with these penalties, each on the rows that one fold leaves.
+    """
+
+    def __init__(self, alpha: np.ndarray, theta: Tensor):
+        super().__init__("the search for alpha was interrupted")
+        self.alpha, self.theta = alpha, theta
+
+
 @dataclass(frozen=True)
 class AlphaSearch:
     """Outcome of :func:`cross_validate_alpha` for M fits.
@@ -89,8 +105,8 @@ def cross_validate_alpha(
 
     Raises
     ------
-    KeyboardInterrupt
-        If the user stops the search.
+    SearchInterrupted
+        If the user stops the search: a KeyboardInterrupt, with the best models so far.
 
     Notes
     -----
@@ -102,7 +118,14 @@ def cross_validate_alpha(
     chosen where its loss is, in the geometric mean of the folds, less than half of the winner's.
     """
     race = _Race(problem, theta, folds, n_held_out, np.asarray(alphas, dtype=float), damping, models_at_once, options)
-    stopping = stopping or Stopping()
+    try:
+        return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy())
+    except KeyboardInterrupt:
+        raise SearchInterrupted(*race.leaders()) from None
+
+
+def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSearch:
+    """Run the race; null_loss (M,) is the loss of zero outputs."""
     racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
     for done in range(0, until, STAGE_ITERATIONS):
@@ -124,7 +147,7 @@ def cross_validate_alpha(
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
     hopeless = ~np.isfinite(race.scores).any(axis=1)
     best[hopeless] = last
-    unsure = (race.scores.min(axis=1) <= NOISELESS * problem.null_loss().cpu().numpy()) & (best < last) & ~hopeless
+    unsure = (race.scores.min(axis=1) <= NOISELESS * null_loss) & (best < last) & ~hopeless
     left = stopping.max_iter - until
     if unsure.any() and left > 0:
         finalists = np.zeros_like(racing)
@@ -195,18 +218,24 @@ class _Race:
                 stopping=replace(stopping, max_time=seconds, target_loss=-1.0),
                 **self.options,
             )
-            if Status.INTERRUPTED in solution.status:
-                raise KeyboardInterrupt
             self.points[index], self.damping[index] = solution.theta, solution.damping.clamp(max=1.0)
             ended[where] = [status not in (Status.MAX_ITER, Status.TIME) for status in solution.status]
             held = self._part(index, self.left_out, torch.zeros_like(self.alpha[index]))
             self.losses[where] = held.evaluate(solution.theta, keep=False).objective.cpu().numpy()
+            if Status.INTERRUPTED in solution.status:
+                raise KeyboardInterrupt
         losses = np.where(self.share > 0, self.losses, 0.0)
         total = self.share.sum(axis=2)
         with np.errstate(all="ignore"):
             scores = (losses * self.share).sum(axis=2) / total
         self.scores = np.where(np.isfinite(scores), scores, np.inf)
         return np.asarray(ended.all(axis=2)), time.monotonic() - self.began < stopping.max_time
+
+    def leaders(self) -> tuple[np.ndarray, Tensor]:
+        """The penalties (M,) with the least loss so far on a fold's rows, and the models (M, P) that have it."""
+        least = np.where(self.share > 0, self.losses, np.inf).reshape(len(self.points), -1).argmin(axis=1)
+        alpha, fold = np.divmod(least, self.shape[2])
+        return self.alphas[alpha], self.points[np.arange(len(least)), alpha, fold]
 
     def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
         """The models ``index`` on the rows in or out of their folds, with weights (b, N) that sum to one."""

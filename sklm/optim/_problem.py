@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -308,7 +309,7 @@ def make_problem(
     share = share / share.sum(-1, keepdim=True)
     if bool((weights < 0).any()) or not bool(torch.isfinite(share).all()):
         raise ValueError("weights must be non-negative with a positive sum for every model.")
-    unit = torch.where(are_counts(weights), share / weights.clamp_min(1), share)
+    unit = torch.where(are_counts(weights)[..., None], share / weights.clamp_min(1), share)
     if output_scale is None:
         output_scale = torch.ones(network.n_outputs, dtype=torch.float64)
     output_scale = output_scale.to("cpu", torch.float64)
@@ -334,9 +335,9 @@ def make_problem(
     )
 
 
-def are_counts(weights: Tensor) -> Tensor:
-    """Whether weights (.., N) are whole numbers, each of so many equal rows; (.., 1). Huge floats are always whole."""
-    return (weights == weights.round()).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) < 2**53)
+def are_counts(weights: Any) -> Any:
+    """Whether weights (.., N), a tensor or ndarray, are whole, each of so many equal rows. Huge floats always are."""
+    return (weights == weights.round()).all(-1) & (weights.sum(-1) < 2**53)
 
 
 def _chunk_sizes(
