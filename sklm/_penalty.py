@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .optim import Stopping, cross_validate_alpha, stack_problems
+from .optim._cross_validation import ALPHAS
 from .optim._isolation import isolated
 
 if TYPE_CHECKING:
@@ -29,20 +30,25 @@ class Folds:
     """What a search for a penalty needs.
 
     rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
-    folds, counted from 0, are left out in turn; start : (P,) ndarray, for all
+    folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
+    these rows
     """
 
     rows: np.ndarray
     of_row: np.ndarray
     n_held_out: int
     start: np.ndarray
+    alphas: np.ndarray
 
 
-def make_folds(X: np.ndarray, start: np.ndarray, most: int, n_columns: int, seed: int) -> Folds | None:
+def make_folds(
+    X: np.ndarray, start: np.ndarray, most: int, n_columns: int, seed: int, strata: np.ndarray | None = None
+) -> Folds | None:
     """Divide rows X (N, F) into folds at random, equal ones into the same; None if all are equal.
 
     Of more than ``most`` different rows, so many take part. ``n_columns`` is the number of curvature columns of a row:
-    the longer a linearisation takes, the fewer folds are left out.
+    the longer a linearisation takes, the fewer folds are left out. With ``strata`` (N,) the folds have equal shares of
+    each.
     """
     distinct, which = np.unique(X, axis=0, return_inverse=True)
     if len(distinct) < 2:
@@ -50,9 +56,13 @@ def make_folds(X: np.ndarray, start: np.ndarray, most: int, n_columns: int, seed
     n_folds = min(N_FOLDS, len(distinct))
     place = np.random.default_rng([seed, n_folds]).permutation(len(distinct))[which.reshape(-1)]
     rows = np.flatnonzero(place < most)
+    taken = place[rows]
+    if strata is not None:  # the places in the order of their rows' strata
+        first = rows[np.unique(taken, return_index=True)[1]]
+        taken = np.argsort(np.argsort(strata[first], kind="stable"))[taken]
     work = linearisation(len(rows) * n_columns, len(start))
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
-    return Folds(rows, place[rows] % n_folds, n_held_out, start)
+    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS))
 
 
 def linearisation(n_rows: float, n_parameters: int) -> float:
@@ -93,6 +103,7 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
             torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device),
             first.folds.n_held_out,
             damping=torch.tensor([fit.options["damping"] for fit in fits], dtype=problem.y.dtype, device=device),
+            alphas=np.stack([folds.alphas for folds in every]),
             stopping=replace(stopping, max_time=stopping.max_time / 2),  # the rest is for the fit
             models_at_once=models_at_once,
             **options,
@@ -103,8 +114,10 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
             replace(
                 fit,
                 **fit.penalised(alpha),
-                alpha_scores=dict(zip((share * search.alphas).tolist(), scores.tolist(), strict=True)),
+                alpha_scores=dict(zip((share * alphas).tolist(), scores.tolist(), strict=True)),
                 folds=None,
             )
-            for fit, alpha, scores in zip(fits, (share * search.chosen).tolist(), search.scores, strict=True)
+            for fit, alpha, alphas, scores in zip(
+                fits, (share * search.chosen).tolist(), search.alphas, search.scores, strict=True
+            )
         ]

@@ -170,7 +170,7 @@ class Prepared:
             (problem.n_samples, network.n_parameters, network.n_outputs, tuple(problem.rows.X.shape)),
             (rows, self.growth and replace(self.growth, seed=0), problem.y.dtype, problem.y.device),
             None if self.validation is None else self.validation.n_samples,
-            None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows)),
+            None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.seed if draws else None,
         )
 

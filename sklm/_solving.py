@@ -175,12 +175,12 @@ class Solving(BaseLM):
             return None
         return Growth(seed, finalists=1 if self.n_init == "auto" else None)
 
-    #: whether a word for ``alpha`` means a search
+    #: whether ``alpha='auto'`` may mean a search
     _searches_alpha = True
 
     @property
     def _alpha_is_open(self) -> bool:
-        return self._searches_alpha and isinstance(self.alpha, str)
+        return self.alpha == "cv" or (self._searches_alpha and self.alpha == "auto")
 
     def _folds(
         self,
@@ -191,6 +191,7 @@ class Solving(BaseLM):
         batches: MiniBatches | None,
         start: np.ndarray,
         seed: int,
+        meaning: dict[str, Any],
     ) -> Folds | None:
         """Folds to search for alpha with; None where that is not wanted, or targets are constant.
 
@@ -203,7 +204,7 @@ class Solving(BaseLM):
         obstacles = {
             "early_stopping=True, which has validation rows of its own": self.early_stopping,
             f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
-            "mini-batches: leave batch_size=None": batches is not None,
+            "mini-batches: use batch_size=None": batches is not None,
             "an X that is read in pieces": data.is_large,
             "a module that has no parameter but biases": not network.coefficient_mask.any(),
         }
@@ -220,9 +221,13 @@ class Solving(BaseLM):
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
         most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
-        folds = make_folds(np.asarray(data.X), start, most, n_columns, seed)
+        folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
+        return folds and self._with_candidates(folds, data, meaning)
+
+    def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
+        """The folds with the penalties to try, where these are not the usual ones."""
         return folds
 
     def _with_alpha(self, fit: Prepared, folds: Folds) -> Prepared:

@@ -168,7 +168,7 @@ class Training(FittedNetwork, Solving):
             start = (
                 theta[0] if previous is None else self._starts(architecture, network, loss, data, x, y, seed, None)[0]
             )
-            folds = self._folds(architecture, network, loss, data, batches, start, seed)
+            folds = self._folds(architecture, network, loss, data, batches, start, seed, meaning)
             if previous is not None and previous.alpha_scores_ is not None:  # what was found stays
                 alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
         else:

@@ -1,17 +1,23 @@
-"""``alpha='auto'`` and ``'cv'`` of the regressor."""
+"""``alpha='auto'`` and ``'cv'`` of the regressor, ``'cv'`` of the classifier."""
 
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
 from sklm._penalty import make_folds
 from sklm.optim import _cross_validation, levenberg_marquardt
 
 START = np.zeros(3)
+#: penalties of a classifier, times the number of rows
+FACTORS = np.array([10, 3, 1, 0.3, 0.1])
 
 
 def noisy(n_samples=60, n_features=2, seed=0):
@@ -129,8 +135,6 @@ def test_cv_needs_different_rows_and_all_of_them():
         LMRegressor(alpha="cv").fit(np.ones((5, 1)), np.arange(5.0))
     with pytest.raises(ValueError, match="partial_fit"):
         LMRegressor(alpha="cv").partial_fit(*noisy())
-    with pytest.raises(ValueError, match="alpha"):
-        LMClassifier(alpha="cv").fit(noisy()[0], noisy()[1] > 0)
 
 
 def test_cv_searches_where_auto_does_not():
@@ -292,3 +296,156 @@ def test_the_search_takes_at_most_half_of_the_time():
         model = LMRegressor((20, 10), random_state=0, max_time=0.5).fit(X, y)
     assert len(model.loss_curve_) >= 1
     assert np.isfinite(model.predict(X)).all()
+
+
+# -- LMClassifier ------------------------------------------------------------------------------------------------
+
+
+def classes(n_samples=80, n_classes=2, seed=0, n_features=30):
+    return make_classification(
+        n_samples,
+        n_features,
+        n_informative=6,
+        n_redundant=0,
+        n_classes=n_classes,
+        n_clusters_per_class=1,
+        flip_y=0.1,
+        random_state=seed,
+    )
+
+
+def left_out_by_logistic_regression(X, y, C, weights):
+    """Log-loss of rows left out, and the folds of the search with ``random_state=0``."""
+    seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
+    folds = make_folds(X, START, len(X), 1, seed, y).of_row
+    total = 0.0
+    for k in range(5):
+        train, out = folds != k, folds == k
+        # the penalty is that of the mean loss: it weighs as much beside fewer rows
+        model = LogisticRegression(C=C * weights.sum() / weights[train].sum(), tol=1e-10, max_iter=5000)
+        model.fit(X[train], y[train], weights[train])
+        total += weights[out].sum() * log_loss(y[out], model.predict_proba(X[out]), sample_weight=weights[out])
+    return total / weights.sum()
+
+
+@pytest.mark.parametrize(("n_classes", "weighted"), [(2, True), (3, False)])
+def test_scores_of_a_linear_classifier_are_those_of_logistic_regression(n_classes, weighted):
+    X, y = classes(60, n_classes, n_features=6)
+    weights = np.random.default_rng(1).uniform(1, 2, 60) if weighted else np.ones(60)
+    model = LMClassifier((), alpha="cv", random_state=0).fit(X, y, weights)
+    scaled = StandardScaler().fit(X, sample_weight=weights).transform(X)
+    factors = np.array(list(model.alpha_scores_)) * weights.sum()
+    np.testing.assert_allclose(factors, FACTORS)
+    want = [left_out_by_logistic_regression(scaled, y, 1 / factor, weights) for factor in factors]
+    np.testing.assert_allclose(list(model.alpha_scores_.values()), want, rtol=1e-3)
+    assert model.alpha_ == list(model.alpha_scores_)[np.argmin(want)]
+
+
+@pytest.mark.parametrize("most", [200, 60])
+def test_folds_have_equal_shares_of_every_class(most):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 2)), rng.permutation(np.repeat(["a", "b", "c"], [20, 30, 150]))
+    folds = make_folds(X, START, most, 1, 0, y)
+    assert len(folds.rows) == most
+    for label in "abc":
+        counts = np.bincount(folds.of_row[y[folds.rows] == label], minlength=5)
+        assert np.ptp(counts) <= 1
+    assert sorted(np.bincount(folds.of_row)) == [most // 5] * 5
+    np.testing.assert_array_equal(folds.rows, make_folds(X, START, most, 1, 0).rows)
+
+
+def test_a_classifier_searches_if_asked():
+    X, y = classes(seed=1)
+    default = LMClassifier(random_state=0).fit(X, y)
+    assert (default.alpha_, default.alpha_scores_) == (1 / 80, None)
+    searched = LMClassifier(alpha="cv", random_state=0).fit(X, y)
+    assert searched.alpha_ == min(searched.alpha_scores_, key=searched.alpha_scores_.get)
+    fixed = LMClassifier(alpha=searched.alpha_, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(fixed.theta_, searched.theta_)
+
+
+def test_the_penalty_found_predicts_better_than_the_default():
+    """Thirty columns for eighty rows: the default is too weak."""
+    loss = {}
+    for alpha in ("auto", "cv"):
+        loss[alpha] = []
+        for seed in range(3):
+            X, y = classes(2080, seed=seed)
+            model = LMClassifier(10, alpha=alpha, random_state=0).fit(X[:80], y[:80])
+            loss[alpha].append(log_loss(y[80:], model.predict_proba(X[80:])))
+    assert np.mean(loss["cv"]) < 0.85 * np.mean(loss["auto"])
+
+
+def test_labels_and_rows_by_weight_are_searched_for_too():
+    X, y = classes(60, n_features=6)
+    both = np.c_[y, 1 - y]
+    weight = np.arange(60) % 3
+    options = {"hidden_layer_sizes": 4, "alpha": "cv", "random_state": 0}
+    for targets in (y, both):
+        weighted = LMClassifier(**options).fit(X, targets, weight)
+        repeated = LMClassifier(**options).fit(np.repeat(X, weight, axis=0), np.repeat(targets, weight, axis=0))
+        assert weighted.alpha_ == pytest.approx(repeated.alpha_)
+        for one, other in zip(weighted.alpha_scores_.items(), repeated.alpha_scores_.items(), strict=True):
+            assert one == pytest.approx(other, rel=1e-3)
+    # the loss of two labels is their mean
+    assert max(weighted.alpha_scores_) == pytest.approx(FACTORS[0] / (2 * weight.sum()))
+
+
+def test_of_many_rows_some_are_enough():
+    X, y = classes(2000, n_features=6)
+    model = LMClassifier(2, alpha="cv", random_state=0).fit(X, y)  # 17 parameters
+    np.testing.assert_allclose(list(model.alpha_scores_), FACTORS / 2000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"early_stopping": True}, "early_stopping"),
+        ({"batch_size": 20}, "mini-batches"),
+        ({"optimizer": "adam"}, "optimizer='adam'"),
+    ],
+)
+def test_a_classifier_says_what_hinders_its_search(options, message):
+    X, y = classes()
+    with pytest.raises(ValueError, match=message):
+        LMClassifier(alpha="cv", **options).fit(X, y)
+
+
+def test_a_classifier_cannot_search_on_one_batch():
+    X, y = classes()
+    with pytest.raises(ValueError, match="partial_fit does not support alpha='cv'"):
+        LMClassifier(alpha="cv").partial_fit(X, y, classes=[0, 1])
+
+
+def test_classifiers_together_find_the_alphas_of_classifiers_alone():
+    X, y = classes(60, n_features=6)
+    weights = [None, np.full(60, 2.0), np.where(y == 1, 3.0, 1.0)]  # penalties of their own
+    together, sizes = fit_many(LMClassifier(4, alpha="cv", random_state=0), X, y, weights, return_batch_sizes=True)
+    assert sizes.tolist() == [3, 3, 3]
+    for model, weight in zip(together, weights, strict=True):
+        alone = LMClassifier(4, alpha="cv", random_state=0).fit(X, y, weight)
+        assert model.alpha_ == pytest.approx(alone.alpha_)
+        assert model.alpha_scores_ == pytest.approx(alone.alpha_scores_, rel=1e-5)
+
+
+def test_regressors_and_classifiers_of_one_loss_are_searched_apart():
+    X = np.array([[0.0], [1.0], [2.0]])
+    y = np.array([0.0, 1.0, 1.0])
+    given = [
+        LMRegressor(2, alpha="cv", random_state=0),
+        LMClassifier(2, alpha="cv", loss="squared_error", random_state=0),
+    ]
+    one, other = fit_many(given, X, y)
+    assert len(one.alpha_scores_) == 10
+    assert len(other.alpha_scores_) == len(FACTORS)
+
+
+def test_a_stopped_search_leaves_a_classifier(monkeypatch):
+    interrupt_at(monkeypatch, 1)
+    X, y = classes()
+    model = LMClassifier(5, alpha="cv", random_state=0)
+    with pytest.warns(UserWarning, match="interrupted by the user"):
+        model.fit(X, y)
+    assert (model.status_, model.alpha_scores_) == ("interrupted", None)
+    assert min(abs(model.alpha_ * 80 - factor) for factor in FACTORS) < 1e-9
+    assert np.isfinite(model.predict_proba(X)).all()

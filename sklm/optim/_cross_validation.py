@@ -49,7 +49,7 @@ class AlphaSearch:
 
     Attributes
     ----------
-    alphas : (A,) ndarray
+    alphas : (M, A) ndarray
         What was tried, in decreasing order.
     scores : (M, A) ndarray
         Mean loss on the rows left out, when the race was over for this penalty; infinite where it was never finite.
@@ -64,7 +64,7 @@ class AlphaSearch:
     @property
     def chosen(self) -> np.ndarray:
         """The alphas (M,)."""
-        return self.alphas[self.best]
+        return np.take_along_axis(self.alphas, self.best[:, None], axis=1)[:, 0]
 
 
 def cross_validate_alpha(
@@ -91,7 +91,8 @@ def cross_validate_alpha(
         Number of the fold of every row.
     n_held_out : int
         Folds 0 to ``n_held_out - 1`` are left out in turn; those without weight do not count.
-    alphas : sequence of float, decreasing to 0
+    alphas : sequence of float, or array-like (M, A), decreasing
+        The same for all fits, or those of each. Without a last one of 0 the data are taken to be noisy.
     models_at_once : int, optional
         How many models fit in memory.
     stopping : Stopping, optional
@@ -112,12 +113,15 @@ def cross_validate_alpha(
     -----
     All candidates go through stages of a few iterations (racing: Maron & Moore 1997, Artificial Intelligence Review 11,
     pp. 193-225). After each, the loss of every row left out is averaged over the folds, by weight, and candidates
-    well above the best one are given up. Least loss wins; but where smaller penalties are close behind when the race
-    ends, and still improving, the smallest of them does: it has not come to its end. Where the loss is nearly nothing
+    well above the best one are given up. Least loss wins. There are two exceptions where the last alpha is 0. Where
+    smaller penalties are close behind when the race ends, and still improving, the smallest of them wins: it has not
+    come to its end. Where the loss is nearly nothing
     beside that of zero outputs, the winner and a fit without penalty are trained to their ends, and the latter is
     chosen where its loss is, in the geometric mean of the folds, less than half of the winner's.
     """
-    race = _Race(problem, theta, folds, n_held_out, np.asarray(alphas, dtype=float), damping, models_at_once, options)
+    tried = np.asarray(alphas, dtype=float)
+    tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
+    race = _Race(problem, theta, folds, n_held_out, tried, damping, models_at_once, options)
     try:
         return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy())
     except KeyboardInterrupt:
@@ -141,13 +145,14 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSear
         if not racing.any():
             break
     last = race.shape[1] - 1
-    improving = racing & np.isfinite(before) & (race.scores < IMPROVING * before)
+    to_none = race.alphas[:, last] == 0  # else there is noise for certain
+    improving = racing & to_none[:, None] & np.isfinite(before) & (race.scores < IMPROVING * before)
     smallest = last - improving[:, ::-1].argmax(axis=1)
     best = race.scores.argmin(axis=1)
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
     hopeless = ~np.isfinite(race.scores).any(axis=1)
     best[hopeless] = last
-    unsure = (race.scores.min(axis=1) <= NOISELESS * null_loss) & (best < last) & ~hopeless
+    unsure = to_none & (race.scores.min(axis=1) <= NOISELESS * null_loss) & (best < last) & ~hopeless
     left = stopping.max_iter - until
     if unsure.any() and left > 0:
         finalists = np.zeros_like(racing)
@@ -185,7 +190,7 @@ class _Race:
         options: dict[str, Any],
     ):
         self.problem, self.alphas, self.models_at_once, self.options = problem, alphas, models_at_once, options
-        self.shape = shape = (len(theta), len(alphas), n_held_out)
+        self.shape = shape = (*alphas.shape, n_held_out)
         device, dtype = theta.device, theta.dtype
         self.left_out = folds[:, None, None, :] == torch.arange(n_held_out, device=device)[:, None]  # (.., 1, H, N)
         self.weights = problem.weights[:, None, None, :]
@@ -193,7 +198,7 @@ class _Race:
         seen = (self.weights * ~self.left_out).sum(-1).expand(shape[0], 1, n_held_out)
         self.share = held.where(seen > 0, torch.zeros_like(held)).cpu().numpy()
         self.fit = torch.arange(shape[0], device=device)[:, None, None].expand(shape)
-        self.alpha = torch.as_tensor(alphas, dtype=dtype, device=device)[None, :, None].expand(shape)
+        self.alpha = torch.tensor(alphas, dtype=dtype, device=device)[:, :, None].expand(shape)
         self.points = theta[:, None, None, :].expand(*shape, theta.shape[1]).clone()
         first = torch.as_tensor(damping, dtype=dtype, device=device).expand(shape[0])
         self.damping = first[:, None, None].expand(shape).clone()
@@ -235,7 +240,8 @@ class _Race:
         """The penalties (M,) with the least loss so far on a fold's rows, and the models (M, P) that have it."""
         least = np.where(self.share > 0, self.losses, np.inf).reshape(len(self.points), -1).argmin(axis=1)
         alpha, fold = np.divmod(least, self.shape[2])
-        return self.alphas[alpha], self.points[np.arange(len(least)), alpha, fold]
+        rows = np.arange(len(least))
+        return self.alphas[rows, alpha], self.points[rows, alpha, fold]
 
     def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
         """The models ``index`` on the rows in or out of their folds, with weights (b, N) that sum to one."""

@@ -62,6 +62,40 @@ def test_many_fits_are_searched_as_each_on_its_own():
     np.testing.assert_array_equal(together.best, [one.best[0] for one in alone])
 
 
+@pytest.mark.parametrize("last", [0.1, 0.0])
+def test_every_fit_may_have_alphas_of_its_own(last):
+    X, y, rng = table()
+    folds, own = rng.permutation(40) % 3, np.array([[10.0, 1.0, last], [3.0, 0.3, last]])
+    problem = make_problem(MLP(()).build(8, 1), SquaredError(), tensor(X), tensor(y), n_models=2)
+    theta = tensor(np.random.default_rng(3).normal(size=(2, problem.network.n_parameters)))
+    got = cross_validate_alpha(problem, theta, torch.from_numpy(folds)[None], 3, alphas=own)
+    want = [[ridge(X, y, folds, 3, alpha, np.ones(40)) for alpha in alphas] for alphas in own]
+    np.testing.assert_allclose(got.scores, want, rtol=1e-6)
+    np.testing.assert_array_equal(got.alphas, own)
+    np.testing.assert_array_equal(got.chosen, own[[0, 1], np.argmin(want, axis=1)])
+
+
+@pytest.mark.parametrize(("last", "longest"), [(0.0, 900), (1e-12, 20)])
+def test_only_a_last_candidate_of_none_is_doubted(monkeypatch, last, longest):
+    """Where there seems to be no noise, no penalty is trained to its end to see; a small one is one of many."""
+    from sklm.optim import _cross_validation
+
+    iterations, original = [], _cross_validation.levenberg_marquardt
+
+    def counting(problem, theta, **options):
+        iterations.append(options["stopping"].max_iter)
+        return original(problem, theta, **options)
+
+    monkeypatch.setattr(_cross_validation, "levenberg_marquardt", counting)
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (60, 1))
+    y = np.sin(3 * x) + 0.01 * rng.normal(size=x.shape)
+    got = search(x, y, rng.permutation(60) % 5, 3, hidden=(8,), alphas=(1e-2, 1e-4, 1e-6, last))
+    assert got.scores.min() < 1e-4
+    assert max(iterations) == longest
+    assert last == 0 or got.best[0] == got.scores[0].argmin()
+
+
 def test_few_models_at_once_change_nothing():
     X, y, rng = table(1, n_features=1, noise=0.3)
     folds = rng.permutation(40) % 5
