@@ -44,7 +44,7 @@ alpha : float, 'auto' or 'cv', default='auto'
     weights (the number of rows; of labels, for an indicator matrix): every coefficient is normal with deviation one
     beforehand, as in ``LogisticRegression(C=1)``, and the penalty weighs less the more rows there are. In
     ``partial_fit`` the rows are those of the batch: give a number there. 'cv' chooses among 10, 3, 1, 0.3 and 0.1 times
-    that by the log-loss on rows left out, for some ten times the cost of the fit; see the user guide, "Classification".
+    that by the log-loss on rows left out, for five to twenty times the cost of the fit; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
