@@ -17,6 +17,7 @@ from .._constant import constant
 from ._batch import Choice, evolve, scatter, select
 from ._batches import MiniBatches
 from ._problem import Evaluation, Problem
+from ._race import fallen_behind
 from ._state import History, Progress, Solution, State
 from ._status import Status
 from ._stopping import Stopping, exact, first_reason
@@ -172,12 +173,18 @@ class Loop(ABC):
         if options.together and options.target_loss >= 0:
             reached = self._in_group(status == int(Status.TARGET), state.model)
             status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
+        best_score = better(score, state.best_score)
+        for reached_at, number in options.race:
+            if latest == reached_at:
+                group = torch.zeros_like(state.model) if self.groups is None else self.groups[state.model]
+                behind = fallen_behind(best_score, status == _RUNNING, group, number)
+                status = torch.where(behind, int(Status.SUPERSEDED), status)
         if elapsed >= options.max_time:
             status = _mark(status, Status.TIME)
         return evolve(
             state,
             best_theta=better(theta, state.best_theta),
-            best_score=better(score, state.best_score),
+            best_score=best_score,
             best_loss=better(state.loss, state.best_loss),
             anchor=progress(score, state.anchor),
             stall=stall,
