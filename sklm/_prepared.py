@@ -28,10 +28,11 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
+from .optim._race import places
 
 #: starts of a fit are compared by the objective where not even the leave-one-out loss of the best of them is above this
 #: share of that of zero outputs: there is no noise to memorise
-NEGLIGIBLE = 1e-5
+NEGLIGIBLE = 1e-6
 
 
 class CannotBatchError(Exception):
@@ -64,7 +65,7 @@ class Prepared:
     alpha_scores : dict or None
         What was found.
     further : (S', P) float64 ndarray or None
-        Starts that join ``theta`` where the search finds that there is no noise.
+        Starts that join ``theta`` where the search sees no noise; they count if there is none.
     interrupted : bool
         The user stopped the search for the penalty: no step is taken from ``theta``.
     """
@@ -109,8 +110,13 @@ class Prepared:
             return solution
         values = leave_one_out(problem, solution.theta).cpu().numpy()
         lead = solution.leaders()  # by the objective
-        exact = values[lead] <= NEGLIGIBLE * problem.null_loss().expand(len(values)).cpu().numpy()[lead]
-        values[np.isin(solution.group, solution.group[lead[exact]])] = np.nan
+        exact = values[lead] <= NEGLIGIBLE * problem.null_loss().cpu().numpy()[lead]
+        noiseless = np.isin(solution.group, solution.group[lead[exact]])
+        values[noiseless] = np.nan
+        if options["stopping"].race:  # of many minima, one may well memorise noise where no row is left out
+            group = torch.from_numpy(solution.group)
+            place = places(torch.arange(len(group)), group).numpy()
+            values[~noiseless & (place >= options["stopping"].spared)] = np.inf
         return replace(solution, leave_one_out=values)
 
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
@@ -134,7 +140,7 @@ class Prepared:
 
     def joined(self) -> dict[str, Any]:
         """The fields that say that the further starts take part."""
-        if self.further is None:
+        if self.further is None or not self.predicts_rows:
             return {}
         theta = np.concatenate([self.theta, self.further])
         every = torch.zeros(len(theta), dtype=torch.int64, device=self.problem.y.device)

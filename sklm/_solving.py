@@ -15,7 +15,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._arrays import Scaling
-from ._base import DTYPES, BaseLM
+from ._base import AUTO_STARTS, DTYPES, BaseLM
 from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, choose_alphas, linearisation, make_folds
 from ._prepared import Prepared
 from ._training_set import TrainingSet
@@ -41,10 +41,10 @@ from .optim._memory import available_bytes, human
 from .optim._minimize import resolve_solver
 from .optim._problem import are_counts
 
-#: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
-AUTO_STARTS, AUTO_WORK = 4, 5e7
+#: ``n_init='auto'``: several starts where one linearisation of one of them takes at most so many multiplications
+AUTO_WORK = 5e7
 #: where the search for a penalty finds no noise, up to the second number of starts, and up to the first one over the
-#: root of those multiplications: the fewer they are, the less a batch costs; the starts race, see ``RACE``
+#: root of those multiplications: the fewer they are, the less a batch costs; further starts race, see ``RACE``
 NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 #: ``batch_size='auto'``: mini-batches of P / 2 rows, where there are this many rows for each of the P parameters and a
 #: linearisation of all takes more multiplications than this

@@ -9,9 +9,10 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
+from sklm._base import AUTO_STARTS
 from sklm._penalty import make_folds
 from sklm._prepared import Prepared
-from sklm._solving import AUTO_STARTS, NOISELESS_STARTS, NOISELESS_WORK
+from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
 from sklm.optim import _cross_validation, levenberg_marquardt
 
 START = np.zeros(3)
@@ -108,18 +109,18 @@ def counted(model, X, y):
 
 
 def test_more_starts_race_where_there_is_no_noise():
-    X, y = noisy()
-    smooth = np.sin(3 * X[:, 0]) * X[:, 1]
-    model = LMRegressor(6, random_state=0, max_iter=120)
+    X, y = noisy(n_features=1)
+    smooth = np.sin(3 * X[:, 0])
+    model = LMRegressor(8, random_state=0, max_iter=120)
     many, n_starts = counted(clone(model), X, smooth)
     assert (many.alpha_, n_starts) == (0, NOISELESS_STARTS)
     few, n_few = counted(clone(model).set_params(alpha=0.0), X, smooth)
     assert n_few == AUTO_STARTS
     assert many.loss_ < few.loss_ / 2
     assert many.status_ != "superseded"
-    # without a race the same starts, of which the best is the one that the race has found
+    # the same starts without a race, which has not given up the best
     plain, _ = counted(clone(model).set_params(alpha=0.0, n_init=NOISELESS_STARTS), X, smooth)
-    np.testing.assert_allclose(many.loss_, plain.loss_, rtol=1e-6)
+    np.testing.assert_allclose(many.loss_, plain.loss_, rtol=1e-3)
     assert counted(clone(model), X, y)[1] == AUTO_STARTS
     assert counted(clone(model).set_params(n_init=2), X, smooth)[1] == 2
     assert counted(clone(model).set_params(hidden_layer_sizes=()), X, X[:, 0])[1] == 1

@@ -17,7 +17,7 @@ from .._constant import constant
 from ._batch import Choice, evolve, scatter, select
 from ._batches import MiniBatches
 from ._problem import Evaluation, Problem
-from ._race import fallen_behind
+from ._race import fallen_behind, places
 from ._state import History, Progress, Solution, State
 from ._status import Status
 from ._stopping import Stopping, exact, first_reason
@@ -62,6 +62,7 @@ class Loop(ABC):
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
         latest = int(done.max())
+        self.every = torch.arange(len(theta), device=theta.device)
         result = state
         try:
             state, work = self._drop(state, work)
@@ -176,8 +177,9 @@ class Loop(ABC):
         best_score = better(score, state.best_score)
         for reached_at, number in options.race:
             if latest == reached_at:
-                group = torch.zeros_like(state.model) if self.groups is None else self.groups[state.model]
-                behind = fallen_behind(best_score, status == _RUNNING, group, number)
+                groups = torch.zeros_like(self.every) if self.groups is None else self.groups
+                racing = (places(self.every, groups) >= options.spared)[state.model] & (status == _RUNNING)
+                behind = fallen_behind(best_score, racing, groups[state.model], number)
                 status = torch.where(behind, int(Status.SUPERSEDED), status)
         if elapsed >= options.max_time:
             status = _mark(status, Status.TIME)

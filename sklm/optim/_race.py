@@ -23,9 +23,15 @@ def fallen_behind(score: Tensor, running: Tensor, group: Tensor, number: int) ->
     One stage of successive halving (Karnin, Koren & Somekh, Almost optimal exploration in multi-armed bandits, ICML
     2013, algorithm 1, where half of the arms go on).
     """
-    order = torch.where(running, score, torch.inf).nan_to_num(torch.inf, torch.inf).argsort(stable=True)
+    key = torch.where(running, score, torch.inf).nan_to_num(torch.inf, torch.inf)
+    order = key.argsort(stable=True)
     order = order[(~running)[order].long().argsort(stable=True)]  # those that have ended come last
+    return (places(order, group) >= number) & running
+
+
+def places(order: Tensor, group: Tensor) -> Tensor:
+    """Return the place (b,) of every model in its group (b,), from 0, when they stand in this ``order`` (b,)."""
     order = order[group[order].argsort(stable=True)]
-    sorted_group = group[order]
-    place = torch.arange(len(order), device=order.device) - torch.searchsorted(sorted_group, sorted_group)
-    return torch.zeros_like(running).scatter_(0, order, place >= number) & running
+    ordered = group[order]
+    place = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(place).scatter_(0, order, place)

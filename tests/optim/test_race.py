@@ -49,6 +49,15 @@ def test_a_race_stops_those_behind_and_leaves_the_others_alone():
     assert raced.best == second[np.argmin(free.score[second])]
 
 
+def test_the_first_models_are_spared():
+    theta, groups = SURFACE.starts(8), np.array([1, 0, 0, 1, 1, 0, 1, 0])
+    race = Stopping(max_iter=9, tol=0.0, n_iter_no_change=100, race=((5, 1),), spared=2)
+    raced = levenberg_marquardt(SURFACE.problem(8), theta, stopping=race, groups=groups)
+    given_up = np.array([status is Status.SUPERSEDED for status in raced.status])
+    assert not given_up[[0, 1, 2, 3]].any()  # the first two of each group
+    assert (given_up[[4, 6]].sum(), given_up[[5, 7]].sum()) == (1, 1)
+
+
 def test_a_race_is_within_a_group_and_among_those_that_still_run():
     groups, done = np.array([1, 1, 0, 0, 0, 0]), np.array([0, 0, 40, 0, 0, 0])
     race = Stopping(max_iter=40, tol=0.0, n_iter_no_change=100, race=((45, 2),))  # counted by the one furthest on
