@@ -39,6 +39,9 @@ from .optim import (
 from .optim._descent import make_optimizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+#: starts of ``n_init='auto'``, and the race of any further ones: after so many iterations, so many of those that still
+#: run go on
+AUTO_STARTS, RACE = 4, ((100, 16), (200, 8), (300, 4))
 #: what only Levenberg-Marquardt reads, with the values by which it is left out or left alone
 LM_OPTIONS: dict[str, tuple] = {
     "damping": (1e-2,),
@@ -241,6 +244,8 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             max_time=float("inf") if self.max_time is None else float(self.max_time),
             tol=self._auto_tol(architecture) if self.tol == "auto" else float(self.tol),
             together=True,
+            race=RACE if self.n_init == "auto" else (),
+            spared=AUTO_STARTS,
             n_iter_no_change=int(min(self.n_iter_no_change, 2**31)),
             target_loss=-1.0 if self.target_loss is None else float(self.target_loss),
             gradient_tol=max(1e-10, eps),

@@ -134,12 +134,12 @@ class _Runs:
             return
         finally:
             outcome.seconds += time.perf_counter() - began
-        if len(prepared.theta) > fitting:
+        if prepared.most_starts > fitting:
             return
         bucket = self.waiting.setdefault(key, [])
         bucket.append(_Waiting(fit, outcome, shadow, prepared))
-        n_models = sum(len(waiting.prepared.theta) for waiting in bucket)
-        if n_models + len(prepared.theta) > min(fitting, models_at_once(prepared)):
+        n_models = sum(waiting.prepared.most_starts for waiting in bucket)
+        if n_models + prepared.most_starts > min(fitting, models_at_once(prepared)):
             self._start(self.waiting.pop(key))
 
     def flush(self) -> None:

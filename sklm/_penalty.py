@@ -73,6 +73,8 @@ def linearisation(n_rows: float, n_parameters: int) -> float:
 def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
     """Return the fits with the penalty that cross-validation finds for each, where they have folds for that.
 
+    Where it finds no noise, their further starts join.
+
     Parameters
     ----------
     fits : list of Prepared
@@ -110,14 +112,11 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
         )
         # what takes the place of more rows weighs less beside all of them
         share = problem.n_samples / first.problem.n_samples
-        return [
-            replace(
-                fit,
-                **fit.penalised(alpha),
-                alpha_scores=dict(zip((share * alphas).tolist(), scores.tolist(), strict=True)),
-                folds=None,
-            )
-            for fit, alpha, alphas, scores in zip(
-                fits, (share * search.chosen).tolist(), search.alphas, search.scores, strict=True
-            )
-        ]
+        result = []
+        for fit, best, alphas, scores, noiseless in zip(
+            fits, search.best, share * search.alphas, search.scores, search.noiseless, strict=True
+        ):
+            fit = replace(fit, alpha_scores=dict(zip(alphas.tolist(), scores.tolist(), strict=True)), folds=None)
+            fit = replace(fit, **fit.penalised(float(alphas[best])))
+            result.append(replace(fit, **fit.joined()) if noiseless else fit)
+        return result

@@ -28,6 +28,11 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
+from .optim._race import places
+
+#: starts of a fit are compared by the objective where not even the leave-one-out loss of the best of them is above this
+#: share of that of zero outputs: there is no noise to memorise
+NEGLIGIBLE = 1e-6
 
 
 class CannotBatchError(Exception):
@@ -59,6 +64,8 @@ class Prepared:
         To find it with; see ``choose_alphas``.
     alpha_scores : dict or None
         What was found.
+    further : (S', P) float64 ndarray or None
+        Starts that join ``theta`` where the search sees no noise; they count if there is none.
     interrupted : bool
         The user stopped the search for the penalty: no step is taken from ``theta``.
     """
@@ -74,6 +81,7 @@ class Prepared:
     alpha: float = 0.0
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
+    further: np.ndarray | None = None
     interrupted: bool = False
 
     def run(
@@ -100,7 +108,16 @@ class Prepared:
         interrupted = Status.INTERRUPTED in solution.status  # whoever did that is waiting
         if interrupted or not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
-        return replace(solution, leave_one_out=leave_one_out(problem, solution.theta).cpu().numpy())
+        values = leave_one_out(problem, solution.theta).cpu().numpy()
+        lead = solution.leaders()  # by the objective
+        exact = values[lead] <= NEGLIGIBLE * problem.null_loss().cpu().numpy()[lead]
+        noiseless = np.isin(solution.group, solution.group[lead[exact]])
+        values[noiseless] = np.nan
+        if options["stopping"].race:  # of many minima, one may well memorise noise where no row is left out
+            group = torch.from_numpy(solution.group)
+            place = places(torch.arange(len(group)), group).numpy()
+            values[~noiseless & (place >= options["stopping"].spared)] = np.inf
+        return replace(solution, leave_one_out=values)
 
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
         """The fit that ends where the search for its penalty was stopped."""
@@ -120,6 +137,19 @@ class Prepared:
         """The fields that say that the penalty is ``alpha``."""
         alphas = torch.full_like(self.problem.alpha, alpha)
         return {"problem": replace(self.problem, alpha=alphas, penalised=alpha > 0), "alpha": alpha}
+
+    def joined(self) -> dict[str, Any]:
+        """The fields that say that the further starts take part."""
+        if self.further is None or not self.predicts_rows:
+            return {}
+        theta = np.concatenate([self.theta, self.further])
+        every = torch.zeros(len(theta), dtype=torch.int64, device=self.problem.y.device)
+        return {"problem": self.problem.models(every), "theta": theta, "further": None}
+
+    @property
+    def most_starts(self) -> int:
+        """How many models the fit may come to have."""
+        return len(self.theta) + (0 if self.further is None else len(self.further))
 
     @property
     def predicts_rows(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._arrays import Scaling
-from ._base import DTYPES, BaseLM
+from ._base import AUTO_STARTS, DTYPES, BaseLM
 from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, choose_alphas, linearisation, make_folds
 from ._prepared import Prepared
 from ._training_set import TrainingSet
@@ -41,8 +41,11 @@ from .optim._memory import available_bytes, human
 from .optim._minimize import resolve_solver
 from .optim._problem import are_counts
 
-#: ``n_init='auto'``: this many starts where one linearisation of one of them takes at most so many multiplications
-AUTO_STARTS, AUTO_WORK = 4, 5e7
+#: ``n_init='auto'``: several starts where one linearisation of one of them takes at most so many multiplications
+AUTO_WORK = 5e7
+#: where the search for a penalty finds no noise, up to the second number of starts, and up to the first one over the
+#: root of those multiplications: the fewer they are, the less a batch costs; further starts race, see ``RACE``
+NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 #: ``batch_size='auto'``: mini-batches of P / 2 rows, where there are this many rows for each of the P parameters and a
 #: linearisation of all takes more multiplications than this
 BATCHED_ROWS_PER_PARAMETER, FULL_WORK = 20, 5e9
@@ -274,12 +277,23 @@ class Solving(BaseLM):
             raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
         if self.n_init != "auto":
             return int(self.n_init)
+        # random parameters are no place to freeze some of them
+        several = architecture.restarts and self._auto_restarts and not isinstance(self._selection(), Mask)
+        return AUTO_STARTS if several and self._start_work(network, loss, n_samples) <= AUTO_WORK else 1
+
+    def _n_noiseless_starts(self, network: Network, loss: Loss, n_samples: int, n_starts: int) -> int:
+        """Number of starts where there turns out to be no noise, and there would be ``n_starts`` otherwise."""
+        if self.n_init != "auto" or n_starts == 1:
+            return n_starts
+        work = self._start_work(network, loss, n_samples)
+        return int(np.clip(NOISELESS_WORK / np.sqrt(work), n_starts, NOISELESS_STARTS))
+
+    def _start_work(self, network: Network, loss: Loss, n_samples: int) -> float:
+        """Multiplications of a linearisation of the first rows."""
         rows: float = n_samples * loss.curvature_columns(network.n_outputs)
         if self._grows(network, n_samples):
             rows = min(rows, Growth.rows_per_parameter * network.n_parameters)
-        # random parameters are no place to freeze some of them
-        several = architecture.restarts and self._auto_restarts and not isinstance(self._selection(), Mask)
-        return AUTO_STARTS if several and rows * network.n_parameters**2 <= AUTO_WORK else 1
+        return rows * network.n_parameters**2
 
     def _grows(self, network: Network, n_samples: int) -> bool:
         if self._make_optimizer() is not None:

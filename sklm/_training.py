@@ -183,7 +183,11 @@ class Training(FittedNetwork, Solving):
             options = self._suited(problem, options, device)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
-        return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores)
+        further = None
+        if folds is not None:
+            number = self._n_noiseless_starts(network, loss, len(data.X), len(theta))
+            further = self._random_starts(architecture, network, data, x, seed, number)[len(theta) :]
+        return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores, further)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if fit.folds is not None:
@@ -359,8 +363,7 @@ class Training(FittedNetwork, Solving):
     ) -> np.ndarray:
         """Start vectors, a row a start (.., P); with a warm start, the first one is the fitted model."""
         n_starts = self._n_starts(architecture, network, loss, len(data.X))
-        generators = [np.random.default_rng([seed, k]) for k in range(n_starts)]
-        theta = architecture.starts(network, self.init, data.inputs(x), generators)
+        theta = self._random_starts(architecture, network, data, x, seed, n_starts)
         if previous is not None:
             if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != data.X.shape[1]:
                 raise ValueError(
@@ -372,6 +375,13 @@ class Training(FittedNetwork, Solving):
             now = output_scaling(loss.target_scaling, y)
             theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
         return theta
+
+    def _random_starts(
+        self, architecture: Architecture, network: Network, data: TrainingSet, x: Scaling, seed: int, number: int
+    ) -> np.ndarray:
+        """The first ``number`` starts, (number, P); start k is the same for every number above k."""
+        generators = [np.random.default_rng([seed, k]) for k in range(number)]
+        return architecture.starts(network, self.init, data.inputs(x), generators)
 
 
 def _spread(problem: Problem) -> float:

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -12,7 +13,10 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
+from sklm._base import AUTO_STARTS
 from sklm._penalty import make_folds
+from sklm._prepared import Prepared
+from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
 from sklm.optim import _cross_validation, levenberg_marquardt
 
 START = np.zeros(3)
@@ -94,6 +98,48 @@ def test_data_without_noise_are_fitted_without_a_penalty():
         model.fit(x, np.sin(4 * x[:, 0]))
     assert model.alpha_ == 0
     assert model.loss_ < 1e-10
+
+
+def counted(model, X, y):
+    """The fitted model, and the largest number of starts that were run together."""
+    sizes, original = [], Prepared.run
+
+    def run(self, problem, validation, theta, *given, **options):
+        sizes.append(len(theta))
+        return original(self, problem, validation, theta, *given, **options)
+
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        patch.setattr(Prepared, "run", run)
+        return model.fit(X, y), max(sizes)
+
+
+def test_more_starts_race_where_there_is_no_noise():
+    X, y = noisy(n_features=1)
+    smooth = np.sin(3 * X[:, 0])
+    model = LMRegressor(8, random_state=0, max_iter=120)
+    many, n_starts = counted(clone(model), X, smooth)
+    assert (many.alpha_, n_starts) == (0, NOISELESS_STARTS)
+    few, n_few = counted(clone(model).set_params(alpha=0.0), X, smooth)
+    assert n_few == AUTO_STARTS
+    assert many.loss_ < few.loss_ / 2
+    assert many.status_ != "superseded"
+    # the same starts without a race, which has not given up the best
+    plain, _ = counted(clone(model).set_params(alpha=0.0, n_init=NOISELESS_STARTS), X, smooth)
+    np.testing.assert_allclose(many.loss_, plain.loss_, rtol=1e-3)
+    assert counted(clone(model), X, y)[1] == AUTO_STARTS
+    assert counted(clone(model).set_params(n_init=2), X, smooth)[1] == 2
+    assert counted(clone(model).set_params(hidden_layer_sizes=()), X, X[:, 0])[1] == 1
+
+
+def test_the_more_work_the_fewer_starts_race():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (300, 4))
+    model = LMRegressor(20, random_state=0, max_iter=30)
+    n_parameters = 20 * 6 + 1
+    _, n_starts = counted(model, X, np.sin(X.sum(axis=1)))
+    assert n_starts == int(NOISELESS_WORK / np.sqrt(300 * n_parameters**2))
+    assert AUTO_STARTS < n_starts < NOISELESS_STARTS
 
 
 @pytest.mark.parametrize(

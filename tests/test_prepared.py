@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sklm import CNN, MLP
-from sklm._prepared import CannotBatchError, comparable
+from sklm import CNN, MLP, LMRegressor
+from sklm._prepared import CannotBatchError, comparable, run_together
 from sklm.losses import Huber, Quantile
 from sklm.optim import GainRatio, Multiplicative
 
@@ -52,3 +52,20 @@ def test_modules_are_told_apart_by_their_origin():
 def test_what_cannot_be_seen_through_cannot_be_batched(hidden):
     with pytest.raises(CannotBatchError, match="cannot be compared"):
         comparable(Huber(hidden), None)
+
+
+def test_starts_are_compared_by_leaving_rows_out_unless_there_is_no_noise():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (60, 1))
+    smooth = np.sin(3 * X[:, 0])
+    noisy = smooth + 0.05 * rng.normal(size=60)
+    estimator = LMRegressor(6, alpha=0.0, n_init=4, max_iter=60, random_state=0)
+    fits = [estimator._ready(X, y)[1] for y in (noisy, smooth)]
+    solution = run_together(fits, "auto")
+    assert np.isfinite(solution.leave_one_out[:4]).all()
+    assert np.isnan(solution.leave_one_out[4:]).all()
+    best = [solution.leave_one_out[:4].argmin(), 4 + solution.score[4:].argmin()]
+    np.testing.assert_array_equal(solution.leaders(), best)
+    for fit, y, row in zip(fits, (noisy, smooth), best, strict=True):
+        alone = fit.run(fit.problem, None, fit.theta)
+        assert alone.best == row % 4, y

@@ -55,11 +55,14 @@ class AlphaSearch:
         Mean loss on the rows left out, when the race was over for this penalty; infinite where it was never finite.
     best : (M,) ndarray of int
         Number of the chosen alpha.
+    noiseless : (M,) ndarray of bool
+        Nearly nothing of the loss of zero outputs is left on the rows left out, and no penalty was chosen.
     """
 
     alphas: np.ndarray
     scores: np.ndarray
     best: np.ndarray
+    noiseless: np.ndarray
 
     @property
     def chosen(self) -> np.ndarray:
@@ -152,7 +155,8 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSear
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
     hopeless = ~np.isfinite(race.scores).any(axis=1)
     best[hopeless] = last
-    unsure = to_none & (race.scores.min(axis=1) <= NOISELESS * null_loss) & (best < last) & ~hopeless
+    little = race.scores.min(axis=1) <= NOISELESS * null_loss
+    unsure = to_none & little & (best < last) & ~hopeless
     left = stopping.max_iter - until
     if unsure.any() and left > 0:
         finalists = np.zeros_like(racing)
@@ -163,7 +167,7 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSear
         ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
         if complete:
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
-    return AlphaSearch(race.alphas, race.scores, best)
+    return AlphaSearch(race.alphas, race.scores, best, to_none & little & (best == last))
 
 
 class _Race:
@@ -220,7 +224,7 @@ class _Race:
                 self._part(index, ~self.left_out, self.alpha[index]),
                 self.points[index],
                 damping=self.damping[index],
-                stopping=replace(stopping, max_time=seconds, target_loss=-1.0),
+                stopping=replace(stopping, max_time=seconds, target_loss=-1.0, race=()),
                 **self.options,
             )
             self.points[index], self.damping[index] = solution.theta, solution.damping.clamp(max=1.0)

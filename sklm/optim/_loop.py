@@ -17,6 +17,7 @@ from .._constant import constant
 from ._batch import Choice, evolve, scatter, select
 from ._batches import MiniBatches
 from ._problem import Evaluation, Problem
+from ._race import fallen_behind, places
 from ._state import History, Progress, Solution, State
 from ._status import Status
 from ._stopping import Stopping, exact, first_reason
@@ -61,6 +62,7 @@ class Loop(ABC):
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
         latest = int(done.max())
+        self.every = torch.arange(len(theta), device=theta.device)
         result = state
         try:
             state, work = self._drop(state, work)
@@ -172,12 +174,19 @@ class Loop(ABC):
         if options.together and options.target_loss >= 0:
             reached = self._in_group(status == int(Status.TARGET), state.model)
             status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
+        best_score = better(score, state.best_score)
+        for reached_at, number in options.race:
+            if latest == reached_at:
+                groups = torch.zeros_like(self.every) if self.groups is None else self.groups
+                racing = (places(self.every, groups) >= options.spared)[state.model] & (status == _RUNNING)
+                behind = fallen_behind(best_score, racing, groups[state.model], number)
+                status = torch.where(behind, int(Status.SUPERSEDED), status)
         if elapsed >= options.max_time:
             status = _mark(status, Status.TIME)
         return evolve(
             state,
             best_theta=better(theta, state.best_theta),
-            best_score=better(score, state.best_score),
+            best_score=best_score,
             best_loss=better(state.loss, state.best_loss),
             anchor=progress(score, state.anchor),
             stall=stall,

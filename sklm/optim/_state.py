@@ -149,7 +149,8 @@ class Solution:
     groups : (B,) ndarray of int or None
         Number of the fit that a model is a start of; None for starts of one fit.
     leave_one_out : (B,) ndarray or None
-        Approximate leave-one-out loss of ``theta``, if it was asked for: then restarts are compared by it.
+        Approximate leave-one-out loss of ``theta``, if it was asked for: then restarts are compared by it, but for fits
+        where it is NaN or infinite.
     """
 
     theta: Tensor
@@ -169,7 +170,7 @@ class Solution:
         """Scores to compare the starts of a fit by, (B,).
 
         Exact fits are equal, whatever rounding left of them, unless validation rows tell them apart; NaN is worst; if
-        a start reached ``target_loss``, only those that did count.
+        a start reached ``target_loss``, only those that did count; and none that was given up for another one.
         """
         exact = np.array([status is Status.EXACT and not self.validated for status in self.status])
         score, groups = self.score, self.group
@@ -177,6 +178,7 @@ class Solution:
             known = np.isin(groups, groups[np.isfinite(self.leave_one_out)])
             score = np.where(known, self.leave_one_out, score)
         rank = np.where(exact, 0.0, np.nan_to_num(score, nan=np.inf, posinf=np.inf))
+        rank = np.where([status is Status.SUPERSEDED for status in self.status], np.inf, rank)
         reached = np.array([status is Status.TARGET for status in self.status])
         return np.where(~reached & np.isin(groups, groups[reached]), np.inf, rank)
 

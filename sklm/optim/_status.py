@@ -68,5 +68,5 @@ _MESSAGES = {
     Status.DERIVATIVE: "The objective is finite but its derivatives are not.",
     Status.STALLED: "No step lowers the objective although its gradient is not zero.",
     Status.DIVERGED: "The steps were too long: the objective grew a million times, or beyond all numbers.",
-    Status.SUPERSEDED: "Another start of the same fit reached target_loss first.",
+    Status.SUPERSEDED: "Another start of the same fit was better, or reached target_loss first.",
 }

@@ -33,6 +33,11 @@ class Stopping:
         Loss, in the units of the targets and without penalty, at which to stop; negative for none.
     together : bool
         The models (of a group) are starts of one fit: when one reaches ``target_loss``, the others stop too.
+    race : sequence of (int, int)
+        After so many iterations (of the model furthest on), only the best so many models (of a group) of those that
+        still run go on; see ``fallen_behind``.
+    spared : int
+        The first so many models (of a group) take no part in the race, and are not given up.
     gradient_tol : float
         Largest ``|g_j| / sqrt(gram_jj 2 F)``, the cosine between residual and Jacobian column for squared error
         (More 1978, eq. 2.9); free of units.
@@ -46,6 +51,8 @@ class Stopping:
     n_iter_no_change: int = 20
     target_loss: float = -1.0
     together: bool = False
+    race: tuple[tuple[int, int], ...] = ()
+    spared: int = 0
     gradient_tol: float = 1e-10
     max_damping: float = 1e16
     min_damping: float = 1e-14

@@ -107,10 +107,13 @@ def test_few_models_at_once_change_nothing():
 def test_pure_noise_takes_much_penalty_and_a_smooth_function_none():
     rng = np.random.default_rng(0)
     x, folds = rng.uniform(-1, 1, (60, 1)), rng.permutation(60) % 5
-    assert search(x, rng.normal(size=(60, 1)), folds, 3, hidden=(8,)).best[0] <= 1
+    noise = search(x, rng.normal(size=(60, 1)), folds, 3, hidden=(8,))
+    assert noise.best[0] <= 1
+    assert not noise.noiseless[0]
     smooth = search(x, np.sin(3 * x) + x**2, folds, 3, hidden=(8,))
     assert smooth.chosen[0] == 0
     assert smooth.scores[0].min() < 1e-4
+    assert smooth.noiseless[0]
 
 
 def test_candidates_far_behind_are_not_trained_on(monkeypatch):

@@ -46,6 +46,13 @@ def test_exact_fits_are_equally_good():
     assert got.rank.tolist() == [1e-5, 0, 0]
 
 
+def test_what_was_given_up_is_never_the_best():
+    got = solution([1.0, 0.5, 2.0], [Status.DECREASE, Status.SUPERSEDED, Status.MAX_ITER])
+    assert got.rank.tolist() == [1, np.inf, 2]
+    got = replace(got, leave_one_out=np.array([3.0, 1.0, 2.0]))
+    assert got.rank.tolist() == [3, np.inf, 2]
+
+
 def test_groups_are_ranked_each_on_its_own():
     """The third fit has a start at its target, which beats better ones of the same fit only."""
     scores = np.array([3.0, 1, 2, 5, 4, np.nan, 0.1, 7])
