@@ -118,7 +118,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         n_dampings: int = 1,
         param_selection: Any = None,
         solver: str = "auto",
-        batch_size: int | str | None = None,
+        batch_size: int | str | None = "auto",
         batch_memory: int | str | None = "auto",
         jacobian_max_rows: int | str | None = "auto",
         growing: bool | str = "auto",

@@ -48,9 +48,10 @@ alpha : float, 'auto' or 'cv', default='auto'
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
-    Rows of a step. None uses all; an integer trains on shuffled
-    mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
-    mini-batches of half as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
+    Rows of a step. None uses all; an integer trains on shuffled mini-batches of about that size and keeps the best
+    full-data iterate. It changes the result. 'auto' takes mini-batches of half as many rows as there are parameters:
+    for at least 20 rows a parameter where N K P^2 is above 5e9 (N rows, K outputs, P parameters), and, at most 1000
+    rows, for fewer where N P^2 is above 3e10; see the user guide.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPClassifier``, and a number of N or more is all rows;
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'
@@ -162,6 +163,7 @@ class LMClassifier(ClassifierMixin, Training):
 
     _numeric_targets = False
     _auto_restarts = False
+    _full_work = 5e9
     _searches_alpha = False
 
     def __init__(
@@ -459,6 +461,11 @@ class LMClassifier(ClassifierMixin, Training):
         share = len(folds.rows) / len(data.X)
         alphas = self._prior_penalty(data, meaning) / share * np.array(PRIOR_FACTORS)
         return replace(folds, n_held_out=int(folds.of_row.max()) + 1, alphas=alphas)
+
+    def _columns(self, network: Network) -> int:
+        if self.loss != "log_loss" or self.curvature == "exact" or network.n_outputs == 1:
+            return network.n_outputs
+        return min(int(self.curvature_samples), network.n_outputs)
 
     def _curvature(self, network: Network, n_rows: int) -> str:
         """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""

@@ -35,10 +35,11 @@ alpha : float, 'auto' or 'cv', default='auto'
     mini-batches, ``early_stopping``, ``target_loss`` and other optimizers. See the user guide, "Noisy data".
 """,
     batch="""
-batch_size : int, 'auto' or None, default=None
-    Rows of a step. None uses all (recommended when an iteration is affordable); an integer trains on shuffled
-    mini-batches of about that size and keeps the best full-data iterate. It changes the result. 'auto' takes
-    mini-batches of half as many rows as there are parameters for at least 20 rows a parameter and N K P^2 above 5e9.
+batch_size : int, 'auto' or None, default='auto'
+    Rows of a step. None uses all; an integer trains on shuffled mini-batches of about that size and keeps the best
+    full-data iterate. It changes the result. 'auto' takes all rows as long as an iteration takes up to about a second
+    (3e10 multiplications, N K P min(N K, P) for N rows, K outputs and P parameters), then mini-batches of half as many
+    rows as there are parameters, at most 1000 where there are fewer than 20 rows a parameter; see the user guide.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPRegressor``, and a number of N or more is all rows;
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'

@@ -46,12 +46,14 @@ AUTO_WORK = 5e7
 #: where the search for a penalty finds no noise, up to the second number of starts, and up to the first one over the
 #: root of those multiplications: the fewer they are, the less a batch costs; further starts race, see ``RACE``
 NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
-#: ``batch_size='auto'``: mini-batches of P / 2 rows, where there are this many rows for each of the P parameters and a
-#: linearisation of all takes more multiplications than this
-BATCHED_ROWS_PER_PARAMETER, FULL_WORK = 20, 5e9
-#: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and a P x P
-#: system is quickly solved
-MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_PARAMETERS = 8, 3, 4000
+#: averaged mini-batches keep the Gauss-Newton matrix where there are this many rows for each of the P parameters, or a
+#: linearisation of all rows takes no more than so many multiplications, and P is at most ...
+MATRIX_ROWS_PER_PARAMETER, DUAL_WORK, MATRIX_PARAMETERS = 20, 3e10, 4000
+#: ... else they are solved in the space of their rows: at least so many mini-batches of at most so many curvature rows
+LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS = 4, 1000
+#: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and the
+#: matrix is averaged; so many batches, where only the iterates are
+MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_BATCHES = 8, 3, 3
 
 
 class Solving(BaseLM):
@@ -93,8 +95,12 @@ class Solving(BaseLM):
         """Options with the solver that 'auto' means for this problem and memory, and the acceleration that suits it."""
         if "solver" not in options:
             return options
-        solver, batches = options["solver"], self._batches(problem.network, problem.n_samples, 0)
+        solver, network, n_samples = options["solver"], problem.network, problem.n_samples
+        batches = self._batches(network, n_samples, 0)
         averages = batches is not None and batches.memory is not None
+        if averages and solver == "auto":
+            rows = self._batch_rows(network, n_samples)
+            solver = "cholesky" if self._averages_matrix(network, n_samples, rows) else "dual"
         free = _free(device)
         if self.solver == "auto" and not averages and self._need(problem, "cg") <= free < self._need(problem, solver):
             solver = "cg"
@@ -150,16 +156,53 @@ class Solving(BaseLM):
                 "rows. Set batch_size to a number of rows or 'auto', or leave batch_memory='auto'."
             )
         elif size == "auto":
-            n_parameters = network.n_parameters
-            enough = n_samples >= BATCHED_ROWS_PER_PARAMETER * n_parameters
-            work = n_samples * network.n_outputs * n_parameters**2
-            size = max(n_parameters // 2, 100) if enough and work > FULL_WORK else None
+            size = self._auto_batch_rows(network, n_samples)
         return n_samples if size is None else min(int(size), n_samples)
 
+    #: ``batch_size='auto'``: where a linearisation of all rows takes more multiplications than this, and there are rows
+    #: enough for it, mini-batches that average the Gauss-Newton matrix
+    _full_work = DUAL_WORK
+
+    def _columns(self, network: Network) -> int:
+        """Curvature columns of a sample of a mini-batch."""
+        return network.n_outputs
+
+    def _auto_batch_rows(self, network: Network, n_samples: int) -> int | None:
+        """Rows of the mini-batches that ``batch_size='auto'`` means; None where there are none."""
+        n_parameters, columns = network.n_parameters, self._columns(network)
+        if self.growing is True or self._solver_name() in ("qr", "cg") or self._has_rules_for_all_rows:
+            return None
+        if self._averages_matrix(network, n_samples, 0):
+            many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
+            long = n_samples * network.n_outputs * n_parameters**2 > self._full_work
+            return max(n_parameters // 2, 100) if many and long else None
+        size = max(min(n_parameters // 2, DUAL_BATCH_ROWS) // columns, 1)
+        long = linearisation(n_samples * columns, n_parameters) > DUAL_WORK
+        return size if long and n_samples >= LEAST_DUAL_BATCHES * size else None
+
+    @property
+    def _has_rules_for_all_rows(self) -> bool:
+        """Whether rules of the step are set that averaged mini-batches refuse."""
+        plain = self.acceleration is None or self.acceleration in ("auto", "geodesic")
+        rules = (self.line_search, self.acceptance, self.param_selection)
+        return not plain or self.n_dampings > 1 or any(rule is not None for rule in rules)
+
+    def _averages_matrix(self, network: Network, n_samples: int, n_batch: int) -> bool:
+        """Whether averaged mini-batches of so many samples keep the Gauss-Newton matrix, and not the iterates alone."""
+        n_parameters, columns = network.n_parameters, self._columns(network)
+        solver = self._solver_name()
+        if solver != "auto" or n_batch * columns >= n_parameters:
+            return solver != "dual"
+        cheap = linearisation(n_samples * columns, n_parameters) <= DUAL_WORK
+        many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
+        return n_parameters <= MATRIX_PARAMETERS and (cheap or many)
+
     def _rows_at_once(self, network: Network, n_samples: int) -> int:
-        """Samples that make up the curvature of one step."""
-        batches = self._batches(network, n_samples, 0)
-        return n_samples if batches is None else max(self._batch_rows(network, n_samples), batches.memory or 0)
+        """Samples by which to choose the curvature: those of a step, or of the memory, or all if only steps average."""
+        batches, rows = self._batches(network, n_samples, 0), self._batch_rows(network, n_samples)
+        if batches is None or batches.memory is None:
+            return rows
+        return max(rows, batches.memory) if self._averages_matrix(network, n_samples, rows) else n_samples
 
     def _batches(self, network: Network, n_samples: int, seed: int) -> MiniBatches | None:
         rows = self._batch_rows(network, n_samples)
@@ -167,10 +210,12 @@ class Solving(BaseLM):
             return None
         memory = self.batch_memory if self._make_optimizer() is None else None
         if memory == "auto":
-            n_parameters = network.n_parameters
-            primal = self._solver_name() in ("auto", "cholesky", "eigh") and n_parameters <= MEMORY_PARAMETERS
+            n_parameters, memory = network.n_parameters, None
             few = rows < ENOUGH_ROWS_PER_PARAMETER * n_parameters
-            memory = min(MEMORY_ROWS_PER_PARAMETER * n_parameters, n_samples) if primal and few else None
+            if not self._averages_matrix(network, n_samples, rows):
+                memory = min(MEMORY_BATCHES * rows, n_samples) if rows * self._columns(network) < n_parameters else None
+            elif few and n_parameters <= MATRIX_PARAMETERS and self._solver_name() in ("auto", "cholesky", "eigh"):
+                memory = min(MEMORY_ROWS_PER_PARAMETER * n_parameters, n_samples)
         return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))
 
     def _growth(self, network: Network, n_samples: int, seed: int) -> Growth | None:

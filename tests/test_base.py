@@ -180,7 +180,7 @@ def test_a_memory_is_accepted_wherever_there_may_be_batches():
         np.testing.assert_array_equal(small(batch_size=batch_size, batch_memory=60).fit(X, y).theta_, plain.theta_)
     for method in ("fit", "partial_fit"):
         with pytest.raises(ValueError, match="Set batch_size to a number of rows or 'auto'"):
-            getattr(small(batch_memory=60), method)(X, y)
+            getattr(small(batch_size=None, batch_memory=60), method)(X, y)
 
 
 @ignore_max_iter

@@ -171,9 +171,11 @@ class _Loop(Loop):
         self.steps = 0
         self.active: Active = EVERYTHING
         self.averages = self.batches is not None and self.batches.memory is not None
-        if self.averages and not isinstance(self.solver, Cholesky | Eigh):
+        self.remembers = self.averages and isinstance(self.solver, Cholesky | Eigh)
+        if self.averages and not isinstance(self.solver, Cholesky | Eigh | Dual):
             raise ValueError(
-                f"Averaging over mini-batches needs solver='cholesky' or 'eigh'; got {type(self.solver).__name__}."
+                "Averaging over mini-batches needs solver='cholesky', 'eigh' or 'dual'; got "
+                f"{type(self.solver).__name__}."
             )
         self.rules.check(self.problem.network, self.batches)
         self.stepper = Stepper(
@@ -228,7 +230,7 @@ class _Loop(Loop):
         active = self.active
         system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace, active)
         average = None
-        if self.averages:
+        if self.remembers:
             system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
         # one number for all, as ``identity`` gives it, is spread out where models were picked from it
@@ -295,7 +297,8 @@ class _Loop(Loop):
         if state.previous is not None:
             state = evolve(state, previous=choose(self.active.spread(attempt.step), state.previous))
         # a prior that is seen once weighs less the more memories of rows have gone by
-        least = state.least_damping if rate == 1 else state.least_damping * min(1.0, 1 / (rate * self.steps))
+        fades = self.remembers and rate < 1
+        least = state.least_damping * min(1.0, 1 / (rate * self.steps)) if fades else state.least_damping
         state = evolve(
             state,
             theta=choose(attempt.theta, state.theta),

@@ -81,6 +81,7 @@ def fit_other(method, units, n_samples, max_iter=3):
 def race(method, units, n_samples, seconds):
     """Print the training loss (half the mean square, of standardised targets) that a time limit leaves, and the peak.
 
+    ``auto`` has default options (but ``dtype`` and the time limit),
     ``cg`` is all rows at every step, ``cg-5000`` and ``dual-1000`` mini-batches of so many, ``adam`` Adam on batches of
     256 rows with a learning rate of 1e-3 that falls to zero along a cosine. All in single precision.
     """
@@ -94,11 +95,8 @@ def race(method, units, n_samples, seconds):
         model = LMRegressor(
             (units, units),
             solver=solver,
-            batch_size=int(batch) if batch else None,
-            batch_memory=None,
+            **({} if solver == "auto" else {"batch_size": int(batch) if batch else None, "batch_memory": None}),
             max_time=seconds,
-            n_init=1,
-            growing=False,
             random_state=0,
             dtype="float32",
             max_iter=10**6,
@@ -147,7 +145,7 @@ if __name__ == "__main__":
     parser.add_argument("solver", nargs="?")
     parser.add_argument("units", nargs="?", type=int)
     parser.add_argument("rows", nargs="?", type=int)
-    parser.add_argument("--seconds", type=float, help="race within this time: cg, cg-ROWS, dual-ROWS or adam")
+    parser.add_argument("--seconds", type=float, help="race within this time: auto, cg, cg-ROWS, dual-ROWS or adam")
     args = parser.parse_args()
     if args.solver is None:
         table()

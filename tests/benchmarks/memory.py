@@ -29,7 +29,9 @@ def fit(n_samples, max_iter=3):
     warnings.simplefilter("ignore")
     X, y = data(n_samples)
     before = peak_mib()
-    model = LMRegressor(hidden_layer_sizes=41, random_state=0, max_iter=max_iter, growing=False).fit(X, y)
+    model = LMRegressor(hidden_layer_sizes=41, random_state=0, max_iter=max_iter, batch_size=None, growing=False).fit(
+        X, y
+    )
     print(f"| {n_samples} | {model.theta_.size} | {before:.0f} | {peak_mib():.0f} |")
 
 

@@ -1,0 +1,132 @@
+"""What 'auto' means for mini-batches, by the size of the problem."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from sklm import LMClassifier, LMRegressor
+
+
+def surface(n):
+    X = np.random.default_rng(0).uniform(-2, 2, size=(n, 2))
+    return X, np.sin(2 * X[:, 0]) + X[:, 1] ** 2
+
+
+def batches(model, n_samples, n_parameters, n_outputs=1):
+    """Rows of a batch (None for all) and of the memory, and whether the Gauss-Newton matrix is averaged."""
+    network = SimpleNamespace(n_parameters=n_parameters, n_outputs=n_outputs)
+    rows = model._batch_rows(network, n_samples)
+    made = model._batches(network, n_samples, 0)
+    if made is None:
+        return None
+    return rows, made.memory, model._averages_matrix(network, n_samples, rows)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_parameters", "n_outputs", "expected"),
+    [
+        (500, 61, 1, None),
+        (20_000, 61, 1, None),
+        (6000, 1149, 1, None),  # a third of a second for all rows
+        (100_000, 493, 1, None),
+        (10**6, 241, 1, (120, 8 * 241, True)),
+        (200_000, 2121, 1, (1060, 8 * 2121, True)),
+        (20_000, 2121, 1, (1000, 3000, False)),  # few rows a parameter
+        (20_000, 1500, 1, (750, 2250, False)),
+        (50_000, 4929, 1, (1000, 3000, False)),
+        (10**6, 4929, 1, (1000, 3000, False)),  # a matrix of that size is slow
+        (20_000, 2130, 10, (100, 300, False)),
+        (1000, 200_000, 1, None),  # all rows are one batch
+        (3000, 10**6, 1, None),
+        (100_000, 100_000, 1, (1000, 3000, False)),
+    ],
+)
+def test_mini_batches_of_a_regressor(n_samples, n_parameters, n_outputs, expected):
+    assert batches(LMRegressor(), n_samples, n_parameters, n_outputs) == expected
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_parameters", "n_outputs", "options", "expected"),
+    [
+        (1437, 1510, 10, {}, None),
+        (5148, 866, 6, {}, None),
+        (60_000, 1026, 10, {}, (513, 8 * 1026, True)),
+        (20_000, 2366, 6, {}, (1000, 3000, False)),  # curvature is drawn: a column a sample
+        (20_000, 2366, 6, {"curvature_samples": 2}, (500, 1500, False)),
+        (20_000, 2366, 6, {"curvature": "exact"}, (166, 498, False)),
+        (20_000, 2366, 6, {"loss": "squared_error"}, (166, 498, False)),
+        (20_000, 2366, 1, {}, (1000, 3000, False)),
+    ],
+)
+def test_mini_batches_of_a_classifier(n_samples, n_parameters, n_outputs, options, expected):
+    assert batches(LMClassifier(**options), n_samples, n_parameters, n_outputs) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": None},
+        {"growing": True},
+        {"solver": "qr"},
+        {"solver": "cg"},
+        {"line_search": "armijo"},
+        {"acceptance": "bold"},
+        {"n_dampings": 3},
+        {"acceleration": "momentum"},
+        {"param_selection": "random"},
+    ],
+    ids=str,
+)
+def test_what_needs_all_rows_gets_them(options):
+    for n_parameters in (2121, 500):
+        assert batches(LMRegressor(**options), 20_000 if n_parameters > 500 else 10**6, n_parameters) is None
+
+
+def test_the_memory_of_given_batches():
+    for solver, size, expected in (
+        ("auto", 500, (500, 1500, False)),
+        ("dual", 500, (500, 1500, False)),
+        ("cholesky", 500, (500, 8 * 2121, True)),
+        ("auto", 3000, (3000, 8 * 2121, True)),  # no fewer rows than parameters
+        ("dual", 3000, (3000, None, False)),
+        ("cg", 500, (500, None, True)),
+    ):
+        assert batches(LMRegressor(batch_size=size, solver=solver), 20_000, 2121) == expected
+    assert batches(LMRegressor(batch_size=50), 1000, 61) == (50, 8 * 61, True)
+    assert batches(LMRegressor(batch_size=500, batch_memory=None), 20_000, 2121)[1] is None
+
+
+@pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
+def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
+    for name in ("_solving.DUAL_WORK", "_classifier.EXACT_WORK", "_classifier.FEW_ROWS_WORK"):
+        monkeypatch.setattr(f"sklm.{name}", 1e4)
+    X, y = surface(200)
+    y = y if estimator is LMRegressor else np.digitize(y, np.quantile(y, [0.3, 0.6]))
+    options = {"hidden_layer_sizes": 6, "max_iter": 5, "random_state": 0}
+    parameters = 25 if estimator is LMRegressor else 39
+    given = {"batch_size": parameters // 2, "batch_memory": 3 * (parameters // 2), "solver": "dual"}
+    given |= {} if estimator is LMRegressor else {"curvature": "sampled"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        automatic = estimator(**options).fit(X, y)
+        explicit = estimator(**options, **given).fit(X, y)
+        whole = estimator(**options, batch_size=None).fit(X, y)
+    np.testing.assert_array_equal(automatic.theta_, explicit.theta_)
+    assert not np.allclose(automatic.theta_, whole.theta_)
+
+
+def test_noise_is_averaged_over_batches_that_are_solved_in_the_space_of_their_rows():
+    X, y = surface(3000)
+    noisy = y + 0.5 * np.random.default_rng(0).normal(size=len(y))
+    options = {"hidden_layer_sizes": 20, "alpha": 0.0, "max_iter": 10, "random_state": 0, "batch_size": 40}
+    errors = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for memory in (None, 120, 480):
+            model = LMRegressor(**options, solver="dual", batch_memory=memory).fit(X, noisy)
+            errors.append(np.mean((model.predict(X) - y) ** 2))
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[2] < 0.5 * errors[0]
