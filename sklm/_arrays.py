@@ -214,7 +214,7 @@ def _pooled(mean: np.ndarray, scale: np.ndarray, groups: np.ndarray) -> tuple[np
 def _range(array: np.ndarray | RowView) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest value of every column, float64."""
     lows, highs = [], []
-    for rows in _blocks(array):
+    for rows in cached_blocks(array):
         block = array[rows]
         lows.append(block.min(axis=0))
         highs.append(block.max(axis=0))
@@ -224,12 +224,12 @@ def _range(array: np.ndarray | RowView) -> tuple[np.ndarray, np.ndarray]:
 def _block_sum(array: np.ndarray | RowView, share: np.ndarray, function: Any) -> np.ndarray:
     """Weighted sum over rows of ``function(block)``, block by block."""
     total = np.zeros(array.shape[1])
-    for rows in _blocks(array):
+    for rows in cached_blocks(array):
         total += share[rows] @ function(np.asarray(array[rows], dtype=np.float64))
     return total
 
 
-def _blocks(array: np.ndarray | RowView) -> Iterator[slice]:
+def cached_blocks(array: np.ndarray | RowView) -> Iterator[slice]:
     """Consecutive rows, as many at once as stay in the processor's cache."""
     rows = max(_BLOCK // max(array.shape[1], 1), 1)
     for start in range(0, len(array), rows):

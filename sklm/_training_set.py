@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from ._arrays import RowView, Scaling
+from ._arrays import RowView, Scaling, cached_blocks
 from .architectures import Inputs
 from .optim._memory import available_bytes
 
@@ -68,7 +68,7 @@ class TrainingSet:
         """Whether X is read in pieces instead of being copied."""
         return self.X.nbytes > available_bytes(torch.device("cpu")) // 4
 
-    def standardised(self, x: Scaling, dtype: torch.dtype, samples_first: bool, block: int = 65536) -> torch.Tensor:
+    def standardised(self, x: Scaling, dtype: torch.dtype, samples_first: bool) -> torch.Tensor:
         """Standardised inputs (F, N), written block by block so that only one copy of X exists.
 
         With ``samples_first`` the result is a view of (N, F).
@@ -76,8 +76,8 @@ class TrainingSet:
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         result = np.empty((len(self.X), self.X.shape[1]) if samples_first else self.X.shape[::-1], dtype=numpy_dtype)
         rows_first = result if samples_first else result.T
-        for start in range(0, len(self.X), block):
-            rows_first[start : start + block] = x.apply(np.asarray(self.X[start : start + block], dtype=np.float64))
+        for rows in cached_blocks(self.X):
+            rows_first[rows] = x.apply(np.asarray(self.X[rows], dtype=np.float64))
         return torch.from_numpy(result).mT if samples_first else torch.from_numpy(result)
 
     def inputs(self, x: Scaling) -> Inputs:
