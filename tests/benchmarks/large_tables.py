@@ -4,7 +4,7 @@ OMP_NUM_THREADS=1 python tests/benchmarks/large_tables.py [--seconds 20] [--only
 
 A smooth function of ten inputs (sines of eight random projections and a product) with and without noise, and generated
 classes. ``LMRegressor`` and ``LMClassifier`` have default options but for ``max_time``; beside them all rows at every
-step (``batch_size=None``), and Adam of scikit-learn, stopped after the same processor time. All have two equal hidden
+step (``batch_size=None``; not for 4929 parameters, where an iteration takes minutes), and Adam of scikit-learn, stopped after the same processor time. All have two equal hidden
 layers, or one, of tanh units.
 """
 
@@ -56,10 +56,11 @@ def with_limit(base, seconds):
     return lambda hidden: Limited(hidden_layer_sizes=hidden, **options)
 
 
-def contestants(ours, theirs, seconds):
+def contestants(ours, theirs, seconds, all_rows=True):
     options = {"random_state": 0, "max_time": seconds}
     yield "default options", lambda hidden: ours(hidden, **options)
-    yield "`batch_size=None`", lambda hidden: ours(hidden, batch_size=None, **options)
+    if all_rows:
+        yield "`batch_size=None`", lambda hidden: ours(hidden, batch_size=None, **options)
     yield f"{theirs.__name__}, adam", with_limit(theirs, seconds)
 
 
@@ -82,7 +83,7 @@ if __name__ == "__main__":
             continue
         for noise in (0.0, 0.3):
             X, noisy, clean = surface(n_samples, noise)
-            for kind, make in contestants(LMRegressor, MLPRegressor, args.seconds):
+            for kind, make in contestants(LMRegressor, MLPRegressor, args.seconds, name != "50000-4929"):
                 report(
                     f"{name}, noise {noise}",
                     kind,
