@@ -4,8 +4,8 @@ OMP_NUM_THREADS=1 python tests/benchmarks/large_tables.py [--seconds 20] [--only
 
 A smooth function of ten inputs (sines of eight random projections and a product) with and without noise, and generated
 classes. ``LMRegressor`` and ``LMClassifier`` have default options but for ``max_time``; beside them all rows at every
-step (``batch_size=None``; not for 4929 parameters, where an iteration takes minutes), and Adam of scikit-learn, stopped after the same processor time. All have two equal hidden
-layers, or one, of tanh units.
+step (``batch_size=None``; not for 4929 parameters, where an iteration takes minutes), and Adam of scikit-learn, stopped
+after the same processor time. All have two equal hidden layers, or one, of tanh units.
 """
 
 import argparse
