@@ -51,7 +51,7 @@ batch_size : int, 'auto' or None, default='auto'
     Rows of a step. None uses all; an integer trains on shuffled mini-batches of about that size and keeps the best
     full-data iterate. It changes the result. 'auto' takes mini-batches of half as many rows as there are parameters:
     for at least 20 rows a parameter where N K P^2 is above 5e9 (N rows, K outputs, P parameters), and, at most 1000
-    rows, for fewer where N P^2 is above 3e10; see the user guide.
+    rows, for fewer where N P^2 is above 1e10; see the user guide.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPClassifier``, and a number of N or more is all rows;
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'

@@ -32,7 +32,7 @@ from .optim._race import places
 
 #: starts of a fit are compared by the objective where not even the leave-one-out loss of the best of them is above this
 #: share of that of zero outputs: there is no noise to memorise
-NEGLIGIBLE = 1e-6
+NEGLIGIBLE = 1e-7
 
 
 class CannotBatchError(Exception):

@@ -37,8 +37,8 @@ alpha : float, 'auto' or 'cv', default='auto'
     batch="""
 batch_size : int, 'auto' or None, default='auto'
     Rows of a step. None uses all; an integer trains on shuffled mini-batches of about that size and keeps the best
-    full-data iterate. It changes the result. 'auto' takes all rows as long as an iteration takes up to about a second
-    (3e10 multiplications, N K P min(N K, P) for N rows, K outputs and P parameters), then mini-batches of half as many
+    full-data iterate. It changes the result. 'auto' takes all rows while an iteration takes up to a third of a second
+    (1e10 multiplications, N K P min(N K, P) for N rows, K outputs and P parameters), then mini-batches of half as many
     rows as there are parameters, at most 1000 where there are fewer than 20 rows a parameter; see the user guide.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPRegressor``, and a number of N or more is all rows;
     L-BFGS always uses all.
@@ -49,7 +49,7 @@ batch_memory : int, 'auto' or None, default='auto'
     the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once. The others are
     compared by their leave-one-out loss (``loo_score_``) where it is known, otherwise by their objective. Where the
     search for ``alpha`` sees no noise, up to 28 further starts join the four and race; they count, and the objective
-    decides, if the leave-one-out loss of the best is below 1e-6 of that of zero outputs.
+    decides, if the leave-one-out loss of the best is below 1e-7 of that of zero outputs.
 """,
 )
 class LMRegressor(RegressorMixin, MultiOutputMixin, Training):

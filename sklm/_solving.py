@@ -48,9 +48,10 @@ AUTO_WORK = 5e7
 NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 #: averaged mini-batches keep the Gauss-Newton matrix where there are this many rows for each of the P parameters, or a
 #: linearisation of all rows takes no more than so many multiplications, and P is at most ...
-MATRIX_ROWS_PER_PARAMETER, DUAL_WORK, MATRIX_PARAMETERS = 20, 3e10, 4000
-#: ... else they are solved in the space of their rows: at least so many mini-batches of at most so many curvature rows
-LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS = 4, 1000
+MATRIX_ROWS_PER_PARAMETER, DUAL_WORK, MATRIX_PARAMETERS = 20, 1e10, 4000
+#: ... else they are solved in the space of their rows: at least so many mini-batches of at most so many curvature rows,
+#: but of no fewer samples than this
+LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS, LEAST_BATCH = 4, 1000, 100
 #: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and the
 #: matrix is averaged; so many batches, where only the iterates are
 MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_BATCHES = 8, 3, 3
@@ -175,8 +176,8 @@ class Solving(BaseLM):
         if self._averages_matrix(network, n_samples, 0):
             many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
             long = n_samples * network.n_outputs * n_parameters**2 > self._full_work
-            return max(n_parameters // 2, 100) if many and long else None
-        size = max(min(n_parameters // 2, DUAL_BATCH_ROWS) // columns, 1)
+            return max(n_parameters // 2, LEAST_BATCH) if many and long else None
+        size = max(min(n_parameters // 2, DUAL_BATCH_ROWS) // columns, LEAST_BATCH)
         long = linearisation(n_samples * columns, n_parameters) > DUAL_WORK
         return size if long and n_samples >= LEAST_DUAL_BATCHES * size else None
 
@@ -252,7 +253,8 @@ class Solving(BaseLM):
         obstacles = {
             "early_stopping=True, which has validation rows of its own": self.early_stopping,
             f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
-            "mini-batches: use batch_size=None": batches is not None,
+            "mini-batches, which batch_size='auto' means for long iterations (batch_size=None takes all rows)": batches
+            is not None,
             "an X that is read in pieces": data.is_large,
             "a module that has no parameter but biases": not network.coefficient_mask.any(),
         }

@@ -31,7 +31,7 @@ def batches(model, n_samples, n_parameters, n_outputs=1):
         (500, 61, 1, None),
         (20_000, 61, 1, None),
         (6000, 1149, 1, None),  # a third of a second for all rows
-        (100_000, 493, 1, None),
+        (100_000, 493, 1, (246, 8 * 493, True)),
         (10**6, 241, 1, (120, 8 * 241, True)),
         (200_000, 2121, 1, (1060, 8 * 2121, True)),
         (20_000, 2121, 1, (1000, 3000, False)),  # few rows a parameter
@@ -103,6 +103,7 @@ def test_the_memory_of_given_batches():
 def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
     for name in ("_solving.DUAL_WORK", "_classifier.EXACT_WORK", "_classifier.FEW_ROWS_WORK"):
         monkeypatch.setattr(f"sklm.{name}", 1e4)
+    monkeypatch.setattr("sklm._solving.LEAST_BATCH", 1)
     X, y = surface(200)
     y = y if estimator is LMRegressor else np.digitize(y, np.quantile(y, [0.3, 0.6]))
     options = {"hidden_layer_sizes": 6, "max_iter": 5, "random_state": 0}
