@@ -53,8 +53,9 @@ MATRIX_ROWS_PER_PARAMETER, DUAL_WORK, MATRIX_PARAMETERS = 20, 1e10, 4000
 #: but of no fewer samples than this
 LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS, LEAST_BATCH = 4, 1000, 100
 #: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and the
-#: matrix is averaged; so many batches, where only the iterates are
-MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_BATCHES = 8, 3, 3
+#: matrix is averaged; so many batches, where only the iterates are, but none below so many rows for each parameter:
+#: with fewer all rows can be met at once, and steps do not undo each other
+MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_BATCHES, CONFLICTING_ROWS_PER_PARAMETER = 8, 3, 3, 2
 
 
 class Solving(BaseLM):
@@ -214,7 +215,10 @@ class Solving(BaseLM):
             n_parameters, memory = network.n_parameters, None
             few = rows < ENOUGH_ROWS_PER_PARAMETER * n_parameters
             if not self._averages_matrix(network, n_samples, rows):
-                memory = min(MEMORY_BATCHES * rows, n_samples) if rows * self._columns(network) < n_parameters else None
+                columns = self._columns(network)
+                conflict = n_samples * columns >= CONFLICTING_ROWS_PER_PARAMETER * n_parameters
+                if conflict and rows * columns < n_parameters:
+                    memory = min(MEMORY_BATCHES * rows, n_samples)
             elif few and n_parameters <= MATRIX_PARAMETERS and self._solver_name() in ("auto", "cholesky", "eigh"):
                 memory = min(MEMORY_ROWS_PER_PARAMETER * n_parameters, n_samples)
         return MiniBatches(n_samples, rows, seed, None if memory is None else int(memory))

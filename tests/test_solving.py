@@ -41,7 +41,8 @@ def batches(model, n_samples, n_parameters, n_outputs=1):
         (20_000, 2130, 10, (100, 300, False)),
         (1000, 200_000, 1, None),  # all rows are one batch
         (3000, 10**6, 1, None),
-        (100_000, 100_000, 1, (1000, 3000, False)),
+        (100_000, 100_000, 1, (1000, None, False)),  # all rows can be met
+        (200_000, 100_000, 1, (1000, 3000, False)),
     ],
 )
 def test_mini_batches_of_a_regressor(n_samples, n_parameters, n_outputs, expected):
