@@ -99,7 +99,8 @@ solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     share of the way that its batch has in the memory. Where curvature is drawn, a step uses half of its batch, the rows
     that matter most more often. None lets every batch stand alone, as does a memory below the size of a batch. 'auto'
     is eight rows a parameter, at most all, for batches of fewer than three; where P x P matrices are slow, three batches
-    of fewer rows than parameters, and only the iterates are averaged (none below two rows a parameter). A number with ``batch_size=None`` is an error.
+    of fewer rows than parameters, and only the iterates are averaged (none below two rows a parameter). A number with
+    ``batch_size=None`` is an error.
 jacobian_max_rows : int, 'auto' or None, default='auto'
     Rows of the Jacobian held at once; 'auto' fits the processor's cache, None holds all. It changes memory and speed,
     not the result.
