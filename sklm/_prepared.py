@@ -121,8 +121,9 @@ class Prepared:
 
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
         """The fit that ends where the search for its penalty was stopped."""
+        assert self.folds is not None
         stopping = replace(self.options["stopping"], max_iter=0)
-        share = len(self.folds.rows) / self.problem.n_samples if self.folds is not None else 1.0
+        share = len(self.folds.rows) / self.problem.n_samples
         return replace(
             self,
             theta=search.theta[:1].cpu().double().numpy(),

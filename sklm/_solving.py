@@ -100,9 +100,9 @@ class Solving(BaseLM):
         solver, network, n_samples = options["solver"], problem.network, problem.n_samples
         batches = self._batches(network, n_samples, 0)
         averages = batches is not None and batches.memory is not None
-        if averages and solver == "auto":
-            rows = self._batch_rows(network, n_samples)
-            solver = "cholesky" if self._averages_matrix(network, n_samples, rows) else "dual"
+        rows = self._batch_rows(network, n_samples)
+        if averages and solver == "auto" and not self._averages_matrix(network, n_samples, rows):
+            solver = "dual"
         free = _free(device)
         if self.solver == "auto" and not averages and self._need(problem, "cg") <= free < self._need(problem, solver):
             solver = "cg"

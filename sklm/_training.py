@@ -165,9 +165,9 @@ class Training(FittedNetwork, Solving):
         alpha, scores = self._penalty(data, meaning), None
         if self._alpha_is_open:
             # not from a fitted model, which has seen the rows to leave out
-            start = (
-                theta[0] if previous is None else self._starts(architecture, network, loss, data, x, y, seed, None)[0]
-            )
+            start = theta[0]
+            if previous is not None:
+                start = self._random_starts(architecture, network, data, x, seed, 1)[0]
             folds = self._folds(architecture, network, loss, data, batches, start, seed, meaning)
             if previous is not None and previous.alpha_scores_ is not None:  # what was found stays
                 alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None

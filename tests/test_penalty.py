@@ -30,6 +30,19 @@ def noisy(n_samples=60, n_features=2, seed=0):
     return X, np.sin(3 * X[:, 0]) + 0.3 * rng.normal(size=n_samples)
 
 
+def classes(n_samples=80, n_classes=2, seed=0, n_features=30):
+    return make_classification(
+        n_samples,
+        n_features,
+        n_informative=6,
+        n_redundant=0,
+        n_classes=n_classes,
+        n_clusters_per_class=1,
+        flip_y=0.1,
+        random_state=seed,
+    )
+
+
 def interrupt_at(monkeypatch, stage):
     """Ctrl-C when a stage of the search has made five iterations."""
     calls = []
@@ -168,12 +181,13 @@ def test_auto_is_no_penalty_where_a_search_does_not_suit(options):
         ({"early_stopping": True}, "early_stopping"),
         ({"batch_size": 20}, "mini-batches"),
         ({"optimizer": "lbfgs"}, "optimizer='lbfgs'"),
+        ({"optimizer": "adam"}, "optimizer='adam'"),
     ],
 )
-def test_cv_says_what_hinders_it(options, message):
-    X, y = noisy()
+@pytest.mark.parametrize(("estimator", "table"), [(LMRegressor, noisy), (LMClassifier, classes)])
+def test_cv_says_what_hinders_it(estimator, table, options, message):
     with pytest.raises(ValueError, match=message):
-        LMRegressor(alpha="cv", **options).fit(X, y)
+        estimator(alpha="cv", **options).fit(*table())
 
 
 def test_cv_needs_different_rows_and_all_of_them():
@@ -347,19 +361,6 @@ def test_the_search_takes_at_most_half_of_the_time():
 # -- LMClassifier ------------------------------------------------------------------------------------------------
 
 
-def classes(n_samples=80, n_classes=2, seed=0, n_features=30):
-    return make_classification(
-        n_samples,
-        n_features,
-        n_informative=6,
-        n_redundant=0,
-        n_classes=n_classes,
-        n_clusters_per_class=1,
-        flip_y=0.1,
-        random_state=seed,
-    )
-
-
 def left_out_by_logistic_regression(X, y, C, weights):
     """Log-loss of rows left out, and the folds of the search with ``random_state=0``."""
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
@@ -441,20 +442,6 @@ def test_of_many_rows_some_are_enough():
     X, y = classes(2000, n_features=6)
     model = LMClassifier(2, alpha="cv", random_state=0).fit(X, y)  # 17 parameters
     np.testing.assert_allclose(list(model.alpha_scores_), FACTORS / 2000)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"early_stopping": True}, "early_stopping"),
-        ({"batch_size": 20}, "mini-batches"),
-        ({"optimizer": "adam"}, "optimizer='adam'"),
-    ],
-)
-def test_a_classifier_says_what_hinders_its_search(options, message):
-    X, y = classes()
-    with pytest.raises(ValueError, match=message):
-        LMClassifier(alpha="cv", **options).fit(X, y)
 
 
 def test_a_classifier_cannot_search_on_one_batch():
