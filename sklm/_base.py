@@ -127,7 +127,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         target_loss: float | None = None,
         tol: float | str = "auto",
         n_iter_no_change: int = 20,
-        early_stopping: bool = False,
+        early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
         standardize: bool | str = "auto",
         init: str = "auto",

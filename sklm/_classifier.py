@@ -56,6 +56,11 @@ batch_size : int, 'auto' or None, default='auto'
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'
 """,
+    holdout="""
+early_stopping : bool, default=False
+    Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
+    them.
+""",
     starts="""
     'auto' is one.
 """,
@@ -107,6 +112,8 @@ class LMClassifier(ClassifierMixin, Training):
     alpha_scores_ : dict of float to float, or None
         With ``alpha='cv'``: mean loss on the rows left out, for every penalty that was tried; those well behind the
         best one were not trained to the end.
+    batch_size_ : int
+        Rows of a step: those of the largest mini-batch, or all training rows.
     n_iter_ : int
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),

@@ -119,9 +119,7 @@ tol : float or 'auto', default='auto'
     1e-12 for modules, whose parameters matter by themselves.
 n_iter_no_change : int, default=20
     Number of accepted steps (or epochs) within which the objective has to fall by ``tol``.
-early_stopping : bool, default=False
-    Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
-    them.
+<holdout>
 validation_fraction : float, default=0.1
     Share of the rows that is held out.
 standardize : bool or 'auto', default='auto'

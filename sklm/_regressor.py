@@ -44,6 +44,14 @@ batch_size : int, 'auto' or None, default='auto'
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'
 """,
+    holdout="""
+early_stopping : bool or 'auto', default='auto'
+    Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
+    them. 'auto' does so where noise would be memorised and a search for ``alpha='auto'`` takes too long: from 5e9
+    multiplications an iteration on (see ``batch_size``), with fewer than a hundred rows (times outputs) a parameter;
+    not with a ``target_loss``, for linear models, modules and CNNs, an X that is read in pieces, and other optimizers.
+    Give a number for ``alpha``, or False, to train on all rows.
+""",
     starts="""
     'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when
     the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once. The others are
@@ -78,7 +86,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         Damping after every iteration; None with another optimizer than 'lm', as is ``damping_``.
     validation_scores_ : ndarray of shape (n_iter_,) or None
         R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
-        with ``early_stopping=True``; for another loss than the squared error its negative, of the scaled targets.
+        with ``early_stopping``; for another loss than the squared error its negative, of the scaled targets.
     best_validation_score_ : float or None
         The score there of the model that is kept.
     loo_score_ : float or None
@@ -91,6 +99,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     alpha_scores_ : dict of float to float, or None
         Mean loss of standardised targets on the rows left out, for every alpha that was tried; those well behind the
         best were given up early. None where there was no search.
+    batch_size_ : int
+        Rows of a step: those of the largest mini-batch, or all training rows.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str
@@ -136,7 +146,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     True
     """
 
-    _parameter_constraints: dict = {**BaseLM._parameter_constraints, "loss": [StrOptions(set(LOSSES)), Loss]}
+    _parameter_constraints: dict = {
+        **BaseLM._parameter_constraints,
+        "loss": [StrOptions(set(LOSSES)), Loss],
+        "early_stopping": [StrOptions({"auto"}), "boolean"],
+    }
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMRegressor:

@@ -39,7 +39,6 @@ from .optim import (
 from .optim._data import samples_last
 from .optim._memory import available_bytes, human
 from .optim._minimize import resolve_solver
-from .optim._problem import are_counts
 
 #: ``n_init='auto'``: several starts where one linearisation of one of them takes at most so many multiplications
 AUTO_WORK = 5e7
@@ -255,7 +254,7 @@ class Solving(BaseLM):
         """
         asked = self.alpha == "cv"
         obstacles = {
-            "early_stopping=True, which has validation rows of its own": self.early_stopping,
+            "early_stopping=True, which has validation rows of its own": self.early_stopping is True,
             f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
             "mini-batches, which batch_size='auto' means for long iterations (batch_size=None takes all rows)": batches
             is not None,
@@ -266,12 +265,8 @@ class Solving(BaseLM):
         if hindered and asked:
             raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
         n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
-        counts = bool(are_counts(data.weights))
-        rows = (data.weights.sum() if counts else len(data.weights)) * n_columns
-        searched = min(rows, SEARCHED_ROWS * n_parameters)
-        affordable = linearisation(searched, n_parameters) <= SEARCH_WORK
-        # a penalty could keep the training loss from its target
-        suits = architecture.restarts and self.target_loss is None and rows < ENOUGH_ROWS * n_parameters and affordable
+        rows = data.n_units * n_columns
+        suits = self._may_memorise(architecture, network, rows) and _can_search(rows, n_parameters)
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
         most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
@@ -279,6 +274,25 @@ class Solving(BaseLM):
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
         return folds and self._with_candidates(folds, data, meaning)
+
+    def _may_memorise(self, architecture: Architecture, network: Network, rows: float) -> bool:
+        """Whether noise is worth a guard against it: rows (times outputs) are few, and the loss has no target."""
+        few = rows < ENOUGH_ROWS * network.n_parameters
+        return architecture.restarts and self.target_loss is None and few
+
+    def _holds_out(self, architecture: Architecture, network: Network, data: TrainingSet) -> bool:
+        """Whether rows are held out; 'auto': where a search for a penalty takes too long, and none is given."""
+        if self.early_stopping != "auto":
+            return bool(self.early_stopping)
+        rows, n_parameters = data.n_units * network.n_outputs, network.n_parameters
+        long = linearisation(rows, n_parameters) > SEARCH_WORK
+        if not (long and self.alpha == "auto" and self._is_lm and self._may_memorise(architecture, network, rows)):
+            return False
+        batches = self._batches(network, len(data.X), 0)
+        searched = batches is None and _can_search(rows, n_parameters)
+        constant = not np.ptp(data.y, axis=0).any()
+        obstacle = searched or data.is_large or constant or data.obstacle_to_hold_out(self.validation_fraction)
+        return not obstacle
 
     def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
         """The folds with the penalties to try, where these are not the usual ones."""
@@ -389,6 +403,11 @@ class Solving(BaseLM):
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )
+
+
+def _can_search(rows: float, n_parameters: int) -> bool:
+    """Whether a search for the penalty is affordable with so many curvature rows."""
+    return linearisation(min(rows, SEARCHED_ROWS * n_parameters), n_parameters) <= SEARCH_WORK
 
 
 def _free(device: torch.device) -> float:

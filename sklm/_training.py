@@ -74,7 +74,7 @@ class Training(FittedNetwork, Solving):
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: np.ndarray | None = None) -> Self:
         first = not hasattr(self, "theta_")
-        if self.early_stopping:
+        if self.early_stopping is True:
             raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
         if self.alpha == "cv":
             raise ValueError("partial_fit does not support alpha='cv': it sees one batch at a time. Give a number.")
@@ -155,7 +155,7 @@ class Training(FittedNetwork, Solving):
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         held_out = None
-        if self.early_stopping:
+        if self._holds_out(architecture, network, data):
             data, held_out = data.hold_out(self.validation_fraction, seed)
         loss = self._make_loss(network, self._rows_at_once(network, len(data.X)), meaning)
         batches = self._batches(network, len(data.X), seed)
@@ -163,7 +163,7 @@ class Training(FittedNetwork, Solving):
         x, y = self._scalings(data, architecture, loss, previous)
         theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
         alpha, scores = self._penalty(data, meaning), None
-        if self._alpha_is_open:
+        if self._alpha_is_open and (held_out is None or self.early_stopping is True):
             # not from a fitted model, which has seen the rows to leave out
             start = theta[0]
             if previous is not None:
@@ -183,6 +183,7 @@ class Training(FittedNetwork, Solving):
             options = self._suited(problem, options, device)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
+        core["batch_size_"] = -(-len(data.X) // (1 if batches is None else batches.n_batches))
         further = None
         if folds is not None:
             number = self._n_noiseless_starts(network, loss, len(data.X), len(theta))
@@ -303,7 +304,7 @@ class Training(FittedNetwork, Solving):
             )
         refuse_nonfinite(solution, 0)
         fitted = self._core(architecture, loss, x, y, meaning)
-        fitted["theta_"] = solution.theta[0].cpu().double().numpy()
+        fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
         fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None)
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones

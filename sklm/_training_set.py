@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from ._arrays import RowView, Scaling, cached_blocks
 from .architectures import Inputs
 from .optim._memory import available_bytes
+from .optim._problem import are_counts
 
 
 @dataclass
@@ -36,6 +37,26 @@ class TrainingSet:
         """Leave out the rows that do not count."""
         return self if np.all(self.weights > 0) else self.take(np.flatnonzero(self.weights > 0))
 
+    def obstacle_to_hold_out(self, fraction: float) -> str | None:
+        """Why rows cannot be divided into such a fraction for validation and others for training; None if they can."""
+        n_samples = len(self.X)
+        n_held = int(np.ceil(fraction * n_samples))
+        least = 2 if self.strata is None else len(np.unique(self.strata))
+        if n_held < least or n_samples - n_held < max(1, least - 1):
+            return (
+                f"early_stopping with validation_fraction={fraction} leaves {n_held} of n_samples={n_samples} rows for "
+                f"validation and {n_samples - n_held} for training; at least {least} are needed. Change "
+                "validation_fraction or pass more rows."
+            )
+        if self.strata is not None:
+            values, counts = np.unique(self.strata, return_counts=True)
+            if counts.min() < 2:
+                return (
+                    f"early_stopping divides the rows of every class and needs two or more of each; class "
+                    f"{values.tolist()[counts.argmin()]!r} has one. Leave the class out or set early_stopping=False."
+                )
+        return None
+
     def hold_out(self, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
         """Split into rows for training and for validation.
 
@@ -44,24 +65,18 @@ class TrainingSet:
         ValueError
             If either part would be too small.
         """
+        obstacle = self.obstacle_to_hold_out(fraction)
+        if obstacle is not None:
+            raise ValueError(obstacle)
         n_samples = len(self.X)
         n_held = int(np.ceil(fraction * n_samples))
-        least = 2 if self.strata is None else len(np.unique(self.strata))
-        if n_held < least or n_samples - n_held < max(1, least - 1):
-            raise ValueError(
-                f"early_stopping with validation_fraction={fraction} leaves {n_held} of n_samples={n_samples} rows for "
-                f"validation and {n_samples - n_held} for training; at least {least} are needed. Change "
-                "validation_fraction or pass more rows."
-            )
-        if self.strata is not None:
-            values, counts = np.unique(self.strata, return_counts=True)
-            if counts.min() < 2:
-                raise ValueError(
-                    f"early_stopping divides the rows of every class and needs two or more of each; class "
-                    f"{values.tolist()[counts.argmin()]!r} has one. Leave the class out or set early_stopping=False."
-                )
         train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed, stratify=self.strata)
         return self.take(np.sort(train)), self.take(np.sort(held))
+
+    @property
+    def n_units(self) -> float:
+        """Rows, or the sum of weights that count equal rows."""
+        return float(self.weights.sum()) if bool(are_counts(self.weights)) else len(self.weights)
 
     @property
     def is_large(self) -> bool:

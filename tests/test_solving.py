@@ -120,6 +120,90 @@ def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
     assert not np.allclose(automatic.theta_, whole.theta_)
 
 
+def noisy_table(n, n_features=3):
+    X = np.random.default_rng(0).uniform(-1, 1, size=(n, n_features))
+    return X, X[:, 0] + np.sin(3 * X[:, 1]) + 0.3 * np.random.default_rng(1).normal(size=n)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "options", "expected"),
+    [
+        (3000, {}, 300),  # 4e10 multiplications, 0.8 rows a parameter
+        (3000, {"early_stopping": "auto", "validation_fraction": 0.2}, 600),
+        (20_001, {}, 2001),  # mini-batches
+        (20_001, {"batch_size": 100}, 2001),
+        (500, {}, None),  # a search is affordable
+        (500, {"early_stopping": True}, 50),
+        (3000, {"early_stopping": False}, None),
+        (3000, {"alpha": 0.0}, None),  # somebody has decided
+        (3000, {"alpha": 1e-3}, None),
+        (3000, {"target_loss": 1e-3}, None),
+        (3000, {"optimizer": "adam"}, None),
+        (3000, {"hidden_layer_sizes": ()}, None),
+        (20_001, {"hidden_layer_sizes": (32,)}, None),  # more than a hundred rows a parameter
+        (3000, {"validation_fraction": 1e-4}, None),  # one row: no variance
+    ],
+)
+def test_early_stopping_auto(n_samples, options, expected):
+    X, y = noisy_table(n_samples)
+    model = LMRegressor(**{"hidden_layer_sizes": (60, 60), "random_state": 0} | options)
+    _, fit = model._ready(X, y)
+    assert (None if fit.validation is None else fit.validation.n_samples) == expected
+    assert fit.problem.n_samples == n_samples - (expected or 0)
+    assert (fit.folds is not None) == (n_samples == 500 and not options)
+
+
+def test_early_stopping_auto_is_off_without_a_need():
+    X, y = noisy_table(3000)
+    for target in (np.ones(3000), np.column_stack([np.ones(3000)] * 2)):
+        assert LMRegressor((60, 60))._ready(X, target)[1].validation is None
+    repeated = np.full(3000, 400.0)  # each row counts 400 times: more than a hundred rows a parameter
+    assert LMRegressor((60, 60))._ready(X, y, repeated)[1].validation is None
+    labels = (y > 0).astype(int)
+    assert LMClassifier((60, 60))._ready(X, labels)[1].validation is None  # has a penalty
+    with pytest.raises(ValueError, match="early_stopping"):
+        LMClassifier(early_stopping="auto").fit(X, labels)
+
+
+def test_early_stopping_auto_does_not_memorise_noise(monkeypatch):
+    monkeypatch.setattr("sklm._solving.SEARCH_WORK", 1e5)
+    X, y = noisy_table(1300)
+    truth = X[:, 0] + np.sin(3 * X[:, 1])
+    errors = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for early_stopping in (False, "auto", True):
+            model = LMRegressor(40, early_stopping=early_stopping, random_state=0, max_iter=200).fit(X[:300], y[:300])
+            errors[early_stopping] = np.mean((model.predict(X[300:]) - truth[300:]) ** 2)
+    assert model.status_ == "validation"
+    assert model.alpha_ == 0
+    assert errors["auto"] == errors[True]
+    assert errors["auto"] < 0.3 * errors[False]
+    model.set_params(early_stopping="auto").partial_fit(X, y)  # sees one batch, and holds nothing out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 90),
+        ({"batch_size": 20}, 18),
+        ({"batch_size": 500}, 90),
+        ({"optimizer": "adam", "batch_size": 30}, 30),
+        ({"optimizer": "lbfgs"}, 90),
+        ({"early_stopping": True}, 81),
+    ],
+)
+def test_the_rows_of_a_step_are_told(options, expected):
+    X, y = surface(90)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(3, alpha=0, max_iter=3, random_state=0, **options).fit(X, y)
+    assert model.batch_size_ == expected
+    if "optimizer" not in options and model.early_stopping is not True:
+        model.partial_fit(X[:7], y[:7])
+        assert model.batch_size_ == 7
+
+
 def test_noise_is_averaged_over_batches_that_are_solved_in_the_space_of_their_rows():
     X, y = surface(3000)
     noisy = y + 0.5 * np.random.default_rng(0).normal(size=len(y))

@@ -175,7 +175,7 @@ class _Descent(Loop):
             move = self.optimizer.step(problem, theta, None, memory, self.stopping)
             theta, memory = move.theta, move.memory
             reasons += move.reasons
-            if ends_epoch:
+            if ends_epoch or self._is_late():
                 break
         point = self.problem.evaluate(theta, keep=False)
         return self._at(state, theta, memory, point), _Work(None, reasons)

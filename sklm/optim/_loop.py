@@ -58,7 +58,8 @@ class Loop(ABC):
 
     def run(self, theta: Tensor, done: np.ndarray) -> Solution:
         """Order of calls: start, then by iteration step (or epoch), judge, report, drop finished models."""
-        began, iteration, history = time.monotonic(), 0, History()
+        iteration, history = 0, History()
+        self.ends = time.monotonic() + self.stopping.max_time
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
         latest = int(done.max())
@@ -72,7 +73,7 @@ class Loop(ABC):
                 else:
                     state, work = self._epoch(epochs, state, work)
                 iteration += 1
-                state = self._judge(state, work, time.monotonic() - began, iteration + latest, history)
+                state = self._judge(state, work, iteration + latest, history)
                 if self._looks(iteration, iteration + latest):
                     state = self._report(state, iteration)
                     result = _store(result, state)
@@ -144,7 +145,7 @@ class Loop(ABC):
             n_iter=n_iter,
         )
 
-    def _judge(self, state: State, work: Any, elapsed: float, latest: int, history: History) -> State:
+    def _judge(self, state: State, work: Any, latest: int, history: History) -> State:
         """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""
         options, curves = self.stopping, {}
         score, theta = state.objective, state.mean_theta if self.averages else state.theta
@@ -181,7 +182,7 @@ class Loop(ABC):
                 racing = (places(self.every, groups) >= options.spared)[state.model] & (status == _RUNNING)
                 behind = fallen_behind(best_score, racing, groups[state.model], number)
                 status = torch.where(behind, int(Status.SUPERSEDED), status)
-        if elapsed >= options.max_time:
+        if self._is_late():
             status = _mark(status, Status.TIME)
         return evolve(
             state,
@@ -201,6 +202,10 @@ class Loop(ABC):
         group = self.groups[model]
         n_groups = self.groups.shape[0]  # at most
         return (mask.new_zeros(n_groups, dtype=torch.int64).index_add_(0, group, mask.long()) > 0)[group]
+
+    def _is_late(self) -> bool:
+        """Whether ``max_time`` is over; mini-batches look after every step."""
+        return time.monotonic() >= self.ends
 
     @cached_property
     def on_cpu(self) -> bool:

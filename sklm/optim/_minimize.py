@@ -204,7 +204,7 @@ class _Loop(Loop):
             state, work = self._iterate(problem, state, work)
             share = self.batches.iterate_rate(self.steps) if self.batches is not None else 1.0
             state = replace(state, mean_theta=state.mean_theta.lerp(state.theta, share) if share < 1 else state.theta)
-            if ends_epoch:
+            if ends_epoch or self._is_late():
                 break
         point = self.problem.evaluate(state.mean_theta, keep=False)
         return replace(state, objective=point.objective, loss=point.loss), replace(

@@ -21,6 +21,7 @@ from sklm.optim import (
     Multiplicative,
     Status,
     Stopping,
+    gradient_descent,
     levenberg_marquardt,
     make_problem,
 )
@@ -200,6 +201,33 @@ def test_time(seconds, most):
     assert solution.status == [Status.TIME]
     assert 1 <= solution.n_iter[0] <= most
     assert_best_of_history(solution, SURFACE.problem())
+
+
+class Clock:
+    """Time that passes by a second at every look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("run", [levenberg_marquardt, gradient_descent])
+def test_time_is_looked_at_after_every_mini_batch(monkeypatch, run):
+    monkeypatch.setattr("sklm.optim._loop.time", Clock())
+    problem, taken = SURFACE.problem(2), []
+    monkeypatch.setattr(type(problem), "take", lambda self, index, **_: taken.append(index) or self)
+    options = {"optimizer": "sgd"} if run is gradient_descent else {}
+    batches = MiniBatches(problem.n_samples, 2, seed=0)
+    assert batches.n_batches > 10
+    stopping = Stopping(**(ENDLESS | {"max_time": 5.0}))
+    solution = run(problem, SURFACE.starts(2), stopping=stopping, batches=batches, **options)
+    assert len(taken) == 5
+    assert solution.status == [Status.TIME] * 2
+    assert solution.n_iter.tolist() == [1, 1]
+    np.testing.assert_allclose(problem.evaluate(solution.theta).objective, solution.score, rtol=1e-12)
 
 
 def test_validation_stops_and_returns_the_best_by_validation():
