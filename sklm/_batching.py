@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from joblib import effective_n_jobs
 
-from ._penalty import choose_alphas
+from ._alpha_search import choose_alphas
 from ._prepared import CannotBatchError, Prepared, run_together
 from ._training import Training
 from .optim import Solution, Status

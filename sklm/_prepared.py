@@ -153,16 +153,25 @@ class Prepared:
         return len(self.theta) + (0 if self.further is None else len(self.further))
 
     @property
+    def n_units(self) -> float:
+        """Number of rows, counted as often as their weights count them."""
+        problem = self.problem
+        unit = problem.weights if problem.unit_weights is None else problem.unit_weights
+        return float((problem.weights[0] / unit[0].clamp_min(torch.finfo(unit.dtype).tiny)).sum())
+
+    @property
     def predicts_rows(self) -> bool:
         """Whether the leave-one-out loss of a fit means something, and costs little against it."""
         problem = self.problem
-        unit = problem.weights if problem.unit_weights is None else problem.unit_weights
-        n_units = float((problem.weights[0] / unit[0].clamp_min(torch.finfo(unit.dtype).tiny)).sum())
         primal = self.options.get("solver", "dual") not in ("dual", "cg")
         selection = self.options.get("param_selection")
         minimum = selection is None or selection.varies  # of all parameters
         exact = not problem.loss.n_draws and self.batches is None and self.validation is None and primal and minimum
-        return exact and n_units * problem.n_curvature > problem.network.n_parameters and problem.y.device.type != "mps"
+        return (
+            exact
+            and self.n_units * problem.n_curvature > problem.network.n_parameters
+            and problem.y.device.type != "mps"
+        )
 
     def leave_one_out(self, solution: Solution, row: int) -> float | None:
         """The leave-one-out loss of a row of the solution, without wild extrapolation; None where it means nothing."""

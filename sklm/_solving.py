@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from ._alpha_search import choose_alphas
 from ._arrays import Scaling
 from ._base import AUTO_STARTS, DTYPES, BaseLM
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, choose_alphas, linearisation, make_folds
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, linearisation, make_folds
 from ._prepared import Prepared
 from ._training_set import TrainingSet
 from ._verbose import IterationLines, ProgressLine

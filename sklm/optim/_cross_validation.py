@@ -57,12 +57,15 @@ class AlphaSearch:
         Number of the chosen alpha.
     noiseless : (M,) ndarray of bool
         Nearly nothing of the loss of zero outputs is left on the rows left out, and no penalty was chosen.
+    doubtful : (M,) ndarray of bool
+        The same, a penalty was chosen, and the folds were not asked whether none is better (``settle=False``).
     """
 
     alphas: np.ndarray
     scores: np.ndarray
     best: np.ndarray
     noiseless: np.ndarray
+    doubtful: np.ndarray
 
     @property
     def chosen(self) -> np.ndarray:
@@ -80,6 +83,7 @@ def cross_validate_alpha(
     models_at_once: int | None = None,
     stopping: Stopping | None = None,
     damping: float | Tensor = 1e-2,
+    settle: bool = True,
     **options: Any,
 ) -> AlphaSearch:
     """Choose the penalty of each of M fits by the loss on rows left out.
@@ -100,6 +104,8 @@ def cross_validate_alpha(
         How many models fit in memory.
     stopping : Stopping, optional
         For its limits: the search ends with what is known then. Its ``tol`` counts for fits without noise only.
+    settle : bool, default=True
+        Train folds to their ends where there may be no noise; see below.
     damping, options
         As in :func:`levenberg_marquardt`.
 
@@ -126,12 +132,12 @@ def cross_validate_alpha(
     tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
     race = _Race(problem, theta, folds, n_held_out, tried, damping, models_at_once, options)
     try:
-        return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy())
+        return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy(), settle)
     except KeyboardInterrupt:
         raise SearchInterrupted(*race.leaders()) from None
 
 
-def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSearch:
+def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray, settle: bool) -> AlphaSearch:
     """Run the race; null_loss (M,) is the loss of zero outputs."""
     racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
@@ -158,7 +164,7 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSear
     little = race.scores.min(axis=1) <= NOISELESS * null_loss
     unsure = to_none & little & (best < last) & ~hopeless
     left = stopping.max_iter - until
-    if unsure.any() and left > 0:
+    if settle and unsure.any() and left > 0:
         finalists = np.zeros_like(racing)
         finalists[unsure, best[unsure]] = finalists[unsure, last] = True
         _, complete = race.train(finalists, replace(stopping, max_iter=left))
@@ -167,7 +173,8 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray) -> AlphaSear
         ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
         if complete:
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
-    return AlphaSearch(race.alphas, race.scores, best, to_none & little & (best == last))
+    doubtful = unsure & (not settle)
+    return AlphaSearch(race.alphas, race.scores, best, to_none & little & (best == last), doubtful)
 
 
 class _Race:

@@ -1,0 +1,106 @@
+"""The search for a penalty by cross-validation, and what a fit does with what was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ._prepared import Prepared, run_together
+from .optim import SearchInterrupted, Status, Stopping, cross_validate_alpha, stack_problems
+from .optim._isolation import isolated
+
+#: where there may be no noise, there is no penalty if the leave-one-out loss of all rows is so many times less without
+EVIDENTLY = 10.0
+
+
+def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
+    """Return the fits with the penalty that cross-validation finds for each, where they have folds for that.
+
+    Where it finds no noise, their further starts join.
+
+    Parameters
+    ----------
+    fits : list of Prepared
+        Of equal keys.
+    models_at_once : int
+        How many models fit in memory.
+
+    Raises
+    ------
+    SearchInterrupted
+        If the user stops the search.
+    """
+    first, every = fits[0], [fit.folds for fit in fits if fit.folds is not None]
+    if first.folds is None:
+        return fits
+    device = first.problem.y.device
+    stopping: Stopping = first.options["stopping"]
+    half = replace(stopping, max_time=stopping.max_time / 2)  # the rest is for the fit
+    began = time.monotonic()
+    options = {name: value for name, value in first.options.items() if name not in ("damping", "stopping")}
+    with isolated(device):
+        by_rows = all(_has_rows_of_its_own(fit) for fit in fits)
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        parts = [fit.problem.models(one) for fit in fits]
+        if len(every[0].rows) < first.problem.n_samples:
+            parts = [part.take(folds.rows) for part, folds in zip(parts, every, strict=True)]
+        problem = stack_problems(parts)
+        search = cross_validate_alpha(
+            problem,
+            torch.from_numpy(np.stack([folds.start for folds in every])).to(device, problem.y.dtype),
+            torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device),
+            first.folds.n_held_out,
+            damping=torch.tensor([fit.options["damping"] for fit in fits], dtype=problem.y.dtype, device=device),
+            alphas=np.stack([folds.alphas for folds in every]),
+            stopping=half,
+            models_at_once=models_at_once,
+            settle=not by_rows,
+            **options,
+        )
+        # what takes the place of more rows weighs less beside all of them
+        share = problem.n_samples / first.problem.n_samples
+        result = []
+        for fit, best, alphas, scores in zip(fits, search.best, share * search.alphas, search.scores, strict=True):
+            fit = replace(fit, alpha_scores=dict(zip(alphas.tolist(), scores.tolist(), strict=True)), folds=None)
+            result.append(replace(fit, **fit.penalised(float(alphas[best]))))
+        noiseless, doubtful = search.noiseless.copy(), np.flatnonzero(search.doubtful)
+        if len(doubtful):
+            left = replace(half, max_time=max(half.max_time - (time.monotonic() - began), 0.0))
+            noiseless[doubtful] = _are_better_without(
+                [result[number] for number in doubtful], search.chosen[doubtful], left
+            )
+        for number in np.flatnonzero(noiseless):
+            result[number] = replace(result[number], **result[number].penalised(0.0))
+            result[number] = replace(result[number], **result[number].joined())
+        return result
+
+
+def _has_rows_of_its_own(fit: Prepared) -> bool:
+    """Whether a leave-one-out loss is known, and means rows of which no copy stays in the fit."""
+    assert fit.folds is not None
+    return fit.predicts_rows and not fit.folds.repeats and fit.n_units <= fit.problem.n_samples + 0.5
+
+
+def _are_better_without(fits: list[Prepared], chosen: np.ndarray, stopping: Stopping) -> np.ndarray:
+    """Whether fits (M,) are evidently better without their ``chosen`` penalty, by the leave-one-out loss of all rows.
+
+    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum.
+    """
+    losses: list[list[float]] = []
+    began, kept = time.monotonic(), None
+    for tried in (fits, [replace(fit, **fit.penalised(0.0)) for fit in fits]):
+        left = replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
+        tried = [replace(fit, options={**fit.options, "stopping": left}) for fit in tried]
+        solution = run_together(tried, "auto")
+        leaders = solution.leaders()
+        kept = solution.theta[torch.from_numpy(leaders).to(solution.theta.device)] if kept is None else kept
+        if Status.INTERRUPTED in solution.status:
+            raise SearchInterrupted(chosen, kept)
+        if Status.TIME in solution.status:
+            return np.zeros(len(fits), dtype=bool)
+        values = [fit.leave_one_out(solution, int(row)) for fit, row in zip(tried, leaders, strict=True)]
+        losses.append([float("nan") if value is None else value for value in values])
+    return np.less(np.multiply(EVIDENTLY, losses[1]), losses[0])
