@@ -229,7 +229,9 @@ def test_the_others_are_fitted_in_the_ordinary_way(estimator, capfd):
 
 def test_a_batch_is_cut_and_each_part_runs(monkeypatch):
     estimator = LMRegressor(3, n_init=2, alpha=1e-2, max_iter=9, random_state=0)
-    monkeypatch.setattr(batching, "RUN_BYTES", 5 * 90 * 14 * 8)  # two fits of two starts, and half of a third
+    monkeypatch.setattr(
+        batching, "RUN_BYTES", 5 * (90 + 3 * 14) * 14 * 8
+    )  # two fits of two starts, and half of a third
     together, sizes = fit_many(estimator, X, CURVES[:3], return_batch_sizes=True)
     assert_array_equal(sizes, [2, 2, 1])
     assert_same(together, one_by_one(estimator, X, CURVES[:3]))
