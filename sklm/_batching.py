@@ -148,9 +148,9 @@ class _Runs:
             return
         bucket = self.waiting.setdefault(key, [])
         bucket.append(_Waiting(fit, outcome, shadow, prepared))
-        # one run for every job: they end at about the same time
-        room = self.n_jobs * max(1, int(min(fitting, models_at_once(prepared)) // prepared.most_starts))
-        if len(bucket) >= room:
+        # one run for every job: they end at about the same time; few fits come to have most starts
+        room = min(fitting // prepared.most_starts, models_at_once(prepared) // len(prepared.theta))
+        if len(bucket) >= self.n_jobs * max(1, room):
             for share in self._shares(self.waiting.pop(key)):
                 self._start(share)
 
@@ -258,7 +258,8 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
     with isolated(first.prepared.problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
         estimator, problem = first.fit.estimator, first.prepared.problem
         at_once = estimator._check_memory(problem, first.prepared.options.get("solver"), problem.y.device)
-        for waiting, prepared in zip(bucket, choose_alphas([w.prepared for w in bucket], at_once), strict=True):
+        quickest = int(min(at_once, models_at_once(first.prepared)))
+        for waiting, prepared in zip(bucket, choose_alphas([w.prepared for w in bucket], quickest), strict=True):
             waiting.prepared = prepared
         solution = run_together([w.prepared for w in bucket], first.fit.estimator.jacobian_max_rows)
     return solution, time.perf_counter() - began

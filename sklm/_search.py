@@ -96,7 +96,8 @@ class LMGridSearchCV(_BatchedSearch, GridSearchCV):
     """``GridSearchCV`` that fits all candidates on all splits together.
 
     A drop-in replacement for scikit-learn's class of that name without LM, with the same parameters, methods and
-    attributes. It is quicker where the fits are small; see :func:`sklm.fit_many` for which of them run together.
+    attributes. It is quicker where the fits are small, and fits the others in the ordinary way; see
+    :func:`sklm.fit_many` for which of them can run together.
 
     Parameters
     ----------
@@ -132,7 +133,8 @@ class LMRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     """``RandomizedSearchCV`` that fits all candidates on all splits together.
 
     A drop-in replacement for scikit-learn's class of that name without LM, with the same parameters, methods and
-    attributes. It is quicker where the fits are small; see :func:`sklm.fit_many` for which of them run together.
+    attributes. It is quicker where the fits are small, and fits the others in the ordinary way; see
+    :func:`sklm.fit_many` for which of them can run together.
 
     Parameters
     ----------
