@@ -149,8 +149,8 @@ class _Runs:
         bucket = self.waiting.setdefault(key, [])
         bucket.append(_Waiting(fit, outcome, shadow, prepared))
         # one run for every job: they end at about the same time; few fits come to have most starts
-        room = min(fitting // prepared.most_starts, models_at_once(prepared) // len(prepared.theta))
-        if len(bucket) >= self.n_jobs * max(1, room):
+        room = min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))
+        if len(bucket) >= self.n_jobs * max(1, int(room)):
             for share in self._shares(self.waiting.pop(key)):
                 self._start(share)
 
