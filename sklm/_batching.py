@@ -18,12 +18,17 @@ from ._alpha_search import choose_alphas
 from ._prepared import CannotBatchError, Prepared, run_together
 from ._training import Training
 from .optim import Solution, Status
+from .optim._dual import Dual
 from .optim._isolation import isolated
+from .optim._linear import LinearSolver
+from .optim._minimize import resolve_solver
 from .optim._threads import openmp_threads
 
-#: bytes of Jacobian rows of all models of a run on a CPU: more bring nothing, as an operation then takes long against
-#: starting it (docs/performance.md)
-RUN_BYTES = 8 * 2**20
+#: bytes of what a step of all models of a run works on, on a CPU: with more, operations wait for memory; but so many
+#: models are quicker than fewer however large they are (docs/performance.md)
+RUN_BYTES, LEAST_MODELS = 8 * 2**20, 4
+#: multiplications of a step of one model above which company saves little or nothing (docs/performance.md)
+BATCH_WORK = 1e7
 
 
 @dataclass
@@ -69,7 +74,10 @@ def alone(estimator: Training) -> str | None:
 
 
 def fit_together(
-    fits: Iterable[Fit | None], n_jobs: int | None = None, report: Callable[[int], None] | None = None
+    fits: Iterable[Fit | None],
+    n_jobs: int | None = None,
+    report: Callable[[int], None] | None = None,
+    gaining: bool = False,
 ) -> list[Outcome]:
     """Do the fits that can share runs of the engine, and leave the others alone.
 
@@ -81,13 +89,15 @@ def fit_together(
         Number of runs at a time, each in a thread.
     report : function, optional
         Called with the number of fits that are done, when it changes.
+    gaining : bool
+        Leave those alone, too, that would not be quicker for it, see :func:`gains`.
 
     Returns
     -------
     outcomes : list of Outcome
     """
     outcomes: list[Outcome] = []
-    with _Runs(n_jobs, report) as runs:
+    with _Runs(n_jobs, report, gaining) as runs:
         for fit in fits:
             outcome = Outcome()
             outcomes.append(outcome)
@@ -100,9 +110,9 @@ def fit_together(
 class _Runs:
     """Fits that wait for others of the same key, and runs under way."""
 
-    def __init__(self, n_jobs: int | None, report: Callable[[int], None] | None):
+    def __init__(self, n_jobs: int | None, report: Callable[[int], None] | None, gaining: bool):
         self.n_jobs = effective_n_jobs(n_jobs)
-        self.report = report
+        self.report, self.gaining = report, gaining
         self.waiting: dict[tuple, list[_Waiting]] = {}
         self.running: deque[tuple[Future, list[_Waiting]]] = deque()
         self.n_done = 0
@@ -134,20 +144,28 @@ class _Runs:
             return
         finally:
             outcome.seconds += time.perf_counter() - began
-        if prepared.most_starts > fitting:
+        if prepared.most_starts > fitting or (self.gaining and not gains(prepared)):
             return
         bucket = self.waiting.setdefault(key, [])
         bucket.append(_Waiting(fit, outcome, shadow, prepared))
-        n_models = sum(waiting.prepared.most_starts for waiting in bucket)
-        if n_models + prepared.most_starts > min(fitting, models_at_once(prepared)):
-            self._start(self.waiting.pop(key))
+        # one run for every job: they end at about the same time; few fits come to have most starts
+        room = min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))
+        if len(bucket) >= self.n_jobs * max(1, int(room)):
+            for share in self._shares(self.waiting.pop(key)):
+                self._start(share)
 
     def flush(self) -> None:
         """Run what is left, and wait for the end of all."""
         for key in list(self.waiting):
-            self._start(self.waiting.pop(key))
+            for share in self._shares(self.waiting.pop(key)):
+                self._start(share)
         while self.running:
             self._finish_first()
+
+    def _shares(self, bucket: list[_Waiting]) -> list[list[_Waiting]]:
+        """Divide fits of equal keys evenly among the jobs."""
+        parts = np.array_split(np.arange(len(bucket)), min(self.n_jobs, len(bucket)))
+        return [[bucket[number] for number in part] for part in parts]
 
     def _start(self, bucket: list[_Waiting]) -> None:
         if self.threads is None:
@@ -196,11 +214,41 @@ class _Runs:
 
 def models_at_once(prepared: Prepared) -> float:
     """How many models are best run together, as far as speed goes."""
-    problem = prepared.problem
+    problem, network = prepared.problem, prepared.problem.network
     if problem.y.device.type != "cpu":
         return float("inf")
-    numbers = problem.n_samples * problem.n_curvature * (problem.network.n_parameters + 1)
-    return RUN_BYTES / (numbers * problem.y.element_size())
+    solver, n_rows, size = _solver(prepared), _rows_of_step(prepared), problem.y.element_size()
+    if solver is None:
+        need = n_rows * network.floats_per_row * size
+    else:
+        need = n_rows * (network.n_parameters + 1) * size + solver.working_bytes(1, network, n_rows, size)
+    return max(LEAST_MODELS, RUN_BYTES / need)
+
+
+def gains(prepared: Prepared) -> bool:
+    """Whether a fit is quicker in company: its steps are short, and there is room for another one in a run."""
+    solver = _solver(prepared)
+    if prepared.problem.y.device.type != "cpu" or solver is None:
+        return True
+    n_rows, n_parameters = _rows_of_step(prepared), prepared.problem.network.n_parameters
+    side, other = (n_rows, n_parameters) if isinstance(solver, Dual) else (n_parameters, n_rows)
+    work = side**2 * (other + side / 3)  # of the symmetric matrix and its Cholesky factor
+    return work <= BATCH_WORK and models_at_once(prepared) >= 2 * len(prepared.theta)
+
+
+def _solver(prepared: Prepared) -> LinearSolver | None:
+    """What solves for the steps; None for optimizers that solve nothing."""
+    options = prepared.options
+    if "optimizer" in options:
+        return None
+    return resolve_solver(options["solver"], prepared.problem, prepared.batches, options["param_selection"])
+
+
+def _rows_of_step(prepared: Prepared) -> int:
+    """Curvature rows that a step works on."""
+    problem, batches = prepared.problem, prepared.batches
+    n_samples = problem.n_samples if batches is None else -(-batches.n_samples // batches.n_batches)
+    return n_samples * problem.n_curvature
 
 
 def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution, float]:
@@ -210,7 +258,8 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
     with isolated(first.prepared.problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
         estimator, problem = first.fit.estimator, first.prepared.problem
         at_once = estimator._check_memory(problem, first.prepared.options.get("solver"), problem.y.device)
-        for waiting, prepared in zip(bucket, choose_alphas([w.prepared for w in bucket], at_once), strict=True):
+        quickest = int(min(at_once, models_at_once(first.prepared)))
+        for waiting, prepared in zip(bucket, choose_alphas([w.prepared for w in bucket], quickest), strict=True):
             waiting.prepared = prepared
         solution = run_together([w.prepared for w in bucket], first.fit.estimator.jacobian_max_rows)
     return solution, time.perf_counter() - began

@@ -35,7 +35,7 @@ def document_search(search: T) -> T:
 SEARCH_PARAMETERS = """
 scoring : str, callable, list, tuple, dict or None, default=None
 n_jobs : int or None, default=None
-    Threads that run batches, do what cannot be batched, and score; -1 means one a processor core.
+    Threads that run batches and score, and processes for fits that are not batched; -1 means one a processor core.
 refit : bool, str or callable, default=True
 cv : int, splitter, iterable or None, default=None
 verbose : int, default=0
@@ -49,7 +49,8 @@ return_train_score : bool, default=False
 SEARCH_ATTRIBUTES = """
 cv_results_ : dict
     As in scikit-learn, and ``batched``: whether the fits of the candidate were run in batches (of one, where no other
-    fit is alike), not in the ordinary way. Their ``fit_time`` is their preparation and an equal share of the batch's.
+    fit is alike), not in the ordinary way, which large fits go as they gain nothing (see the user guide, "Many fits").
+    Their ``fit_time`` is their preparation and an equal share of the batch's.
 best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, refit_time_, multimetric_
     As in scikit-learn.
 """

@@ -6,17 +6,18 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from joblib import parallel_config
+from joblib import effective_n_jobs, parallel_config
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
+from sklearn.utils.parallel import Parallel, delayed
 
 from ._batching import Fit, Outcome, alone, fit_together
 from ._docs import document_search
@@ -75,13 +76,13 @@ class _BatchedSearch:
         super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
 
     def _format_results(self, candidate_params: list, n_splits: int, out: list, more_results: Any = None) -> dict:
-        outcomes = self._evaluation.outcomes
+        done = self._evaluation.done
         out = [
-            {**result, "fit_time": outcome.seconds} if outcome.batch else result
-            for result, outcome in zip(out, outcomes, strict=True)
+            result if fit is None else {**result, "fit_time": fit.outcome.seconds}
+            for result, fit in zip(out, done, strict=True)
         ]
-        batched = np.reshape([outcome.batch > 0 for outcome in outcomes], (-1, n_splits)).all(axis=1)
-        more_results = {**(more_results or {}), "batched": batched}
+        batched = np.array([fit is not None and fit.outcome.batch > 0 for fit in done])
+        more_results = {**(more_results or {}), "batched": batched.reshape(-1, n_splits).all(axis=1)}
         return super()._format_results(candidate_params, n_splits, out, more_results)  # type: ignore[misc]
 
     def __getstate__(self) -> dict:
@@ -95,7 +96,8 @@ class LMGridSearchCV(_BatchedSearch, GridSearchCV):
     """``GridSearchCV`` that fits all candidates on all splits together.
 
     A drop-in replacement for scikit-learn's class of that name without LM, with the same parameters, methods and
-    attributes. It is quicker where the fits are small; see :func:`sklm.fit_many` for which of them run together.
+    attributes. It is quicker where the fits are small, and fits the others in the ordinary way; see
+    :func:`sklm.fit_many` for which of them can run together.
 
     Parameters
     ----------
@@ -131,7 +133,8 @@ class LMRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     """``RandomizedSearchCV`` that fits all candidates on all splits together.
 
     A drop-in replacement for scikit-learn's class of that name without LM, with the same parameters, methods and
-    attributes. It is quicker where the fits are small; see :func:`sklm.fit_many` for which of them run together.
+    attributes. It is quicker where the fits are small, and fits the others in the ordinary way; see
+    :func:`sklm.fit_many` for which of them can run together.
 
     Parameters
     ----------
@@ -172,8 +175,8 @@ class _Evaluation:
 
     Attributes
     ----------
-    outcomes : list of Outcome
-        One a candidate and split, in the search's order, of all calls so far.
+    done : list of _Done or None
+        One a candidate and split, in the search's order, of all calls so far; None where scikit-learn fits.
     """
 
     fit_params: dict
@@ -181,7 +184,7 @@ class _Evaluation:
 
     def __init__(self, search: Any):
         self.search = search
-        self.outcomes: list[Outcome] = []
+        self.done: list[_Done | None] = []
 
     def evaluate(
         self,
@@ -199,43 +202,70 @@ class _Evaluation:
         return evaluate_candidates(candidates, cv=_Splits(splits), more_results=more_results, callback_ctx=contexts)
 
     def _fit(self, candidates: list[dict], splits: list) -> list[_Done | None]:
-        """Fit what can be fitted together; None for the rest."""
+        """Fit what can be fitted together, and with several jobs the rest as well; None for what is left."""
         n_tasks = len(candidates) * len(splits)
-        estimators: list[Any] = [None] * n_tasks
-        errors: list[Exception | None] = [None] * n_tasks
-        seconds = [0.0] * n_tasks
+        done: list[_Done | None] = [None] * n_tasks
         order = [c * len(splits) + s for s, c in product(range(len(splits)), range(len(candidates)))]
 
         def fits() -> Iterator[Fit | None]:
             for split, (train, _) in enumerate(splits):
                 part = _Part(self, train)  # one copy of the rows of a split at a time
                 for number, parameters in enumerate(candidates):
-                    task = number * len(splits) + split
-                    began, fit = time.perf_counter(), None
-                    estimator = estimators[task] = part.estimator(parameters)
-                    if estimator is not None:
+                    began, fit, error = time.perf_counter(), None, None
+                    estimator = self.estimator(parameters)
+                    if estimator is not None and alone(_last(estimator)) is None:
                         try:
                             fit = part.record(estimator, self._origin(parameters, number))
-                        except Exception as error:
-                            errors[task] = error
-                    seconds[task] = time.perf_counter() - began
+                        except Exception as raised:
+                            error = raised
+                    if estimator is not None:
+                        outcome = Outcome(error, time.perf_counter() - began, batch=int(error is not None))
+                        done[number * len(splits) + split] = _Done(estimator, outcome)
                     yield fit
 
         line = FitsLine(n_tasks) if self.search.verbose else None
         try:
-            batch = fit_together(fits(), self.search.n_jobs, line)
+            outcomes = fit_together(fits(), self.search.n_jobs, line, gaining=True)
         finally:
             if line is not None:
                 line.close()
-        outcomes = dict(zip(order, batch, strict=True))
-        for task, error in enumerate(errors):
-            if error is not None:
-                outcomes[task] = Outcome(error, batch=1)
-            outcomes[task].seconds += seconds[task]
-        self.outcomes += [outcomes[task] for task in range(n_tasks)]
-        return [
-            _Done(estimators[task], outcomes[task].error) if outcomes[task].batch else None for task in range(n_tasks)
-        ]
+        rest = []
+        for task, outcome in zip(order, outcomes, strict=True):
+            fit = done[task]
+            if fit is None or fit.outcome.batch:
+                continue
+            if outcome.batch:
+                fit.outcome = replace(outcome, seconds=fit.outcome.seconds + outcome.seconds)
+            else:
+                rest.append(task)
+        if effective_n_jobs(self.search.n_jobs) > 1:
+            fitted = self._fit_singly([(candidates[t // len(splits)], splits[t % len(splits)][0]) for t in rest])
+        else:
+            fitted = [None] * len(rest)  # scikit-learn does the same
+        for task, fit in zip(rest, fitted, strict=True):
+            done[task] = fit
+        self.done += done
+        return done
+
+    def _fit_singly(self, tasks: list[tuple[dict, np.ndarray]]) -> list[_Done | None]:
+        """Fit a candidate on the rows of a split each, in processes: short operations of threads hinder each other."""
+        X, y, _ = self.data
+        run = Parallel(n_jobs=self.search.n_jobs, pre_dispatch=self.search.pre_dispatch, prefer="processes")
+        return run(
+            delayed(_fit_one)(self.estimator(parameters), X, y, train, self.fit_params) for parameters, train in tasks
+        )
+
+    def estimator(self, parameters: dict) -> Any:
+        """The estimator of a candidate; None where scikit-learn has to fit it: it says what is wrong, or calls back."""
+        try:
+            estimator = clone(self.search.estimator).set_params(**clone(parameters, safe=False))
+        except Exception:
+            return None
+        last = _last(estimator)
+        listening = (self.search, estimator, last)
+        if not isinstance(last, Training) or any(getattr(part, "_skl_callbacks", None) for part in listening):
+            return None
+        return estimator
 
     def _origin(self, parameters: dict, number: int) -> Any:
         """The same for candidates that do not change the architecture, so that modules are copies of one."""
@@ -256,18 +286,6 @@ class _Part:
         X, y, _ = evaluation.data
         self.fit_params = _check_method_params(X, params=evaluation.fit_params, indices=train)
         self.X, self.y = _safe_split(self.search.estimator, X, y, train)
-
-    def estimator(self, parameters: dict) -> Any:
-        """The estimator of a candidate if its fit might be batched, else None."""
-        try:
-            estimator = clone(self.search.estimator).set_params(**clone(parameters, safe=False))
-        except Exception:
-            return None  # scikit-learn says what is wrong
-        last = _last(estimator)
-        if not isinstance(last, Training) or alone(last) is not None:
-            return None
-        listening = (self.search, estimator)
-        return None if any(getattr(part, "_skl_callbacks", None) for part in listening) else estimator
 
     def record(self, estimator: Any, origin: Any) -> Fit:
         """Fit the steps before the last, and return the fit of the last one."""
@@ -305,14 +323,26 @@ class _Done:
     """A fit that has been done, or has failed."""
 
     estimator: Any
-    error: Exception | None
+    outcome: Outcome
 
     def adopt(self, estimator: Any, X: Any, y: Any = None, **params: Any) -> Any:
         """Give ``estimator``, set up for the same fit, its result."""
-        if self.error is not None:
-            raise self.error
+        if self.outcome.error is not None:
+            raise self.outcome.error
         estimator.__dict__.update(self.estimator.__dict__)
         return estimator
+
+
+def _fit_one(estimator: Any, X: Any, y: Any, train: np.ndarray, params: dict) -> _Done:
+    """Fit to the rows ``train`` in the ordinary way."""
+    outcome, began = Outcome(), time.perf_counter()
+    try:
+        own = _check_method_params(X, params=params, indices=train)
+        estimator.fit(*_safe_split(estimator, X, y, train), **own)
+    except Exception as error:
+        outcome.error = error
+    outcome.seconds = time.perf_counter() - began
+    return _Done(estimator, outcome)
 
 
 class _Contexts:

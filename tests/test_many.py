@@ -229,7 +229,9 @@ def test_the_others_are_fitted_in_the_ordinary_way(estimator, capfd):
 
 def test_a_batch_is_cut_and_each_part_runs(monkeypatch):
     estimator = LMRegressor(3, n_init=2, alpha=1e-2, max_iter=9, random_state=0)
-    monkeypatch.setattr(batching, "RUN_BYTES", 5 * 90 * 14 * 8)  # two fits of two starts, and half of a third
+    monkeypatch.setattr(
+        batching, "RUN_BYTES", 5 * (90 + 3 * 14) * 14 * 8
+    )  # two fits of two starts, and half of a third
     together, sizes = fit_many(estimator, X, CURVES[:3], return_batch_sizes=True)
     assert_array_equal(sizes, [2, 2, 1])
     assert_same(together, one_by_one(estimator, X, CURVES[:3]))
@@ -237,6 +239,33 @@ def test_a_batch_is_cut_and_each_part_runs(monkeypatch):
     assert_array_equal(sizes, [2, 2, 1])
     for model, other in zip(threads, together, strict=True):
         assert_array_equal(model.theta_, other.theta_)
+
+
+def test_every_job_gets_an_equal_share():
+    estimator = LMRegressor(3, n_init=1, alpha=1e-2, max_iter=4, random_state=0)
+    together, sizes = fit_many(estimator, X, CURVES[:3] * 3, n_jobs=2, return_batch_sizes=True)
+    assert_array_equal(sizes, [5, 5, 5, 5, 5, 4, 4, 4, 4])
+    assert_same(together, one_by_one(estimator, X, CURVES[:3] * 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "expected"),
+    [
+        ({}, 90, True),
+        ({}, 30_000, False),  # the matrix of 33 parameters takes 3e7 multiplications
+        ({"batch_size": 100}, 30_000, True),
+        ({"hidden_layer_sizes": 60}, 2000, False),  # 241 parameters
+        ({"hidden_layer_sizes": 60}, 50, True),  # 50 x 50 instead of 241 x 241
+        ({"hidden_layer_sizes": 60, "n_init": 4}, 200, False),  # 4 of such models are enough for a run
+        ({"hidden_layer_sizes": 60, "optimizer": "adam"}, 30_000, True),
+    ],
+    ids=["small", "rows", "mini-batches", "parameters", "dual", "starts", "no matrix"],
+)
+def test_where_company_pays(options, rows, expected):
+    rng = np.random.default_rng(0)
+    estimator = LMRegressor(8, n_init=1, alpha=1e-2, random_state=0, growing="auto").set_params(**options)
+    _, prepared = estimator._ready(rng.normal(size=(rows, 2)), rng.normal(size=rows))
+    assert batching.gains(prepared) == expected
 
 
 def test_targets_as_arrays():

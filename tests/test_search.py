@@ -25,6 +25,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from sklm import LMClassifier, LMGridSearchCV, LMRandomizedSearchCV, LMRegressor
+from sklm import _batching as batching
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -176,6 +177,30 @@ def test_what_cannot_be_batched_goes_the_ordinary_way(estimator, grid, batched):
     search = LMGridSearchCV(estimator, grid, cv=3).fit(X, Y)
     assert_same(search, GridSearchCV(estimator, grid, cv=3).fit(X, Y))
     assert search.cv_results_["batched"].tolist() == batched
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_fits_that_gain_nothing_from_company_are_done_singly(n_jobs, monkeypatch):
+    monkeypatch.setattr(batching, "BATCH_WORK", 90.0)  # of 61 rows and 11 parameters, no less
+    grid = [{"lm__alpha": [1e-2]}, {"lm__alpha": [1e-1], "lm__max_time": [60.0]}]
+    search = LMGridSearchCV(PIPELINE, grid, cv=3, n_jobs=n_jobs).fit(X, Y, lm__sample_weight=WEIGHT)
+    reference = GridSearchCV(PIPELINE, grid, cv=3).fit(X, Y, lm__sample_weight=WEIGHT)
+    assert_same(search, reference)
+    assert not search.cv_results_["batched"].any()
+    assert (search.cv_results_["mean_fit_time"] > 0).all()
+    assert_allclose(search.predict(X), reference.predict(X), rtol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite:UserWarning")
+def test_fits_that_fail_in_a_process():
+    estimator, grid = clone(SMALL).set_params(max_time=60.0), {"alpha": [1e-2, -1.0]}
+    with pytest.warns(
+        FitFailedWarning, match=r"3 fits failed out of a total of 6(.|\n)*The 'alpha' parameter of LMReg"
+    ):
+        search = LMGridSearchCV(estimator, grid, cv=3, n_jobs=2).fit(X, Y)
+    assert_array_equal(np.isnan(search.cv_results_["mean_test_score"]), [False, True])
+    with pytest.raises(ValueError, match="The 'alpha' parameter of LMRegressor"):
+        LMGridSearchCV(estimator, grid, cv=3, n_jobs=2, error_score="raise").fit(X, Y)
 
 
 def test_n_jobs_and_data_frames():
