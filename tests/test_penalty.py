@@ -1,6 +1,7 @@
 """``alpha='auto'`` and ``'cv'`` of the regressor, ``'cv'`` of the classifier."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, fit_many
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, fit_many
 from sklm._base import AUTO_STARTS
 from sklm._penalty import make_folds
 from sklm._prepared import Prepared
 from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
-from sklm.optim import _cross_validation, levenberg_marquardt
+from sklm.optim import Status, _cross_validation, levenberg_marquardt
 
 START = np.zeros(3)
 #: penalties of a classifier, times the number of rows
@@ -111,6 +112,69 @@ def test_data_without_noise_are_fitted_without_a_penalty():
         model.fit(x, np.sin(4 * x[:, 0]))
     assert model.alpha_ == 0
     assert model.loss_ < 1e-10
+
+
+def wave(noise=0.0):
+    """Rows whose folds, cut off at the ends, speak for a penalty."""
+    X = np.random.default_rng(100).uniform(-1, 1, (80, 1))
+    return X, np.sin(5 * X[:, 0]) + noise * np.random.default_rng(1).normal(size=80)
+
+
+def judged(monkeypatch, number=0, status=None):
+    """Record the fits on all rows that judge a penalty; give those of call ``number`` another status."""
+    calls, original = [], _alpha_search.run_together
+
+    def run(*given):
+        calls.append(given)
+        solution = original(*given)
+        return replace(solution, status=[status] * len(solution.status)) if len(calls) == number else solution
+
+    monkeypatch.setattr(_alpha_search, "run_together", run)
+    return calls
+
+
+def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
+    X, y = wave()
+    inside = np.linspace(X.min(), X.max(), 500)[:, None]
+    errors, model = [], LMRegressor(20, random_state=0, max_iter=400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for by_folds in (False, True):
+            calls = judged(monkeypatch)
+            model.fit(X, y)
+            errors.append(np.max(np.abs(model.predict(inside) - np.sin(5 * inside[:, 0]))))
+            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (2, False))
+            monkeypatch.setattr(_alpha_search, "_has_rows_of_its_own", lambda fit: False)
+    assert errors[0] < 1e-5
+    assert errors[1] > 1e-4
+
+
+def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):
+    calls = judged(monkeypatch)
+    for noise in (0.01, 0.03):
+        assert LMRegressor(10, random_state=0, max_iter=300).fit(*wave(noise)).alpha_ > 0
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_all_rows_say_takes_time(monkeypatch, number):
+    X, y = wave(0.01)
+    model = LMRegressor(10, random_state=0, max_iter=100)
+    judged(monkeypatch, number, Status.INTERRUPTED)
+    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
+        model.fit(X, y)
+    assert (model.status_, model.n_iter_, model.alpha_scores_) == ("interrupted", 0, None)
+    assert model.alpha_ > 0
+    assert model.score(X, y) > 0.99
+    judged(monkeypatch, number, Status.INTERRUPTED)
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(model, X, np.stack([y, y]))
+    judged(monkeypatch, number, Status.TIME)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert model.fit(X, y).alpha_ > 0
+        together = fit_many(model, X, np.stack([y, wave()[1]]))
+    assert together[0].alpha_ == model.alpha_
 
 
 def counted(model, X, y):

@@ -116,6 +116,18 @@ def test_pure_noise_takes_much_penalty_and_a_smooth_function_none():
     assert smooth.noiseless[0]
 
 
+def test_what_folds_do_not_settle_is_told():
+    x = np.random.default_rng(100).uniform(-1, 1, (80, 1))
+    folds = np.random.default_rng(0).permutation(80) % 5
+    for noise in (0.02, 0.3):
+        y = np.sin(5 * x) + noise * np.random.default_rng(1).normal(size=(80, 1))
+        asked, told = (search(x, y, folds, 3, hidden=(10,), settle=settle) for settle in (True, False))
+        assert told.best == asked.best
+        assert told.chosen[0] > 0
+        assert (told.doubtful[0], asked.doubtful[0]) == (noise < 0.1, False)
+        assert not told.noiseless[0]
+
+
 def test_candidates_far_behind_are_not_trained_on(monkeypatch):
     from sklm.optim import _cross_validation
 
