@@ -171,6 +171,7 @@ class LMClassifier(ClassifierMixin, Training):
     _numeric_targets = False
     _auto_restarts = False
     _full_work = 5e9
+    _batch_share = 0.5  # rows of images are what costs
     _searches_alpha = False
 
     def __init__(

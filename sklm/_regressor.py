@@ -38,8 +38,9 @@ alpha : float, 'auto' or 'cv', default='auto'
 batch_size : int, 'auto' or None, default='auto'
     Rows of a step. None uses all; an integer trains on shuffled mini-batches of about that size and keeps the best
     full-data iterate. It changes the result. 'auto' takes all rows while an iteration takes up to a third of a second
-    (1e10 multiplications, N K P min(N K, P) for N rows, K outputs and P parameters), then mini-batches of half as many
-    rows as there are parameters, at most 1000 where there are fewer than 20 rows a parameter; see the user guide.
+    (1e10 multiplications, N K P min(N K, P) for N rows, K outputs and P parameters), then mini-batches of as many rows
+    as there are parameters, or, with fewer than 20 rows a parameter, of half as many and at most 1000; see the user
+    guide.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPRegressor``, and a number of N or more is all rows;
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'

@@ -164,6 +164,8 @@ class Solving(BaseLM):
     #: ``batch_size='auto'``: where a linearisation of all rows takes more multiplications than this, and there are rows
     #: enough for it, mini-batches that average the Gauss-Newton matrix
     _full_work = DUAL_WORK
+    #: ... of so many rows a parameter
+    _batch_share = 1.0
 
     def _columns(self, network: Network) -> int:
         """Curvature columns of a sample of a mini-batch."""
@@ -177,7 +179,7 @@ class Solving(BaseLM):
         if self._averages_matrix(network, n_samples, 0):
             many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
             long = n_samples * network.n_outputs * n_parameters**2 > self._full_work
-            return max(n_parameters // 2, LEAST_BATCH) if many and long else None
+            return max(int(self._batch_share * n_parameters), LEAST_BATCH) if many and long else None
         size = max(min(n_parameters // 2, DUAL_BATCH_ROWS) // columns, LEAST_BATCH)
         long = linearisation(n_samples * columns, n_parameters) > DUAL_WORK
         return size if long and n_samples >= LEAST_DUAL_BATCHES * size else None
