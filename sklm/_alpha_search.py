@@ -17,7 +17,9 @@ from .optim._isolation import isolated
 EVIDENTLY, JUDGING_ITERATIONS = 10.0, 300
 
 
-def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
+def choose_alphas(
+    fits: list[Prepared], models_at_once: int, jacobian_max_rows: int | str | None = "auto"
+) -> list[Prepared]:
     """Return the fits with the penalty that cross-validation finds for each, where they have folds for that.
 
     Where it finds no noise, their further starts join.
@@ -28,6 +30,8 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
         Of equal keys.
     models_at_once : int
         How many models fit in memory.
+    jacobian_max_rows : int, 'auto' or None
+        Of the fits of all rows that judge a penalty.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
     began = time.monotonic()
     options = {name: value for name, value in first.options.items() if name not in ("damping", "stopping")}
     with isolated(device):
-        by_rows = all(_has_rows_of_its_own(fit) for fit in fits)
+        by_rows = first.has_rows_of_its_own and max(len(fit.theta) for fit in fits) <= models_at_once
         one = torch.zeros(1, dtype=torch.int64, device=device)
         parts = [fit.problem.models(one) for fit in fits]
         if len(every[0].rows) < first.problem.n_samples:
@@ -69,37 +73,38 @@ def choose_alphas(fits: list[Prepared], models_at_once: int) -> list[Prepared]:
             result.append(replace(fit, **fit.penalised(float(alphas[best]))))
         noiseless, doubtful = search.noiseless.copy(), np.flatnonzero(search.doubtful)
         if len(doubtful):
-            left = replace(half, max_time=max(half.max_time - (time.monotonic() - began), 0.0))
-            noiseless[doubtful] = _are_better_without(
-                [result[number] for number in doubtful], search.chosen[doubtful], left
-            )
+            together = models_at_once // max(len(fit.theta) for fit in fits)
+            for part in np.array_split(doubtful, -(-len(doubtful) // together)):
+                left = replace(half, max_time=max(half.max_time - (time.monotonic() - began), 0.0))
+                some = [result[number] for number in part]
+                noiseless[part] = _are_better_without(some, search.chosen[part], left, jacobian_max_rows)
         for number in np.flatnonzero(noiseless):
             result[number] = replace(result[number], **result[number].penalised(0.0))
             result[number] = replace(result[number], **result[number].joined())
         return result
 
 
-def _has_rows_of_its_own(fit: Prepared) -> bool:
-    """Whether a leave-one-out loss is known, and means rows of which no copy stays in the fit."""
-    assert fit.folds is not None
-    return fit.predicts_rows and not fit.folds.repeats and fit.n_units <= fit.problem.n_samples + 0.5
-
-
-def _are_better_without(fits: list[Prepared], chosen: np.ndarray, stopping: Stopping) -> np.ndarray:
+def _are_better_without(
+    fits: list[Prepared], chosen: np.ndarray, stopping: Stopping, jacobian_max_rows: int | str | None
+) -> np.ndarray:
     """Whether fits (M,) are evidently better without their ``chosen`` penalty, by the leave-one-out loss of all rows.
 
     A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum.
     """
-    none = [replace(fit, **fit.penalised(0.0)) for fit in fits]
-    stopping = replace(stopping, max_iter=min(stopping.max_iter, JUDGING_ITERATIONS))
-    tried = [replace(fit, options={**fit.options, "stopping": stopping}) for fit in fits + none]
-    solution = run_together(tried, "auto")
-    leaders = solution.leaders()
-    if Status.INTERRUPTED in solution.status:
-        kept = torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)
-        raise SearchInterrupted(chosen, solution.theta[kept])
-    if Status.TIME in solution.status:
-        return np.zeros(len(fits), dtype=bool)
-    values = [fit.leave_one_out(solution, int(row)) for fit, row in zip(tried, leaders, strict=True)]
-    with_penalty, without = np.split(np.array(values, dtype=float), 2)  # None is NaN
+    began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
+    values: list[list[float | None]] = []
+    kept = torch.empty(0)
+    for tried in (fits, [replace(fit, **fit.penalised(0.0)) for fit in fits]):
+        seconds = max(stopping.max_time - (time.monotonic() - began), 0.0)
+        left = replace(stopping, max_iter=most, max_time=seconds, target_loss=-1.0, together=False)
+        tried = [replace(fit, options={**fit.options, "stopping": left}) for fit in tried]
+        solution = run_together(tried, jacobian_max_rows)
+        leaders = solution.leaders()
+        kept = kept if values else solution.theta[torch.from_numpy(leaders).to(solution.theta.device)]
+        if Status.INTERRUPTED in solution.status:
+            raise SearchInterrupted(chosen, kept)
+        if Status.TIME in solution.status:
+            return np.zeros(len(fits), dtype=bool)
+        values.append([fit.leave_one_out(solution, int(row)) for fit, row in zip(tried, leaders, strict=True)])
+    with_penalty, without = np.array(values, dtype=float)  # None is NaN
     return EVIDENTLY * without < with_penalty

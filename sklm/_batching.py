@@ -258,8 +258,10 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
     with isolated(first.prepared.problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
         estimator, problem = first.fit.estimator, first.prepared.problem
         at_once = estimator._check_memory(problem, first.prepared.options.get("solver"), problem.y.device)
-        quickest = int(min(at_once, models_at_once(first.prepared)))
-        for waiting, prepared in zip(bucket, choose_alphas([w.prepared for w in bucket], quickest), strict=True):
+        most = max(len(waiting.prepared.theta) for waiting in bucket)
+        quickest = max(most, int(min(at_once, models_at_once(first.prepared))))
+        fits = choose_alphas([w.prepared for w in bucket], quickest, estimator.jacobian_max_rows)
+        for waiting, prepared in zip(bucket, fits, strict=True):
             waiting.prepared = prepared
-        solution = run_together([w.prepared for w in bucket], first.fit.estimator.jacobian_max_rows)
+        solution = run_together([w.prepared for w in bucket], estimator.jacobian_max_rows)
     return solution, time.perf_counter() - began

@@ -111,7 +111,7 @@ growing : bool or 'auto', default='auto'
 max_iter : int, default=1000
     Largest number of trial steps, or of epochs with mini-batches.
 max_time : float or None, default=None
-    Largest time in seconds.
+    Largest time in seconds. A step that has begun is finished; so is an iteration of the search for ``alpha``.
 target_loss : float or None, default=None
     Stop when the training loss, ``loss_``, is this low.
 tol : float or 'auto', default='auto'

@@ -14,7 +14,7 @@ ENOUGH_ROWS = 100.0
 SEARCHED_ROWS = 10.0
 #: multiplications of one linearisation of all rows: with more than a third of the first, fewer folds are left out;
 #: with 'auto' none above the second
-FOLDS_WORK, SEARCH_WORK = 5e7, 5e9
+FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
 
 

@@ -117,6 +117,8 @@ class Prepared:
             group = torch.from_numpy(solution.group)
             place = places(torch.arange(len(group)), group).numpy()
             values[~noiseless & (place >= options["stopping"].spared)] = np.inf
+        reached = np.array([status is Status.TARGET for status in solution.status])
+        values[np.isin(solution.group, solution.group[reached])] = np.nan  # the others were stopped for it
         return replace(solution, leave_one_out=values)
 
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
@@ -158,6 +160,12 @@ class Prepared:
         problem = self.problem
         unit = problem.weights if problem.unit_weights is None else problem.unit_weights
         return float((problem.weights[0] / unit[0].clamp_min(torch.finfo(unit.dtype).tiny)).sum())
+
+    @property
+    def has_rows_of_its_own(self) -> bool:
+        """Whether the leave-one-out loss is known, and means rows of which no copy stays in the fit."""
+        repeats = self.folds is not None and self.folds.repeats
+        return self.predicts_rows and not repeats and self.n_units <= self.problem.n_samples + 0.5
 
     @property
     def predicts_rows(self) -> bool:
@@ -211,6 +219,7 @@ class Prepared:
             (rows, self.growth and replace(self.growth, seed=0), problem.y.dtype, problem.y.device),
             None if self.validation is None else self.validation.n_samples,
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
+            self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
             self.seed if draws else None,
         )
 

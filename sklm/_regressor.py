@@ -48,10 +48,10 @@ batch_memory : int, 'auto' or None, default='auto'
     holdout="""
 early_stopping : bool or 'auto', default='auto'
     Hold out ``validation_fraction`` of the rows, stop when they no longer improve, and keep the model that was best on
-    them. 'auto' does so where noise would be memorised and a search for ``alpha='auto'`` takes too long: from 5e9
-    multiplications an iteration on (see ``batch_size``), with fewer than a hundred rows (times outputs) a parameter;
-    not with a ``target_loss``, for linear models, modules and CNNs, an X that is read in pieces, and other optimizers.
-    Give a number for ``alpha``, or False, to train on all rows.
+    them. 'auto' does so where noise would be memorised and a search for ``alpha='auto'`` takes too long: from 2e9
+    multiplications an iteration on (see ``batch_size``; whole weights count as rows), with fewer than a hundred rows
+    (times outputs) a parameter, all equal rows together; not with a ``target_loss``, for linear models, modules and
+    CNNs, an X that is read in pieces, and other optimizers. A number for ``alpha``, or False, trains on all rows.
 """,
     starts="""
     'auto' takes four where that is cheap (N K P^2 up to 5e7 for N rows, K outputs and P parameters), else one; when

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -236,8 +237,10 @@ class _Evaluation:
                 continue
             if outcome.batch:
                 fit.outcome = replace(outcome, seconds=fit.outcome.seconds + outcome.seconds)
-            else:
+            elif _travels(fit.estimator):
                 rest.append(task)
+            else:
+                done[task] = None
         if effective_n_jobs(self.search.n_jobs) > 1:
             fitted = self._fit_singly([(candidates[t // len(splits)], splits[t % len(splits)][0]) for t in rest])
         else:
@@ -333,8 +336,8 @@ class _Done:
         return estimator
 
 
-def _fit_one(estimator: Any, X: Any, y: Any, train: np.ndarray, params: dict) -> _Done:
-    """Fit to the rows ``train`` in the ordinary way."""
+def _fit_one(estimator: Any, X: Any, y: Any, train: np.ndarray, params: dict) -> _Done | None:
+    """Fit to the rows ``train`` in the ordinary way; None where the result cannot be sent to another process."""
     outcome, began = Outcome(), time.perf_counter()
     try:
         own = _check_method_params(X, params=params, indices=train)
@@ -342,7 +345,17 @@ def _fit_one(estimator: Any, X: Any, y: Any, train: np.ndarray, params: dict) ->
     except Exception as error:
         outcome.error = error
     outcome.seconds = time.perf_counter() - began
-    return _Done(estimator, outcome)
+    done = _Done(estimator, outcome)
+    return done if _travels(done) else None
+
+
+def _travels(what: Any) -> bool:
+    """Whether it can be sent from process to process."""
+    try:
+        pickle.loads(pickle.dumps(what))
+    except Exception:  # anything, as it is the user's code
+        return False
+    return True
 
 
 class _Contexts:

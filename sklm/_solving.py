@@ -257,7 +257,7 @@ class Solving(BaseLM):
         """
         asked = self.alpha == "cv"
         obstacles = {
-            "early_stopping=True, which has validation rows of its own": self.early_stopping is True,
+            "early_stopping=True, which has validation rows of its own": self._asks_to_hold_out,
             f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
             "mini-batches, which batch_size='auto' means for long iterations (batch_size=None takes all rows)": batches
             is not None,
@@ -283,19 +283,23 @@ class Solving(BaseLM):
         few = rows < ENOUGH_ROWS * network.n_parameters
         return architecture.restarts and self.target_loss is None and few
 
+    @property
+    def _asks_to_hold_out(self) -> bool:
+        return not isinstance(self.early_stopping, str) and bool(self.early_stopping)
+
     def _holds_out(self, architecture: Architecture, network: Network, data: TrainingSet) -> bool:
-        """Whether rows are held out; 'auto': where a search for a penalty takes too long, and none is given."""
-        if self.early_stopping != "auto":
-            return bool(self.early_stopping)
+        """Whether 'auto' means to hold rows out: where a search for a penalty takes too long, and none is given."""
+        if not isinstance(self.early_stopping, str):
+            return False
         rows, n_parameters = data.n_units * network.n_outputs, network.n_parameters
         long = linearisation(rows, n_parameters) > SEARCH_WORK
         if not (long and self.alpha == "auto" and self._is_lm and self._may_memorise(architecture, network, rows)):
             return False
         batches = self._batches(network, len(data.X), 0)
         searched = batches is None and _can_search(rows, n_parameters)
-        constant = not np.ptp(data.y, axis=0).any()
-        obstacle = searched or data.is_large or constant or data.obstacle_to_hold_out(self.validation_fraction)
-        return not obstacle
+        if searched or data.is_large or not np.ptp(data.y, axis=0).any():
+            return False
+        return data.obstacle_to_hold_out(self.validation_fraction, whole=True) is None
 
     def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
         """The folds with the penalties to try, where these are not the usual ones."""
@@ -311,7 +315,7 @@ class Solving(BaseLM):
             print(f"Searching for alpha on {len(folds.rows)} rows ...", file=sys.stderr, flush=True)
         at_once = self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
         try:
-            fit = choose_alphas([fit], at_once)[0]
+            fit = choose_alphas([fit], at_once, self.jacobian_max_rows)[0]
         except SearchInterrupted as search:
             return fit.interrupted_at(search)
         seconds = time.monotonic() - began

@@ -74,7 +74,7 @@ class Training(FittedNetwork, Solving):
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: np.ndarray | None = None) -> Self:
         first = not hasattr(self, "theta_")
-        if self.early_stopping is True:
+        if self._asks_to_hold_out:
             raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
         if self.alpha == "cv":
             raise ValueError("partial_fit does not support alpha='cv': it sees one batch at a time. Give a number.")
@@ -155,15 +155,19 @@ class Training(FittedNetwork, Solving):
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         held_out = None
-        if self._holds_out(architecture, network, data):
-            data, held_out = data.hold_out(self.validation_fraction, seed)
+        # what an earlier search found stays
+        automatic = (previous is None or previous.alpha_scores_ is None) and self._holds_out(
+            architecture, network, data
+        )
+        if automatic or self._asks_to_hold_out:
+            data, held_out = data.hold_out(self.validation_fraction, seed, whole=automatic)
         loss = self._make_loss(network, self._rows_at_once(network, len(data.X)), meaning)
         batches = self._batches(network, len(data.X), seed)
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         x, y = self._scalings(data, architecture, loss, previous)
         theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
         alpha, scores = self._penalty(data, meaning), None
-        if self._alpha_is_open and (held_out is None or self.early_stopping is True):
+        if self._alpha_is_open and not automatic:
             # not from a fitted model, which has seen the rows to leave out
             start = theta[0]
             if previous is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,16 +38,22 @@ class TrainingSet:
         """Leave out the rows that do not count."""
         return self if np.all(self.weights > 0) else self.take(np.flatnonzero(self.weights > 0))
 
-    def obstacle_to_hold_out(self, fraction: float) -> str | None:
+    @cached_property
+    def which_distinct(self) -> np.ndarray:
+        """Number (N,) of the different row of X that each row is; their own numbers where all differ."""
+        distinct, which = np.unique(np.asarray(self.X), axis=0, return_inverse=True)
+        return np.arange(len(which)) if len(distinct) == len(which) else which.reshape(-1)
+
+    def obstacle_to_hold_out(self, fraction: float, whole: bool = False) -> str | None:
         """Why rows cannot be divided into such a fraction for validation and others for training; None if they can."""
-        n_samples = len(self.X)
+        n_samples = int(self.which_distinct.max()) + 1 if whole else len(self.X)
         n_held = int(np.ceil(fraction * n_samples))
         least = 2 if self.strata is None else len(np.unique(self.strata))
         if n_held < least or n_samples - n_held < max(1, least - 1):
             return (
                 f"early_stopping with validation_fraction={fraction} leaves {n_held} of n_samples={n_samples} rows for "
-                f"validation and {n_samples - n_held} for training; at least {least} are needed. Change "
-                "validation_fraction or pass more rows."
+                f"validation and {n_samples - n_held} for training; at least {least} and {max(1, least - 1)} are "
+                "needed. Change validation_fraction or pass more rows."
             )
         if self.strata is not None:
             values, counts = np.unique(self.strata, return_counts=True)
@@ -57,21 +64,24 @@ class TrainingSet:
                 )
         return None
 
-    def hold_out(self, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
-        """Split into rows for training and for validation.
+    def hold_out(self, fraction: float, seed: int, whole: bool = False) -> tuple[TrainingSet, TrainingSet]:
+        """Split into rows for training and for validation; ``whole`` keeps equal rows of X together (without strata).
 
         Raises
         ------
         ValueError
             If either part would be too small.
         """
-        obstacle = self.obstacle_to_hold_out(fraction)
+        obstacle = self.obstacle_to_hold_out(fraction, whole)
         if obstacle is not None:
             raise ValueError(obstacle)
-        n_samples = len(self.X)
+        which = self.which_distinct if whole else np.arange(len(self.X))
+        n_samples = int(which.max()) + 1
         n_held = int(np.ceil(fraction * n_samples))
-        train, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed, stratify=self.strata)
-        return self.take(np.sort(train)), self.take(np.sort(held))
+        strata = None if whole else self.strata
+        _, held = train_test_split(np.arange(n_samples), test_size=n_held, random_state=seed, stratify=strata)
+        is_held = np.isin(which, held)
+        return self.take(np.flatnonzero(~is_held)), self.take(np.flatnonzero(is_held))
 
     @property
     def n_units(self) -> float:

@@ -143,8 +143,8 @@ def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
             calls = judged(monkeypatch)
             model.fit(X, y)
             errors.append(np.max(np.abs(model.predict(inside) - np.sin(5 * inside[:, 0]))))
-            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (1, False))
-            monkeypatch.setattr(_alpha_search, "_has_rows_of_its_own", lambda fit: False)
+            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (2, False))
+            monkeypatch.setattr(Prepared, "has_rows_of_its_own", False)
     assert errors[0] < 1e-5
     assert errors[1] > 1e-4
 
@@ -153,7 +153,7 @@ def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):
     calls = judged(monkeypatch)
     for noise in (0.01, 0.03):
         assert LMRegressor(10, random_state=0, max_iter=300).fit(*wave(noise)).alpha_ > 0
-    assert len(calls) == 2
+    assert len(calls) == 4
 
 
 def test_what_all_rows_say_takes_time(monkeypatch):
@@ -174,6 +174,39 @@ def test_what_all_rows_say_takes_time(monkeypatch):
         assert model.fit(X, y).alpha_ > 0
         together = fit_many(model, X, np.stack([y, wave()[1]]))
     assert together[0].alpha_ == model.alpha_
+
+
+def test_the_penalty_of_a_fit_does_not_depend_on_its_company():
+    """Folds judge where rows count twice, and all rows where none does."""
+    model = LMRegressor(6, random_state=0, max_iter=100)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X = rng.uniform(-1, 1, (40, 1))
+        y, weights = np.sin(4 * X[:, 0]) + seed * 1e-3 * rng.normal(size=40), [None, np.full(40, 2.0)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            alone = [clone(model).fit(X, y, weight).alpha_ for weight in weights]
+            together, sizes = fit_many(model, X, y, weights, return_batch_sizes=True)
+        assert [fit.alpha_ for fit in together] == alone
+        assert sizes.tolist() == [1, 1]
+
+
+def test_a_found_penalty_stays_where_rows_would_be_held_out():
+    X, y = noisy(60)
+    model = LMRegressor(10, random_state=0, warm_start=True, max_iter=30)
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = model.fit(X, y).alpha_
+        patch.setattr("sklm._solving.SEARCH_WORK", 1e3)
+        assert found == model.fit(X, y).alpha_ > 0
+        assert model.validation_scores_ is None
+        assert clone(model).fit(X, y).validation_scores_ is not None
+
+
+def test_a_start_that_was_stopped_for_another_is_not_the_best():
+    X, y = wave()
+    model = LMRegressor(20, alpha="cv", target_loss=1e-6, random_state=0, max_iter=500).fit(X, y)
+    assert (model.status_, model.loss_ <= 1e-6) == ("target", True)
 
 
 def counted(model, X, y):

@@ -1,6 +1,7 @@
 """Searches with batched fits against scikit-learn's own."""
 
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -22,7 +23,7 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 
 from sklm import LMClassifier, LMGridSearchCV, LMRandomizedSearchCV, LMRegressor
 from sklm import _batching as batching
@@ -201,6 +202,42 @@ def test_fits_that_fail_in_a_process():
     assert_array_equal(np.isnan(search.cv_results_["mean_test_score"]), [False, True])
     with pytest.raises(ValueError, match="The 'alpha' parameter of LMRegressor"):
         LMGridSearchCV(estimator, grid, cv=3, n_jobs=2, error_score="raise").fit(X, Y)
+
+
+class Locked(FunctionTransformer):
+    """It cannot be pickled once it is fitted."""
+
+    def fit(self, X, y=None):
+        self.lock_ = threading.Lock()
+        return super().fit(X, y)
+
+
+class OddError(Exception):
+    """It cannot be unpickled."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+class Odd(FunctionTransformer):
+    def fit(self, X, y=None):
+        if self.kw_args == {"odd": True}:
+            raise OddError(1, 2)
+        return super().fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite:UserWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+@pytest.mark.parametrize("step", [Locked(), Odd(), FunctionTransformer(lambda X: X)], ids=["lock", "error", "lambda"])
+def test_what_cannot_be_sent_to_a_process_is_fitted_as_scikit_learn_does(step):
+    pipeline = Pipeline([("step", step), ("lm", clone(SMALL).set_params(max_time=60.0))])
+    grid = {"lm__alpha": [1e-2, 1e-1]}
+    if isinstance(step, Odd):
+        grid["step__kw_args"] = [None, {"odd": True}]
+    search = LMGridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, Y)
+    reference = LMGridSearchCV(pipeline, grid, cv=3).fit(X, Y)
+    assert_allclose(search.cv_results_["mean_test_score"], reference.cv_results_["mean_test_score"], rtol=1e-8)
+    assert np.isnan(search.cv_results_["mean_test_score"]).sum() == (2 if isinstance(step, Odd) else 0)
 
 
 def test_n_jobs_and_data_frames():

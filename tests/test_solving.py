@@ -182,6 +182,27 @@ def test_early_stopping_auto_does_not_memorise_noise(monkeypatch):
     model.set_params(early_stopping="auto").partial_fit(X, y)  # sees one batch, and holds nothing out
 
 
+def test_equal_rows_are_held_out_together(monkeypatch):
+    monkeypatch.setattr("sklm._solving.SEARCH_WORK", 1e5)
+    X, y = noisy_table(300)
+    model = LMRegressor(40, random_state=0, max_iter=60)
+    _, fit = model._ready(np.repeat(X, 4, axis=0), np.repeat(y, 4))
+    held, seen = (set(part.y.flatten().tolist()) for part in (fit.validation, fit.problem))
+    assert (len(held), len(seen), held & seen) == (30, 270, set())
+    _, fit = model._ready(np.repeat(X[:1], 300, axis=0), y)  # no two different rows
+    assert fit.validation is None
+
+
+def test_a_numpy_bool_asks_for_early_stopping():
+    X, y = noisy_table(60)
+    assert LMRegressor(3, early_stopping=np.True_, max_iter=5)._ready(X, y)[1].validation is not None
+    assert LMRegressor(3, early_stopping=np.False_, max_iter=5)._ready(X, y)[1].validation is None
+    with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
+        LMRegressor(3, early_stopping=np.True_).partial_fit(X, y)
+    with pytest.raises(ValueError, match="alpha='cv' cannot be used with early_stopping=True"):
+        LMRegressor(3, early_stopping=np.True_, alpha="cv").fit(X, y)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

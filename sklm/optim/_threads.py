@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 #: multiplications of one linearisation of one model below which a second thread brings little on an idle machine, and
 #: costs much on a busy one (docs/performance.md)
-ONE_THREAD_WORK = 2e7
+ONE_THREAD_WORK = 2e8
 
 _forked = False
 
