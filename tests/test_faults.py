@@ -188,7 +188,7 @@ def test_architecture_checks_its_own_parameters():
 def test_hold_out_too_small():
     X, y = surface()
     with pytest.raises(
-        ValueError, match="leaves 1 of n_samples=5 rows for validation and 4 for training; at least 2 are"
+        ValueError, match="leaves 1 of n_samples=5 rows for validation and 4 for training; at least 2 and 1 are"
     ):
         small(early_stopping=True).fit(X[:5], y[:5])
     with pytest.raises(ValueError, match=r"leaves 60 of n_samples=60 rows for validation and 0 for training"):
