@@ -540,7 +540,7 @@ def test_early_stopping_with_a_class_of_one_row():
     ):
         model.fit(X, y)
     assert not hasattr(model, "classes_")
-    with pytest.raises(ValueError, match=r"leaves 2 of n_samples=120 rows for validation .* at least 3 and 2 are needed"):
+    with pytest.raises(ValueError, match=r"leaves 2 of n_samples=120 rows .* at least 3 and 2 are needed"):
         small(early_stopping=True, validation_fraction=0.01).fit(*blobs())
 
 
