@@ -75,9 +75,8 @@ def choose_alphas(
         if len(doubtful):
             together = models_at_once // max(len(fit.theta) for fit in fits)
             for part in np.array_split(doubtful, -(-len(doubtful) // together)):
-                left = replace(half, max_time=max(half.max_time - (time.monotonic() - began), 0.0))
                 some = [result[number] for number in part]
-                noiseless[part] = _are_better_without(some, search.chosen[part], left, jacobian_max_rows)
+                noiseless[part] = _are_better_without(some, search.chosen[part], half.left(began), jacobian_max_rows)
         for number in np.flatnonzero(noiseless):
             result[number] = replace(result[number], **result[number].penalised(0.0))
             result[number] = replace(result[number], **result[number].joined())
@@ -95,8 +94,7 @@ def _are_better_without(
     values: list[list[float | None]] = []
     kept = torch.empty(0)
     for tried in (fits, [replace(fit, **fit.penalised(0.0)) for fit in fits]):
-        seconds = max(stopping.max_time - (time.monotonic() - began), 0.0)
-        left = replace(stopping, max_iter=most, max_time=seconds, target_loss=-1.0, together=False)
+        left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, together=False)
         tried = [replace(fit, options={**fit.options, "stopping": left}) for fit in tried]
         solution = run_together(tried, jacobian_max_rows)
         leaders = solution.leaders()

@@ -247,7 +247,7 @@ def _solver(prepared: Prepared) -> LinearSolver | None:
 def _rows_of_step(prepared: Prepared) -> int:
     """Curvature rows that a step works on."""
     problem, batches = prepared.problem, prepared.batches
-    n_samples = problem.n_samples if batches is None else -(-batches.n_samples // batches.n_batches)
+    n_samples = problem.n_samples if batches is None else batches.largest
     return n_samples * problem.n_curvature
 
 

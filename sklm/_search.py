@@ -230,21 +230,18 @@ class _Evaluation:
         finally:
             if line is not None:
                 line.close()
-        rest = []
+        rest, several = [], effective_n_jobs(self.search.n_jobs) > 1
         for task, outcome in zip(order, outcomes, strict=True):
             fit = done[task]
             if fit is None or fit.outcome.batch:
                 continue
             if outcome.batch:
                 fit.outcome = replace(outcome, seconds=fit.outcome.seconds + outcome.seconds)
-            elif _travels(fit.estimator):
-                rest.append(task)
             else:
-                done[task] = None
-        if effective_n_jobs(self.search.n_jobs) > 1:
-            fitted = self._fit_singly([(candidates[t // len(splits)], splits[t % len(splits)][0]) for t in rest])
-        else:
-            fitted = [None] * len(rest)  # scikit-learn does the same
+                done[task] = None  # scikit-learn does the same, and as well in one process
+                if several and _travels(fit.estimator):
+                    rest.append(task)
+        fitted = self._fit_singly([(candidates[t // len(splits)], splits[t % len(splits)][0]) for t in rest])
         for task, fit in zip(rest, fitted, strict=True):
             done[task] = fit
         self.done += done

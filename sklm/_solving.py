@@ -321,8 +321,7 @@ class Solving(BaseLM):
         seconds = time.monotonic() - began
         if self.verbose:
             print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
-        left = replace(stopping, max_time=max(stopping.max_time - seconds, 0.0))
-        return replace(fit, options={**fit.options, "stopping": left})
+        return replace(fit, options={**fit.options, "stopping": stopping.left(began)})
 
     def _solve(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
@@ -333,9 +332,8 @@ class Solving(BaseLM):
         for first in range(0, len(fit.theta), at_once):
             starts = fit.theta[first : first + at_once]
             models = torch.arange(first, first + len(starts), device=device)
-            left = replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
             validation = fit.validation and fit.validation.models(models)
-            solution = fit.run(fit.problem.models(models), validation, starts, callback, stopping=left)
+            solution = fit.run(fit.problem.models(models), validation, starts, callback, stopping=stopping.left(began))
             solutions.append((solution, solution.best))
             if {Status.INTERRUPTED, Status.CALLBACK, Status.TIME}.intersection(solution.status):
                 break

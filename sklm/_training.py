@@ -155,10 +155,8 @@ class Training(FittedNetwork, Solving):
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         held_out = None
-        # what an earlier search found stays
-        automatic = (previous is None or previous.alpha_scores_ is None) and self._holds_out(
-            architecture, network, data
-        )
+        was_found = previous is not None and previous.alpha_scores_ is not None  # and stays
+        automatic = not was_found and self._holds_out(architecture, network, data)
         if automatic or self._asks_to_hold_out:
             data, held_out = data.hold_out(self.validation_fraction, seed, whole=automatic)
         loss = self._make_loss(network, self._rows_at_once(network, len(data.X)), meaning)
@@ -173,7 +171,7 @@ class Training(FittedNetwork, Solving):
             if previous is not None:
                 start = self._random_starts(architecture, network, data, x, seed, 1)[0]
             folds = self._folds(architecture, network, loss, data, batches, start, seed, meaning)
-            if previous is not None and previous.alpha_scores_ is not None:  # what was found stays
+            if previous is not None and was_found:
                 alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
         else:
             folds = None
@@ -187,7 +185,7 @@ class Training(FittedNetwork, Solving):
             options = self._suited(problem, options, device)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
-        core["batch_size_"] = -(-len(data.X) // (1 if batches is None else batches.n_batches))
+        core["batch_size_"] = len(data.X) if batches is None else batches.largest
         further = None
         if folds is not None:
             number = self._n_noiseless_starts(network, loss, len(data.X), len(theta))

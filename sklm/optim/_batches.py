@@ -43,6 +43,11 @@ class MiniBatches:
         self.memory = memory
         self._rng = np.random.default_rng(seed)
 
+    @property
+    def largest(self) -> int:
+        """Rows of the largest batch."""
+        return -(-self.n_samples // self.n_batches)
+
     def rate(self, step: int) -> float:
         """Weight of step number ``step`` (from 1) against all earlier ones; 1 without memory."""
         if self.memory is None:

@@ -226,12 +226,11 @@ class _Race:
         for first in range(0, len(models), limit):
             where = tuple(models[first : first + limit].T)
             index = tuple(torch.from_numpy(numbers).to(self.points.device) for numbers in where)
-            seconds = max(stopping.max_time - (time.monotonic() - self.began), 0.0)
             solution = levenberg_marquardt(
                 self._part(index, ~self.left_out, self.alpha[index]),
                 self.points[index],
                 damping=self.damping[index],
-                stopping=replace(stopping, max_time=seconds, target_loss=-1.0, race=()),
+                stopping=replace(stopping.left(self.began), target_loss=-1.0, race=()),
                 **self.options,
             )
             self.points[index], self.damping[index] = solution.theta, solution.damping.clamp(max=1.0)

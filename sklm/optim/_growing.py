@@ -93,7 +93,7 @@ def fit_growing(
                 stage,
                 theta,
                 damping=damping,
-                stopping=_remaining(replace(stopping, tol=0.02, n_iter_no_change=8, max_iter=until), began),
+                stopping=replace(stopping.left(began), tol=0.02, n_iter_no_change=8, max_iter=until),
                 validation=replace(fresh, penalised=False),
                 callback=_shifted(callback, latest),
                 done=done,
@@ -115,7 +115,7 @@ def fit_growing(
             problem,
             theta,
             damping=damping,
-            stopping=_remaining(stopping, began),
+            stopping=stopping.left(began),
             validation=validation,
             callback=_shifted(callback, latest),
             done=done,
@@ -128,10 +128,6 @@ def fit_growing(
             raise
         solution = replace(solution, status=[Status.INTERRUPTED] * len(solution.status))
         return _on_all_rows(solution, problem, validation)
-
-
-def _remaining(stopping: Stopping, began: float) -> Stopping:
-    return replace(stopping, max_time=max(stopping.max_time - (time.monotonic() - began), 0.0))
 
 
 def _shifted(callback: Any, latest: int) -> Any:

@@ -148,7 +148,7 @@ def resolve_solver(
         return solver
     n_rows = problem.n_samples
     if batches is not None:
-        n_rows = -(-batches.n_samples // batches.n_batches)
+        n_rows = batches.largest
         if solver == "auto" and batches.memory is not None:  # averages are of P x P matrices
             return Cholesky()
     size = problem.network.n_parameters if selection is None else selection.check(problem.network)

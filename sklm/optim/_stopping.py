@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +57,10 @@ class Stopping:
     gradient_tol: float = 1e-10
     max_damping: float = 1e16
     min_damping: float = 1e-14
+
+    def left(self, began: float) -> Stopping:
+        """The same with what is left of ``max_time`` since ``began``, in seconds of ``time.monotonic()``."""
+        return replace(self, max_time=max(self.max_time - (time.monotonic() - began), 0.0))
 
 
 def exact(state: State, power: int) -> Tensor:
