@@ -12,9 +12,9 @@ from ._prepared import Prepared, run_together
 from .optim import SearchInterrupted, Status, Stopping, cross_validate_alpha, stack_problems
 from .optim._isolation import isolated
 
-#: where there may be no noise, there is no penalty if the leave-one-out loss of all rows is so many times less without,
-#: after so many iterations
-EVIDENTLY, JUDGING_ITERATIONS = 10.0, 300
+#: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
+#: penalties: one of these, where it is so many times less, after so many iterations
+SMALLER, EVIDENTLY, JUDGING_ITERATIONS = (1e-7, 1e-9, 1e-11, 0.0), 10.0, 300
 
 
 def choose_alphas(
@@ -71,38 +71,61 @@ def choose_alphas(
         for fit, best, alphas, scores in zip(fits, search.best, share * search.alphas, search.scores, strict=True):
             fit = replace(fit, alpha_scores=dict(zip(alphas.tolist(), scores.tolist(), strict=True)), folds=None)
             result.append(replace(fit, **fit.penalised(float(alphas[best]))))
-        noiseless, doubtful = search.noiseless.copy(), np.flatnonzero(search.doubtful)
-        if len(doubtful):
-            together = models_at_once // max(len(fit.theta) for fit in fits)
-            for part in np.array_split(doubtful, -(-len(doubtful) // together)):
-                some = [result[number] for number in part]
-                noiseless[part] = _are_better_without(some, search.chosen[part], half.left(began), jacobian_max_rows)
-        for number in np.flatnonzero(noiseless):
-            result[number] = replace(result[number], **result[number].penalised(0.0))
+        # without a penalty nothing is known of rows left out by no more rows than parameters
+        doubtful = np.flatnonzero(search.doubtful | (search.noiseless & by_rows & (not first.predicts_rows)))
+        alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // max(len(fit.theta) for fit in fits)
+        for part in np.array_split(doubtful, -(-len(doubtful) // at_once)) if len(doubtful) else []:
+            some = [result[number] for number in part]
+            alphas[part] = _by_all_rows(some, search.chosen[part], half.left(began), at_once, jacobian_max_rows)
+        for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
+            result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
+        for number in np.flatnonzero((search.noiseless | search.doubtful) & (alphas == 0)):
             result[number] = replace(result[number], **result[number].joined())
         return result
 
 
-def _are_better_without(
-    fits: list[Prepared], chosen: np.ndarray, stopping: Stopping, jacobian_max_rows: int | str | None
+def _by_all_rows(
+    fits: list[Prepared], chosen: np.ndarray, stopping: Stopping, fits_at_once: int, jacobian_max_rows: int | str | None
 ) -> np.ndarray:
-    """Whether fits (M,) are evidently better without their ``chosen`` penalty, by the leave-one-out loss of all rows.
+    """Return the penalties (M,) of fits: their own, or others that are evidently better by the rows left out.
 
-    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum.
+    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. What
+    was ``chosen`` is only reported, if the user stops this. Where the loss without a penalty cannot be known, the
+    smallest one stands for it.
     """
     began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
-    values: list[list[float | None]] = []
+    own = np.array([fit.alpha for fit in fits])
+    smaller = SMALLER if fits[0].predicts_rows else SMALLER[:-1]
+    tried = [*enumerate(own)]
+    tried += [(number, alpha) for alpha in smaller for number, a in enumerate(own) if alpha < a or a == 0]
+    losses: list[dict[float, float]] = [{} for _ in fits]
     kept = torch.empty(0)
-    for tried in (fits, [replace(fit, **fit.penalised(0.0)) for fit in fits]):
+    for first in range(0, len(tried), fits_at_once):
         left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, together=False)
-        tried = [replace(fit, options={**fit.options, "stopping": left}) for fit in tried]
-        solution = run_together(tried, jacobian_max_rows)
+        part = tried[first : first + fits_at_once]
+        some = [replace(fits[number], **fits[number].penalised(float(alpha))) for number, alpha in part]
+        some = [replace(fit, options={**fit.options, "stopping": left}) for fit in some]
+        solution = run_together(some, jacobian_max_rows)
         leaders = solution.leaders()
-        kept = kept if values else solution.theta[torch.from_numpy(leaders).to(solution.theta.device)]
+        if not first:  # with their own penalties
+            kept = solution.theta[torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)]
         if Status.INTERRUPTED in solution.status:
             raise SearchInterrupted(chosen, kept)
         if Status.TIME in solution.status:
-            return np.zeros(len(fits), dtype=bool)
-        values.append([fit.leave_one_out(solution, int(row)) for fit, row in zip(tried, leaders, strict=True)])
-    with_penalty, without = np.array(values, dtype=float)  # None is NaN
-    return EVIDENTLY * without < with_penalty
+            return own
+        for (number, alpha), fit, row in zip(part, some, leaders, strict=True):
+            loss = fit.leave_one_out(solution, int(row), rough=True)
+            if loss is not None and not np.isnan(loss):
+                losses[number][alpha] = loss
+    return np.array([_evidently_best(loss, alpha) for loss, alpha in zip(losses, own, strict=True)])
+
+
+def _evidently_best(losses: dict[float, float], own: float) -> float:
+    """The penalty with the least of the losses, none where that is not evidently worse, or ``own`` where it is near."""
+    stands_for_own = own if own in losses or own > 0 else SMALLER[-2]
+    if stands_for_own not in losses:
+        return own
+    best = min(losses, key=losses.__getitem__)
+    if not EVIDENTLY * losses[best] < losses[stands_for_own]:
+        return own
+    return 0.0 if losses.get(0.0, np.inf) < EVIDENTLY * losses[best] else best

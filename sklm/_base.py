@@ -39,6 +39,8 @@ from .optim import (
 from .optim._descent import make_optimizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+#: ``hidden_layer_sizes='auto'``: units of the one layer, for up to so many rows or a single column, and at most
+AUTO_UNITS, AUTO_UNITS_ROWS, MOST_AUTO_UNITS = 20, 500, 50
 #: starts of ``n_init='auto'``, and the race of any further ones: after so many iterations, so many of those that still
 #: run go on
 AUTO_STARTS, RACE = 4, ((100, 16), (200, 8), (300, 4))
@@ -65,7 +67,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     """Hyperparameters and engine set-up of the Levenberg-Marquardt estimators."""
 
     _parameter_constraints: dict = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "architecture": [Architecture, torch.nn.Module, None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto", "cv"})],
@@ -102,7 +104,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (20,),
+        hidden_layer_sizes: Any = "auto",
         activation: str = "tanh",
         *,
         architecture: Any = None,
@@ -175,14 +177,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     # -- hyperparameters to objects ---------------------------------------------------------------------------
 
-    def _make_architecture(self) -> Architecture:
+    def _make_architecture(self, sizes: Any = (AUTO_UNITS,)) -> Architecture:
+        """The architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
+        automatic = isinstance(self.hidden_layer_sizes, str)
         if self.architecture is None:
-            return MLP(self.hidden_layer_sizes, self.activation)
-        changed = [
-            name
-            for name, default in (("hidden_layer_sizes", (20,)), ("activation", "tanh"))
-            if not np.array_equal(np.asarray(getattr(self, name)), np.asarray(default))
-        ]
+            return MLP(sizes if automatic else self.hidden_layer_sizes, self.activation)
+        changed = [] if automatic else ["hidden_layer_sizes"]
+        changed += [] if self.activation == "tanh" else ["activation"]
         if changed:
             raise ValueError(
                 f"{' and '.join(changed)} would be ignored because architecture is given; set them on the architecture "
@@ -192,10 +193,16 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             return ModuleArchitecture(self.architecture)
         return self.architecture
 
-    def _own_architecture(self) -> Architecture:
-        """A copy of the architecture that later changes of the parameter do not reach."""
+    def _own_architecture(self, n_rows: int, n_inputs: int, previous: Any = None) -> Architecture:
+        """A copy of the architecture for the data that later changes of the parameter do not reach.
+
+        Sizes that are 'auto' stay what they were in a ``previous`` fit.
+        """
+        sizes = auto_sizes(n_rows, n_inputs)
+        if previous is not None and isinstance(previous.architecture_, MLP):
+            sizes = previous.architecture_.hidden_layer_sizes
         with torch.inference_mode(False):
-            return copy.deepcopy(self._make_architecture())
+            return copy.deepcopy(self._make_architecture(sizes))
 
     @property
     def _is_lm(self) -> bool:
@@ -295,3 +302,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             "solver": self._solver_name(),
             "stopping": self._stopping(architecture, scaling),
         }
+
+
+def auto_sizes(n_rows: int, n_inputs: int) -> tuple[int, ...]:
+    """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens."""
+    if n_inputs == 1:
+        return (AUTO_UNITS,)
+    units = 10 * round(AUTO_UNITS / 10 * (n_rows / AUTO_UNITS_ROWS) ** 0.5)
+    return (min(max(units, AUTO_UNITS), MOST_AUTO_UNITS),)

@@ -176,7 +176,7 @@ class LMClassifier(ClassifierMixin, Training):
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (20,),
+        hidden_layer_sizes: Any = "auto",
         activation: str = "tanh",
         *,
         architecture: Any = None,

@@ -28,11 +28,14 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
+from .optim._leave_one_out import in_rows
 from .optim._race import places
 
 #: starts of a fit are compared by the objective where not even the leave-one-out loss of the best of them is above this
 #: share of that of zero outputs: there is no noise to memorise
 NEGLIGIBLE = 1e-7
+#: with no more rows than parameters the leave-one-out loss takes a matrix of the rows: up to so many multiplications
+KERNEL_WORK = 2e9
 
 
 class CannotBatchError(Exception):
@@ -165,25 +168,37 @@ class Prepared:
     def has_rows_of_its_own(self) -> bool:
         """Whether the leave-one-out loss is known, and means rows of which no copy stays in the fit."""
         repeats = self.folds is not None and self.folds.repeats
-        return self.predicts_rows and not repeats and self.n_units <= self.problem.n_samples + 0.5
+        return self._knows_rows and not repeats and self.n_units <= self.problem.n_samples + 0.5
 
     @property
     def predicts_rows(self) -> bool:
-        """Whether the leave-one-out loss of a fit means something, and costs little against it."""
-        problem = self.problem
+        """Whether the leave-one-out loss of a fit means something without a penalty, and costs little against it."""
         primal = self.options.get("solver", "dual") not in ("dual", "cg")
-        selection = self.options.get("param_selection")
-        minimum = selection is None or selection.varies  # of all parameters
-        exact = not problem.loss.n_draws and self.batches is None and self.validation is None and primal and minimum
-        return (
-            exact
-            and self.n_units * problem.n_curvature > problem.network.n_parameters
-            and problem.y.device.type != "mps"
-        )
+        return self._is_exact and primal and self.n_units * self.problem.n_curvature > self.problem.network.n_parameters
 
-    def leave_one_out(self, solution: Solution, row: int) -> float | None:
-        """The leave-one-out loss of a row of the solution, without wild extrapolation; None where it means nothing."""
-        if not self.predicts_rows or Status.INTERRUPTED in solution.status:
+    @property
+    def _knows_rows(self) -> bool:
+        """The same, with a penalty."""
+        problem, n_parameters = self.problem, self.problem.network.n_parameters
+        cheap = (problem.n_samples * problem.n_curvature) ** 2 * n_parameters <= KERNEL_WORK
+        dual = in_rows(problem) and cheap and self.options.get("solver", "cg") != "cg"
+        return self.predicts_rows or (self._is_exact and dual and problem.y.dtype == torch.float64)
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether a fit is a minimum of all parameters for all rows, with their curvature."""
+        problem, selection = self.problem, self.options.get("param_selection")
+        every = selection is None or selection.varies
+        exact = not problem.loss.n_draws and self.batches is None and self.validation is None and every
+        return exact and problem.y.device.type != "mps"
+
+    def leave_one_out(self, solution: Solution, row: int, rough: bool = False) -> float | None:
+        """The leave-one-out loss of a row of the solution, without wild extrapolation; None where it means nothing.
+
+        With ``rough`` also where it can be ten times too high, with a penalty and no more rows than parameters.
+        """
+        known = self._knows_rows if rough and self.alpha > 0 else self.predicts_rows
+        if not known or Status.INTERRUPTED in solution.status:
             return None
         device = self.problem.y.device
         with isolated(device):

@@ -99,7 +99,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         The penalty of the fit.
     alpha_scores_ : dict of float to float, or None
         Mean loss of standardised targets on the rows left out, for every alpha that was tried; those well behind the
-        best were given up early. None where there was no search.
+        best were given up early. ``alpha_`` may be another, where there is little noise (user guide, "Noisy data").
+        None where there was no search.
     batch_size_ : int
         Rows of a step: those of the largest mini-batch, or all training rows.
     n_iter_ : int

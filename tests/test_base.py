@@ -226,3 +226,31 @@ def test_rows_are_predicted_from_minima_of_all_parameters_only():
     assert small(param_selection="layers").fit(X, y).loo_score_ is not None
     frozen = small(param_selection=np.arange(21) >= 15, n_init=3).fit(X, y)
     assert frozen.loo_score_ is None
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_columns", "units"), [(781, 2, 20), (782, 2, 30), (1532, 3, 40), (2532, 2, 50), (9000, 1, 20)]
+)
+@pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
+@ignore_max_iter
+def test_more_rows_have_more_units(estimator, n_samples, n_columns, units):
+    X = np.random.default_rng(0).uniform(-1, 1, (n_samples, n_columns))
+    model = estimator(random_state=0, max_time=0.1, alpha=0.1, n_init=1, tol=0.5)
+    model.fit(X, (X[:, 0] > 0).astype(int))
+    assert model.architecture_.hidden_layer_sizes == (units,)
+    assert model.coefs_[0].shape == (n_columns, units)
+
+
+@ignore_max_iter
+def test_units_that_follow_from_the_rows_stay_in_a_warm_start():
+    X = np.random.default_rng(0).uniform(-1, 1, (1000, 2))
+    y = X[:, 0] * X[:, 1]
+    model = LMRegressor(random_state=0, max_iter=2, alpha=0.1, n_init=1, tol=0.5, warm_start=True).fit(X, y)
+    assert model.fit(X[:100], y[:100]).architecture_.hidden_layer_sizes == (30,)
+    model.set_params(warm_start=False)
+    assert model.fit(X[:100], y[:100]).architecture_.hidden_layer_sizes == (20,)
+    stepped = LMRegressor(random_state=0).partial_fit(X, y).partial_fit(X[:100], y[:100])
+    assert stepped.architecture_.hidden_layer_sizes == (30,)
+    stepped.set_params(hidden_layer_sizes=10)
+    with pytest.raises(ValueError, match=r"(?s)was MLP\(hidden_layer_sizes=\(30,\).*is MLP\(hidden_layer_sizes=10"):
+        stepped.partial_fit(X, y)

@@ -387,7 +387,7 @@ def broken_refits():
     yield "partial columns", lambda m: m.partial_fit(np.c_[X, X], y), ValueError
     yield (
         "module",
-        lambda m: m.set_params(hidden_layer_sizes=(20,), architecture=Rows(lambda a, X: torch.log(-a) * X[:, 0])).fit(
+        lambda m: m.set_params(hidden_layer_sizes="auto", architecture=Rows(lambda a, X: torch.log(-a) * X[:, 0])).fit(
             np.c_[X, X], y
         ),
         ValueError,

@@ -143,7 +143,7 @@ def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
             calls = judged(monkeypatch)
             model.fit(X, y)
             errors.append(np.max(np.abs(model.predict(inside) - np.sin(5 * inside[:, 0]))))
-            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (2, False))
+            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (1, False))
             monkeypatch.setattr(Prepared, "has_rows_of_its_own", False)
     assert errors[0] < 1e-5
     assert errors[1] > 1e-4
@@ -153,7 +153,42 @@ def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):
     calls = judged(monkeypatch)
     for noise in (0.01, 0.03):
         assert LMRegressor(10, random_state=0, max_iter=300).fit(*wave(noise)).alpha_ > 0
-    assert len(calls) == 4
+    assert len(calls) == 2
+
+
+def curve(n_samples, noise=0.0):
+    x = np.linspace(-1, 1, n_samples)[:, None]
+    return x, np.sin(4 * x[:, 0]) + noise * np.random.default_rng(2).normal(size=n_samples)
+
+
+@pytest.mark.parametrize(("n_samples", "penalty"), [(50, 1e-10), (30, 1e-10), (80, 0.0)])
+def test_a_smooth_curve_is_met_also_with_fewer_rows_than_parameters(n_samples, penalty):
+    new = np.linspace(-1, 1, 999)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(random_state=0, max_iter=300).fit(*curve(n_samples))
+    assert model.alpha_ <= penalty
+    assert np.mean((model.predict(new) - np.sin(4 * new[:, 0])) ** 2) < 1e-9
+
+
+def test_noise_keeps_its_penalty_with_fewer_rows_than_parameters(monkeypatch):
+    calls = judged(monkeypatch)
+    model = LMRegressor(random_state=0, max_iter=300).fit(*curve(50, 0.03))
+    assert len(calls) == 1
+    assert model.alpha_ >= 1e-6
+    assert model.loo_score_ is None  # the estimate is too rough to be told
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float32"}, {"loss": "absolute_error"}, {"copies": True}])
+def test_folds_decide_where_rows_cannot(options, monkeypatch):
+    calls, (X, y) = judged(monkeypatch), curve(40)
+    if options.pop("copies", False):
+        X, y = np.concatenate([X, X[:5]]), np.concatenate([y, y[:5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LMRegressor(random_state=0, max_iter=150, **options).fit(X, y)
+    assert not calls
+    assert model.score(X, y) > 0.99
 
 
 def test_what_all_rows_say_takes_time(monkeypatch):

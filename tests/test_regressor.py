@@ -319,6 +319,10 @@ def test_scalings_mean_the_same_in_all_solvers(solver, scaling):
     assert model.loss_curve_[-1] < 0.5 * model.loss_curve_[0]
 
 
+def one_more(diagonal, largest):
+    return diagonal + 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -326,7 +330,7 @@ def test_scalings_mean_the_same_in_all_solvers(solver, scaling):
         {"damping_strategy": "multiplicative"},
         {"damping_strategy": "delayed_gratification"},
         {"damping_strategy": GainRatio(decrease=5.0)},
-        {"damping_scaling": lambda diagonal, largest: diagonal + 1},
+        {"damping_scaling": one_more},
         {"init": "glorot"},
         {"init": "uniform"},
         {"init": "normal"},
@@ -335,10 +339,10 @@ def test_scalings_mean_the_same_in_all_solvers(solver, scaling):
         {"n_init": 4},
         {"batch_size": 40},
         {"dtype": "float32"},
-        {"architecture": MLP((5,), "sin"), "hidden_layer_sizes": (20,)},
+        {"architecture": MLP((5,), "sin"), "hidden_layer_sizes": "auto"},
         {"alpha": 1e-5},
     ],
-    ids=str,
+    ids=lambda options: " ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items()),
 )
 @ignore_max_iter
 def test_every_option_fits(options):

@@ -112,6 +112,9 @@ class ConjugateGradients:
         self.tol = tol
         self.max_iter = max_iter
 
+    def __repr__(self) -> str:
+        return f"ConjugateGradients(tol={self.tol}, max_iter={self.max_iter})"
+
     def accumulator(self, theta: Tensor) -> _ProductAccumulator:
         return _ProductAccumulator()
 

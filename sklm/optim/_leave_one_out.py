@@ -11,6 +11,8 @@ from ._solvers import Cholesky, NormalSystem, scaled_eigh
 
 #: what one minus a leverage is raised by: rows that alone determine a parameter have leverage one
 LEAST_FREEDOM = 1e-6
+#: in the space of the rows, parameters free of penalty have so much of it, but no less than the second number
+FREE, LEAST_PENALTY = 1e-4, 1e-14
 
 
 def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
@@ -36,7 +38,14 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     Society B 82, pp. 965-996, for penalised linear models). For squared error and a linear model this is exact, the
     residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
     left out of A. It costs about three linearisations.
+
+    With a small penalty and no more rows than parameters, all leverages are close to one. For squared error and a
+    penalty in every model, what they leave, ``I - w S^T C S``, is then found in the space of the rows: it is a diagonal
+    block of the inverse of ``I + J M^-1 J^T`` for rows J with their weights and curvature and the penalty M. Parameters
+    free of penalty have ``FREE`` of it there: saturated units would else move them further than a linear model holds.
     """
+    if in_rows(problem) and bool((problem.alpha > 0).all()):
+        return _in_rows(problem, theta, cut)
     system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
     whitener = _whitener(system)
     network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
@@ -61,6 +70,46 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
             outputs = outputs.clamp(*limits)
         total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
     return total
+
+
+def in_rows(problem: Problem) -> bool:
+    """Whether the leave-one-out loss of a penalised fit is found in the space of the rows."""
+    return problem.loss.is_squared and problem.n_samples * problem.n_curvature <= problem.network.n_parameters
+
+
+def _in_rows(problem: Problem, theta: Tensor, cut: bool) -> Tensor:
+    """:func:`leave_one_out` for squared error from what the leverages leave, (B, N, K, K)."""
+    network, loss, n_models = problem.network, problem.loss, len(theta)
+    penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
+    rows, outputs, residuals = [], [], []
+    for chunk, forward in problem.forward_passes(theta, None):
+        factor = loss.factor(forward.outputs, chunk.y) * chunk.weights.sqrt()[:, None, None, :]
+        factor = factor.expand(n_models, -1, -1, chunk.weights.shape[-1])
+        part = theta.new_empty(n_models, theta.shape[1], *factor.shape[2:])
+        network.pullback(theta, chunk.X, forward, factor, part)
+        rows.append(part.mT.flatten(2))  # by sample, then by output
+        outputs.append(forward.outputs.expand(n_models, -1, -1).clone())
+        residuals.append(outputs[-1] - chunk.y)
+    jacobian = torch.cat(rows, 2)
+    kernel = jacobian.mT @ (jacobian / penalty.clamp_min(LEAST_PENALTY).unsqueeze(2))
+    kernel.diagonal(dim1=1, dim2=2).add_(1)
+    lower, info = torch.linalg.cholesky_ex(kernel)
+    eye = torch.eye(kernel.shape[1], dtype=kernel.dtype, device=kernel.device)
+    half = torch.linalg.solve_triangular(lower, eye.expand_as(kernel), upper=False)
+    half = half.unflatten(2, (problem.n_samples, network.n_outputs))
+    left = torch.einsum("bmnk,bmnl->bnkl", half, half)
+    # of the weight of a row, its part of one row goes
+    weights = problem.weights
+    unit = weights if problem.unit_weights is None else problem.unit_weights
+    share = (unit / weights.where(weights > 0, torch.ones_like(weights)))[:, :, None, None]
+    single = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
+    residual = torch.cat(residuals, 2).mT.unsqueeze(-1)
+    without, _ = torch.linalg.solve_ex(single - share * (single - left), residual)
+    change = share * (without - left @ without)
+    change = change.where((info == 0)[:, None, None, None], torch.full_like(change, torch.nan))
+    seen = torch.cat(outputs, 2) + change.squeeze(-1).mT
+    limits = _range_of_targets(problem) if cut else None
+    return loss.value(seen if limits is None else seen.clamp(*limits), problem.y, weights).sum(-1)
 
 
 def _range_of_targets(problem: Problem) -> tuple[Tensor, Tensor] | None:

@@ -135,3 +135,47 @@ def test_a_log_link_does_not_run_away():
     value = leave_one_out(problem, theta)
     worst = PoissonDeviance().pointwise(tensor(np.log([[y[y > 0].min(), y.max()]])), tensor([[y.max(), y.min()]]))
     assert 0 < value < worst.max()
+
+
+@pytest.mark.parametrize("max_rows", [None, 4])
+@pytest.mark.parametrize("alpha", [1.0, 1e-6, 1e-9])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_exact_for_linear_least_squares_with_more_columns_than_rows(n_outputs, alpha, max_rows):
+    rng = np.random.default_rng(10)
+    X, y = rng.normal(size=(8, 30)), rng.normal(size=(8, n_outputs))
+    problem, theta = fitted(X, y, SquaredError(), alpha=alpha, jacobian_max_rows=max_rows)
+    expected = []
+    for n in range(8):
+        rest = np.delete(np.arange(8), n)
+        ridge = Ridge(alpha=alpha * 8 * n_outputs, solver="svd").fit(X[rest], y[rest])
+        expected.append(0.5 * np.mean((ridge.predict(X[[n]]) - y[n]) ** 2))
+    # the intercepts have a ten-thousandth of the penalty
+    np.testing.assert_allclose(leave_one_out(problem, theta).item(), np.mean(expected), rtol=1e-3)
+
+
+@pytest.mark.parametrize("hidden", [(6,), (4, 3)])
+def test_rows_and_parameters_say_the_same(hidden, monkeypatch):
+    rng = np.random.default_rng(11)
+    X, y = rng.uniform(-1, 1, (20, 4)), rng.normal(size=(20, 2))
+    times = rng.integers(1, 4, 20)
+    problem, theta = fitted(X, y, SquaredError(), hidden=hidden, alpha=0.01, weights=tensor(times))
+    assert problem.n_samples * 2 <= theta.shape[1]
+    by_rows = [leave_one_out(problem, theta, cut=cut).item() for cut in (False, True)]
+    monkeypatch.setattr("sklm.optim._leave_one_out.in_rows", lambda problem: False)
+    by_parameters = [leave_one_out(problem, theta, cut=cut).item() for cut in (False, True)]
+    np.testing.assert_allclose(by_rows, by_parameters, rtol=1e-3)
+
+
+def test_models_with_few_rows_are_independent():
+    rng = np.random.default_rng(13)
+    X, y = rng.normal(size=(6, 2)), rng.normal(size=(6, 1))
+    network = MLP(4).build(2, 1)
+    theta = tensor(rng.normal(size=(3, network.n_parameters)))
+    weights = tensor(np.vstack([np.ones(6), [1, 1, 1, 0, 1, 1], [1, 2, 1, 1, 1, 1]]))
+    alpha = tensor([1e-2, 1e-5, 1e-9])
+    problem = make_problem(network, SquaredError(), tensor(X), tensor(y), n_models=3, weights=weights, alpha=alpha)
+    together = leave_one_out(problem, theta)
+    assert torch.isfinite(together).all()
+    for k in range(3):
+        alone = leave_one_out(problem.models(torch.tensor([k])), theta[[k]])
+        torch.testing.assert_close(together[[k]], alone, rtol=1e-6, atol=0)

@@ -10,12 +10,17 @@ from ..problems import CURVE
 
 CPU = torch.device("cpu")
 SMALL, LARGE = 0.5 * ONE_THREAD_WORK, 2 * ONE_THREAD_WORK
-N_THREADS = torch.get_num_threads()
-
-several = pytest.mark.skipif(N_THREADS == 1, reason="torch has one thread here, so that nothing is to be changed")
+N_THREADS = max(torch.get_num_threads(), 2)
 
 
-@several
+@pytest.fixture(autouse=True)
+def several():
+    before = torch.get_num_threads()
+    torch.set_num_threads(N_THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("work", "expected"), [(SMALL, 1), (LARGE, N_THREADS)])
 def test_small_work_is_done_by_one_thread(work, expected):
     with suited_threads(work, CPU):
@@ -23,14 +28,12 @@ def test_small_work_is_done_by_one_thread(work, expected):
     assert torch.get_num_threads() == N_THREADS
 
 
-@several
 def test_the_number_is_restored_after_an_error():
     with pytest.raises(ZeroDivisionError), suited_threads(SMALL, CPU):
         raise ZeroDivisionError
     assert torch.get_num_threads() == N_THREADS
 
 
-@several
 def test_blocks_may_be_nested():
     with suited_threads(SMALL, CPU):
         with suited_threads(SMALL, CPU):
@@ -41,7 +44,6 @@ def test_blocks_may_be_nested():
     assert torch.get_num_threads() == N_THREADS
 
 
-@several
 def test_other_threads_keep_their_number():
     seen, inside, done = [], threading.Event(), threading.Event()
 
