@@ -13,8 +13,9 @@ from .optim import SearchInterrupted, Status, Stopping, cross_validate_alpha, st
 from .optim._isolation import isolated
 
 #: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
-#: penalties: one of these, where it is so many times less, after so many iterations
-SMALLER, EVIDENTLY, JUDGING_ITERATIONS = (1e-7, 1e-9, 1e-11, 0.0), 10.0, 300
+#: penalties, the first ones with more rows than parameters, else the second ones: one of these, where it is so many
+#: times less, after so many iterations
+SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300
 
 
 def choose_alphas(
@@ -95,7 +96,7 @@ def _by_all_rows(
     """
     began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
     own = np.array([fit.alpha for fit in fits])
-    smaller = SMALLER if fits[0].predicts_rows else SMALLER[:-1]
+    smaller = SMALLER if fits[0].predicts_rows else SMALLER_OF_FEW_ROWS
     tried = [*enumerate(own)]
     tried += [(number, alpha) for alpha in smaller for number, a in enumerate(own) if alpha < a or a == 0]
     losses: list[dict[float, float]] = [{} for _ in fits]
@@ -122,7 +123,7 @@ def _by_all_rows(
 
 def _evidently_best(losses: dict[float, float], own: float) -> float:
     """The penalty with the least of the losses, none where that is not evidently worse, or ``own`` where it is near."""
-    stands_for_own = own if own in losses or own > 0 else SMALLER[-2]
+    stands_for_own = own if own in losses or own > 0 else SMALLER_OF_FEW_ROWS[-1]
     if stands_for_own not in losses:
         return own
     best = min(losses, key=losses.__getitem__)
