@@ -14,8 +14,9 @@ from .optim._isolation import isolated
 
 #: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
 #: penalties, the first ones with more rows than parameters, else the second ones: one of these, where it is so many
-#: times less, after so many iterations
-SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300
+#: times less, after so many iterations; smaller ones are not tried where the last was so many times worse than what
+#: was found
+SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, RISING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 2.0
 
 
 def choose_alphas(
@@ -96,28 +97,36 @@ def _by_all_rows(
     """
     began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
     own = np.array([fit.alpha for fit in fits])
-    smaller = SMALLER if fits[0].predicts_rows else SMALLER_OF_FEW_ROWS
-    tried = [*enumerate(own)]
-    tried += [(number, alpha) for alpha in smaller for number, a in enumerate(own) if alpha < a or a == 0]
+    known_at_none = fits[0].predicts_rows
+    first_one, *others = SMALLER if known_at_none else SMALLER_OF_FEW_ROWS
+    numbers = np.arange(len(fits))
+    blind = (own == 0) & (not known_at_none)
+    tried = [*zip(numbers, np.where(blind, first_one, own), strict=True)]
+    tried += [(number, first_one) for number in numbers[(own > first_one) | ((own == 0) & known_at_none)]]
     losses: list[dict[float, float]] = [{} for _ in fits]
-    kept = torch.empty(0)
-    for first in range(0, len(tried), fits_at_once):
-        left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, together=False)
-        part = tried[first : first + fits_at_once]
-        some = [replace(fits[number], **fits[number].penalised(float(alpha))) for number, alpha in part]
-        some = [replace(fit, options={**fit.options, "stopping": left}) for fit in some]
-        solution = run_together(some, jacobian_max_rows)
-        leaders = solution.leaders()
-        if not first:  # with their own penalties
-            kept = solution.theta[torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)]
-        if Status.INTERRUPTED in solution.status:
-            raise SearchInterrupted(chosen, kept)
-        if Status.TIME in solution.status:
-            return own
-        for (number, alpha), fit, row in zip(part, some, leaders, strict=True):
-            loss = fit.leave_one_out(solution, int(row), rough=True)
-            if loss is not None and not np.isnan(loss):
-                losses[number][alpha] = loss
+    kept, last = torch.empty(0), first_one
+    for alpha in (*others, None):
+        for first in range(0, len(tried), fits_at_once):
+            left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, together=False)
+            part = tried[first : first + fits_at_once]
+            some = [replace(fits[number], **fits[number].penalised(float(alpha))) for number, alpha in part]
+            some = [replace(fit, options={**fit.options, "stopping": left}) for fit in some]
+            solution = run_together(some, jacobian_max_rows)
+            leaders = solution.leaders()
+            if not len(kept):  # the first ones are of all fits
+                kept = solution.theta[torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)]
+            if Status.INTERRUPTED in solution.status:
+                raise SearchInterrupted(chosen, kept)
+            if Status.TIME in solution.status:
+                return own
+            for (number, _), fit, row in zip(part, some, leaders, strict=True):
+                loss = fit.leave_one_out(solution, int(row), rough=True)
+                if loss is not None and not np.isnan(loss):
+                    losses[number][fit.alpha] = loss
+        if alpha is None:
+            break
+        rising = [loss.get(last, np.inf) > RISING * loss.get(a, np.inf) for loss, a in zip(losses, own, strict=True)]
+        tried, last = [(number, alpha) for number in numbers if not rising[number]], alpha
     return np.array([_evidently_best(loss, alpha) for loss, alpha in zip(losses, own, strict=True)])
 
 
@@ -126,7 +135,7 @@ def _evidently_best(losses: dict[float, float], own: float) -> float:
     stands_for_own = own if own in losses or own > 0 else SMALLER_OF_FEW_ROWS[-1]
     if stands_for_own not in losses:
         return own
-    best = min(losses, key=losses.__getitem__)
-    if not EVIDENTLY * losses[best] < losses[stands_for_own]:
+    best, limit = min(losses, key=losses.__getitem__), losses[stands_for_own] / EVIDENTLY
+    if not losses[best] < limit:
         return own
-    return 0.0 if losses.get(0.0, np.inf) < EVIDENTLY * losses[best] else best
+    return 0.0 if losses.get(0.0, np.inf) < min(limit, EVIDENTLY * losses[best]) else best

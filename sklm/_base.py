@@ -179,9 +179,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     def _make_architecture(self, sizes: Any = (AUTO_UNITS,)) -> Architecture:
         """The architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
-        automatic = isinstance(self.hidden_layer_sizes, str)
+        given = self.hidden_layer_sizes
+        automatic = isinstance(given, str)
         if self.architecture is None:
-            return MLP(sizes if automatic else self.hidden_layer_sizes, self.activation)
+            given = tuple(given.tolist()) if isinstance(given, np.ndarray) and given.ndim else given
+            return MLP(sizes if automatic else given, self.activation)
         changed = [] if automatic else ["hidden_layer_sizes"]
         changed += [] if self.activation == "tanh" else ["activation"]
         if changed:
@@ -193,14 +195,17 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             return ModuleArchitecture(self.architecture)
         return self.architecture
 
-    def _own_architecture(self, n_rows: int, n_inputs: int, previous: Any = None) -> Architecture:
+    @staticmethod
+    def _sizes_in(previous: Any) -> Any:
+        """Sizes of the hidden layers of a fitted model."""
+        return getattr(previous.architecture_, "hidden_layer_sizes", (AUTO_UNITS,))
+
+    def _own_architecture(self, n_rows: float, n_inputs: int, previous: Any = None) -> Architecture:
         """A copy of the architecture for the data that later changes of the parameter do not reach.
 
         Sizes that are 'auto' stay what they were in a ``previous`` fit.
         """
-        sizes = auto_sizes(n_rows, n_inputs)
-        if previous is not None and isinstance(previous.architecture_, MLP):
-            sizes = previous.architecture_.hidden_layer_sizes
+        sizes = auto_sizes(n_rows, n_inputs) if previous is None else self._sizes_in(previous)
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(sizes))
 
@@ -304,7 +309,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         }
 
 
-def auto_sizes(n_rows: int, n_inputs: int) -> tuple[int, ...]:
+def auto_sizes(n_rows: float, n_inputs: int) -> tuple[int, ...]:
     """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens."""
     if n_inputs == 1:
         return (AUTO_UNITS,)

@@ -16,6 +16,9 @@ SEARCHED_ROWS = 10.0
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
+#: rows in one cell of this share of the range of every column are almost equal; they are many where less than the second
+#: share of the rows have a cell of their own or are the first in one
+TWINS, OWN_CELLS = 3e-4, 0.8
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Folds:
 
     rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
-    these rows; repeats : bool, some rows are equal
+    these rows; repeats : bool, some rows are equal, or many almost
     """
 
     rows: np.ndarray
@@ -56,7 +59,15 @@ def make_folds(
         taken = np.argsort(np.argsort(strata[first], kind="stable"))[taken]
     work = linearisation(len(rows) * n_columns, len(start))
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
-    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), len(distinct) < len(X))
+    repeats = len(distinct) < len(X) or _has_twins(X)
+    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats)
+
+
+def _has_twins(X: np.ndarray) -> bool:
+    """Whether many rows are so near to others that they say what these are."""
+    low, spread = X.min(axis=0), np.ptp(X, axis=0)
+    cells = np.floor((X - low) / (TWINS * np.where(spread > 0, spread, 1.0)))
+    return len(np.unique(cells, axis=0)) < OWN_CELLS * len(X)
 
 
 def linearisation(n_rows: float, n_parameters: int) -> float:

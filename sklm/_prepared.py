@@ -28,7 +28,7 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
-from .optim._leave_one_out import in_rows
+from .optim._leave_one_out import leave_one_out_in_rows
 from .optim._race import places
 
 #: starts of a fit are compared by the objective where not even the leave-one-out loss of the best of them is above this
@@ -179,10 +179,15 @@ class Prepared:
     @property
     def _knows_rows(self) -> bool:
         """The same, with a penalty."""
+        return self.predicts_rows or self._knows_few_rows
+
+    @property
+    def _knows_few_rows(self) -> bool:
         problem, n_parameters = self.problem, self.problem.network.n_parameters
-        cheap = (problem.n_samples * problem.n_curvature) ** 2 * n_parameters <= KERNEL_WORK
-        dual = in_rows(problem) and cheap and self.options.get("solver", "cg") != "cg"
-        return self.predicts_rows or (self._is_exact and dual and problem.y.dtype == torch.float64)
+        n_rows = problem.n_samples * problem.n_curvature
+        suits = problem.loss.is_squared and n_rows <= n_parameters and n_rows**2 * n_parameters <= KERNEL_WORK
+        dual = self.options.get("solver", "cg") != "cg" and problem.y.dtype == torch.float64
+        return suits and dual and self._is_exact and not self.predicts_rows
 
     @property
     def _is_exact(self) -> bool:
@@ -197,13 +202,13 @@ class Prepared:
 
         With ``rough`` also where it can be ten times too high, with a penalty and no more rows than parameters.
         """
-        known = self._knows_rows if rough and self.alpha > 0 else self.predicts_rows
+        known = self.predicts_rows or (rough and self.alpha > 0 and self._knows_few_rows)
         if not known or Status.INTERRUPTED in solution.status:
             return None
-        device = self.problem.y.device
+        device, value = self.problem.y.device, leave_one_out if self.predicts_rows else leave_one_out_in_rows
         with isolated(device):
             one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
-            return float(leave_one_out(one, solution.theta[row : row + 1], cut=True))
+            return float(value(one, solution.theta[row : row + 1], cut=True))
 
     def key(self, origin: Any) -> tuple:
         """What fits must have in common to be run together.

@@ -78,7 +78,7 @@ class Training(FittedNetwork, Solving):
             raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
         if self.alpha == "cv":
             raise ValueError("partial_fit does not support alpha='cv': it sees one batch at a time. Give a number.")
-        made = self._make_architecture() if first else self._own_architecture(0, 1, self)
+        made = self._make_architecture() if first else self._make_architecture(self._sizes_in(self))
         if not first and not isinstance(made, ModuleArchitecture) and made != self.architecture_:
             raise ValueError(
                 f"The architecture was {self.architecture_} when the model was started and is {made} now; partial_fit "
@@ -143,12 +143,16 @@ class Training(FittedNetwork, Solving):
     #: whether y is checked to be numbers
     _numeric_targets = True
 
+    def _rows_for_units(self, data: TrainingSet) -> float:
+        """Rows by which to choose the units of ``hidden_layer_sizes='auto'``."""
+        return data.n_units
+
     def _refuse_targets(self, y: Any) -> None:
         """Raise TypeError for targets that would be misread."""
 
     def _prepare(self, data: TrainingSet, meaning: dict, previous: Training | None) -> Prepared:
         """Build what the engine needs, with the random numbers of this fit."""
-        architecture = self._own_architecture(len(data.X), data.X.shape[1], previous)
+        architecture = self._own_architecture(self._rows_for_units(data), data.X.shape[1], previous)
         network = architecture.build(data.X.shape[1], data.y.shape[1])
         self._check_penalty(network)
         if previous is not None:
@@ -272,7 +276,7 @@ class Training(FittedNetwork, Solving):
         """One accepted step, for ``partial_fit``."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         if previous is None:
-            architecture = self._own_architecture(len(data.X), data.X.shape[1])
+            architecture = self._own_architecture(self._rows_for_units(data), data.X.shape[1])
             network = architecture.build(data.X.shape[1], data.y.shape[1])
             self._check_penalty(network)
             loss = self._make_loss(network, len(data.X), meaning)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from sklm import CNN, LMClassifier, LMRegressor
@@ -254,3 +255,24 @@ def test_units_that_follow_from_the_rows_stay_in_a_warm_start():
     stepped.set_params(hidden_layer_sizes=10)
     with pytest.raises(ValueError, match=r"(?s)was MLP\(hidden_layer_sizes=\(30,\).*is MLP\(hidden_layer_sizes=10"):
         stepped.partial_fit(X, y)
+
+
+@pytest.mark.parametrize(("n_classes", "units"), [(2, 40), (3, 30), (6, 20)])
+@ignore_max_iter
+def test_rows_a_class_decide_on_the_units_of_a_classifier(n_classes, units):
+    X = np.random.default_rng(0).uniform(-1, 1, (2400, 2))
+    y = np.floor((X[:, 0] + 1) / 2 * n_classes)
+    model = LMClassifier(random_state=0, max_time=0.1, tol=0.5).fit(X, y)
+    assert model.architecture_.hidden_layer_sizes == (units,)
+
+
+def test_units_count_rows_by_their_weights():
+    X = np.random.default_rng(0).uniform(-1, 1, (391, 2))
+    options = {"random_state": 0, "max_iter": 2, "alpha": 0.1, "n_init": 1, "tol": 0.5}
+    model = LMRegressor(**options)
+    with pytest.warns(ConvergenceWarning):
+        assert model.fit(X, X[:, 0], 2 * np.ones(391)).architecture_.hidden_layer_sizes == (30,)
+    steps = LMRegressor(np.array([5, 3]), random_state=0)
+    for _ in range(2):
+        steps.partial_fit(X, X[:, 0])
+    assert steps.architecture_.hidden_layer_sizes == (5, 3)

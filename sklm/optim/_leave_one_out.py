@@ -38,14 +38,7 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     Society B 82, pp. 965-996, for penalised linear models). For squared error and a linear model this is exact, the
     residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
     left out of A. It costs about three linearisations.
-
-    With a small penalty and no more rows than parameters, all leverages are close to one. For squared error and a
-    penalty in every model, what they leave, ``I - w S^T C S``, is then found in the space of the rows: it is a diagonal
-    block of the inverse of ``I + J M^-1 J^T`` for rows J with their weights and curvature and the penalty M. Parameters
-    free of penalty have ``FREE`` of it there: saturated units would else move them further than a linear model holds.
     """
-    if in_rows(problem) and bool((problem.alpha > 0).all()):
-        return _in_rows(problem, theta, cut)
     system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
     whitener = _whitener(system)
     network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
@@ -72,13 +65,16 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     return total
 
 
-def in_rows(problem: Problem) -> bool:
-    """Whether the leave-one-out loss of a penalised fit is found in the space of the rows."""
-    return problem.loss.is_squared and problem.n_samples * problem.n_curvature <= problem.network.n_parameters
+def leave_one_out_in_rows(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
+    """:func:`leave_one_out` for squared error and no more rows (times outputs) than parameters, all with a penalty.
 
-
-def _in_rows(problem: Problem, theta: Tensor, cut: bool) -> Tensor:
-    """:func:`leave_one_out` for squared error from what the leverages leave, (B, N, K, K)."""
+    Notes
+    -----
+    With a small penalty all leverages are close to one there. What they leave, ``I - w S^T C S``, is found in the space
+    of the rows: it is a diagonal block of the inverse of ``I + J M^-1 J^T``, for rows J with their weights and
+    curvature and the penalty M. Parameters free of penalty have ``FREE`` of it: saturated units would else move them
+    further than a linear model holds. For a nonlinear model the result is a rough one, often several times too high.
+    """
     network, loss, n_models = problem.network, problem.loss, len(theta)
     penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
     rows, outputs, residuals = [], [], []
