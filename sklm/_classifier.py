@@ -412,8 +412,8 @@ class LMClassifier(ClassifierMixin, Training):
         return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
 
     def _rows_for_units(self, data: TrainingSet) -> float:
-        # every class has outputs of its own to learn: more units memorise wrong labels
-        return data.n_units / data.y.shape[1]
+        # more units memorise wrong labels where every class has outputs of its own
+        return data.n_units if data.y.shape[1] == 1 else 0.0
 
     def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
         return None if meaning["_kind"] == "multilabel" else meaning["classes_"][codes_of(y)]

@@ -59,8 +59,8 @@ PARAMETERS = """
 hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     Units of each hidden layer; ``()`` is a linear model. 'auto' is one layer of 20 units, and for more than one column
     and N rows ``20 sqrt(N / 500)`` of them, rounded to tens, from 20 to 50: 30 from 782 rows on, 40 from 1532, 50 from
-    2532. Whole sample weights count as rows; of a classifier of three or more classes, N is rows a class. The fitted
-    ``architecture_`` says how many; a warm start keeps them.
+    2532. Whole sample weights count as rows. Classifiers of more than two classes, or of several labels, have 20. The
+    fitted ``architecture_`` says how many; a warm start keeps them.
 activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
     Activation of the hidden layers. Smooth ones suit the method.
 architecture : Architecture, torch.nn.Module or None, default=None

@@ -16,8 +16,8 @@ SEARCHED_ROWS = 10.0
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
-#: rows in one cell of this share of the range of every column are almost equal; they are many where less than the second
-#: share of the rows have a cell of their own or are the first in one
+#: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
+#: cells than this share of the rows
 TWINS, OWN_CELLS = 3e-4, 0.8
 
 

@@ -5,7 +5,7 @@ Reads KEEL-style tables (NAME.dat.gz, last column the class) from a folder, and 
     SKLM_CLASSES=path/to/folder python tests/benchmarks/classification_sets.py
 
 ``LMClassifier`` runs with default options, with ``alpha='cv'``, and with its penalty and units searched; every rival
-with a penalty is tuned. The searches are 3-fold inside each training fold, scored by the log-loss, on scaled X. Those
+with a penalty is tuned, ``MLPClassifier`` also with its default options, on scaled X. The searches are 3-fold inside each training fold, scored by the log-loss, on scaled X. Those
 of ``LMClassifier`` and ``MLPClassifier`` have the same fourteen candidates: seven penalties, and 20 or 100 relu units;
 that of ``LMClassifier`` draws the curvature of several classes. Time is processor time of the whole search and refit.
 The folds are the same for all. ``--models`` runs some of the columns, ``--folds`` the first few of the five folds; of
@@ -70,6 +70,10 @@ def models(n_samples, n_classes):
                 cv=3,
                 scoring="neg_log_loss",
             )
+            for solver in ("adam", "lbfgs")
+        },
+        **{
+            f"MLP {solver} as it is": make_pipeline(StandardScaler(), MLPClassifier(solver=solver, random_state=0))
             for solver in ("adam", "lbfgs")
         },
         "logistic regression": searched(
