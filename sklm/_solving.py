@@ -403,8 +403,8 @@ class Solving(BaseLM):
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged, which is when the "
                 f"objective falls by less than tol={tol:g}, relative, in {self.n_iter_no_change} accepted steps or "
-                "epochs. The best model so far is kept. If it is good enough, raise tol; if the training loss should be lower, "
-                "raise max_iter; for noisy data raise alpha above alpha_ or set early_stopping=True.",
+                "epochs. The best model so far is kept. If it is good enough, raise tol; if the training loss "
+                "should be lower, raise max_iter; for noisy data raise alpha above alpha_ or set early_stopping=True.",
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )
