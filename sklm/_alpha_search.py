@@ -97,12 +97,11 @@ def _by_all_rows(
     """
     began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
     own = np.array([fit.alpha for fit in fits])
-    known_at_none = fits[0].predicts_rows
-    first_one, *others = SMALLER if known_at_none else SMALLER_OF_FEW_ROWS
+    first_one, *others = SMALLER if fits[0].predicts_rows else SMALLER_OF_FEW_ROWS
     numbers = np.arange(len(fits))
-    blind = (own == 0) & (not known_at_none)
-    tried = [*zip(numbers, np.where(blind, first_one, own), strict=True)]
-    tried += [(number, first_one) for number in numbers[(own > first_one) | ((own == 0) & known_at_none)]]
+    # nothing can be known of a fit that has none
+    tried = [*zip(numbers, np.where(own == 0, first_one, own), strict=True)]
+    tried += [(number, first_one) for number in numbers[own > first_one]]
     losses: list[dict[float, float]] = [{} for _ in fits]
     kept, last = torch.empty(0), first_one
     for alpha in (*others, None):

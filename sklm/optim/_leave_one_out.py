@@ -77,16 +77,15 @@ def leave_one_out_in_rows(problem: Problem, theta: Tensor, cut: bool = False) ->
     """
     network, loss, n_models = problem.network, problem.loss, len(theta)
     penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
-    rows, outputs, residuals = [], [], []
+    rows, passes = [], []
     for chunk, forward in problem.forward_passes(theta, None):
         factor = loss.factor(forward.outputs, chunk.y) * chunk.weights.sqrt()[:, None, None, :]
         factor = factor.expand(n_models, -1, -1, chunk.weights.shape[-1])
         part = theta.new_empty(n_models, theta.shape[1], *factor.shape[2:])
         network.pullback(theta, chunk.X, forward, factor, part)
         rows.append(part.mT.flatten(2))  # by sample, then by output
-        outputs.append(forward.outputs.expand(n_models, -1, -1).clone())
-        residuals.append(outputs[-1] - chunk.y)
-    jacobian = torch.cat(rows, 2)
+        passes.append(forward.outputs.expand(n_models, -1, -1).clone())
+    jacobian, outputs = torch.cat(rows, 2), torch.cat(passes, 2)
     kernel = jacobian.mT @ (jacobian / penalty.clamp_min(LEAST_PENALTY).unsqueeze(2))
     kernel.diagonal(dim1=1, dim2=2).add_(1)
     lower, info = torch.linalg.cholesky_ex(kernel)
@@ -99,11 +98,11 @@ def leave_one_out_in_rows(problem: Problem, theta: Tensor, cut: bool = False) ->
     unit = weights if problem.unit_weights is None else problem.unit_weights
     share = (unit / weights.where(weights > 0, torch.ones_like(weights)))[:, :, None, None]
     single = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
-    residual = torch.cat(residuals, 2).mT.unsqueeze(-1)
+    residual = (outputs - problem.y).mT.unsqueeze(-1)
     without, _ = torch.linalg.solve_ex(single - share * (single - left), residual)
     change = share * (without - left @ without)
     change = change.where((info == 0)[:, None, None, None], torch.full_like(change, torch.nan))
-    seen = torch.cat(outputs, 2) + change.squeeze(-1).mT
+    seen = outputs + change.squeeze(-1).mT
     limits = _range_of_targets(problem) if cut else None
     return loss.value(seen if limits is None else seen.clamp(*limits), problem.y, weights).sum(-1)
 

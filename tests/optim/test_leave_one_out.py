@@ -37,6 +37,16 @@ def refitted(X, y, loss, theta, **options):
     return np.mean(values)
 
 
+def ridge_without_each(X, y, alpha):
+    """The mean of the losses of rows, each of a ridge regression without it."""
+    values = []
+    for n in range(len(X)):
+        rest = np.delete(np.arange(len(X)), n)
+        ridge = Ridge(alpha=alpha * y.size, solver="svd").fit(X[rest], y[rest])
+        values.append(0.5 * np.mean((ridge.predict(X[[n]]) - y[n]) ** 2))
+    return np.mean(values)
+
+
 @pytest.mark.parametrize("max_rows", [None, 7])
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("n_outputs", [1, 3])
@@ -44,12 +54,8 @@ def test_exact_for_linear_least_squares(n_outputs, alpha, max_rows):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(20, 4)), rng.normal(size=(20, n_outputs))
     problem, theta = fitted(X, y, SquaredError(), alpha=alpha, jacobian_max_rows=max_rows)
-    expected = []
-    for n in range(20):
-        rest = np.delete(np.arange(20), n)
-        ridge = Ridge(alpha=alpha * 20 * n_outputs).fit(X[rest], y[rest])
-        expected.append(0.5 * np.mean((ridge.predict(X[[n]]) - y[n]) ** 2))
-    np.testing.assert_allclose(leave_one_out(problem, theta).item(), np.mean(expected), rtol=1e-5)
+    expected = ridge_without_each(X, y, alpha)
+    np.testing.assert_allclose(leave_one_out(problem, theta).item(), expected, rtol=1e-5)
 
 
 def test_logistic_regression_is_near():
@@ -144,13 +150,9 @@ def test_exact_for_linear_least_squares_with_more_columns_than_rows(n_outputs, a
     rng = np.random.default_rng(10)
     X, y = rng.normal(size=(8, 30)), rng.normal(size=(8, n_outputs))
     problem, theta = fitted(X, y, SquaredError(), alpha=alpha, jacobian_max_rows=max_rows)
-    expected = []
-    for n in range(8):
-        rest = np.delete(np.arange(8), n)
-        ridge = Ridge(alpha=alpha * 8 * n_outputs, solver="svd").fit(X[rest], y[rest])
-        expected.append(0.5 * np.mean((ridge.predict(X[[n]]) - y[n]) ** 2))
+    expected = ridge_without_each(X, y, alpha)
     # the intercepts have a ten-thousandth of the penalty
-    np.testing.assert_allclose(leave_one_out_in_rows(problem, theta).item(), np.mean(expected), rtol=1e-3)
+    np.testing.assert_allclose(leave_one_out_in_rows(problem, theta).item(), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("hidden", [(6,), (4, 3)])
