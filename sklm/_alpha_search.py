@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ._prepared import Prepared, run_together
-from .optim import SearchInterrupted, Status, Stopping, cross_validate_alpha, stack_problems
+from .optim import AlphaSearch, SearchInterrupted, Status, Stopping, cross_validate_alpha, stack_problems
 from .optim._isolation import isolated
 
 #: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
@@ -67,23 +67,42 @@ def choose_alphas(
             settle=not by_rows,
             **options,
         )
-        # what takes the place of more rows weighs less beside all of them
-        share = problem.n_samples / first.problem.n_samples
-        result = []
-        for fit, best, alphas, scores in zip(fits, search.best, share * search.alphas, search.scores, strict=True):
-            fit = replace(fit, alpha_scores=dict(zip(alphas.tolist(), scores.tolist(), strict=True)), folds=None)
-            result.append(replace(fit, **fit.penalised(float(alphas[best]))))
-        # without a penalty nothing is known of rows left out by no more rows than parameters
-        doubtful = np.flatnonzero(search.doubtful | (search.noiseless & by_rows & (not first.predicts_rows)))
-        alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // max(len(fit.theta) for fit in fits)
-        for part in np.array_split(doubtful, -(-len(doubtful) // at_once)) if len(doubtful) else []:
-            some = [result[number] for number in part]
-            alphas[part] = _by_all_rows(some, search.chosen[part], half.left(began), at_once, jacobian_max_rows)
-        for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
-            result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
-        for number in np.flatnonzero((search.noiseless | search.doubtful) & (alphas == 0)):
-            result[number] = replace(result[number], **result[number].joined())
-        return result
+        try:
+            return _with_found(fits, search, half.left(began), models_at_once, by_rows, jacobian_max_rows)
+        except SearchInterrupted:
+            raise
+        except KeyboardInterrupt:
+            raise SearchInterrupted(search.chosen, search.theta) from None
+
+
+def _with_found(
+    fits: list[Prepared],
+    search: AlphaSearch,
+    stopping: Stopping,
+    models_at_once: int,
+    by_rows: bool,
+    jacobian_max_rows: int | str | None,
+) -> list[Prepared]:
+    """Return the fits with what the search has found, or what fits of all rows say (``by_rows``)."""
+    # what takes the place of more rows weighs less beside all of them
+    share = len(fits[0].folds.rows) / fits[0].problem.n_samples if fits[0].folds is not None else 1.0
+    result = []
+    for fit, best, alphas, scores, theta in zip(
+        fits, search.best, share * search.alphas, search.scores, search.theta.cpu().double().numpy(), strict=True
+    ):
+        fit = replace(fit, alpha_scores=dict(zip(alphas.tolist(), scores.tolist(), strict=True)), folds=None)
+        result.append(replace(fit, **fit.penalised(float(alphas[best])), searched=theta))
+    # without a penalty nothing is known of rows left out by no more rows than parameters
+    doubtful = np.flatnonzero(search.doubtful | (search.noiseless & by_rows & (not fits[0].predicts_rows)))
+    alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // max(len(fit.theta) for fit in fits)
+    for part in np.array_split(doubtful, -(-len(doubtful) // at_once)) if len(doubtful) else []:
+        some = [result[number] for number in part]
+        alphas[part] = _by_all_rows(some, search.chosen[part], stopping, at_once, jacobian_max_rows)
+    for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
+        result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
+    for number in np.flatnonzero((search.noiseless | search.doubtful) & (alphas == 0)):
+        result[number] = replace(result[number], **result[number].joined())
+    return result
 
 
 def _by_all_rows(

@@ -69,8 +69,10 @@ class Prepared:
         What was found.
     further : (S', P) float64 ndarray or None
         Starts that join ``theta`` where the search sees no noise; they count if there is none.
+    searched : (P,) float64 ndarray or None
+        The best model of the search: what is left if the user stops before the first iteration.
     interrupted : bool
-        The user stopped the search for the penalty: no step is taken from ``theta``.
+        The user stopped before the first iteration: no step is taken from ``theta``.
     """
 
     problem: Problem
@@ -85,6 +87,7 @@ class Prepared:
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
     further: np.ndarray | None = None
+    searched: np.ndarray | None = None
     interrupted: bool = False
 
     def run(
@@ -106,12 +109,15 @@ class Prepared:
             batches = copy.deepcopy(self.batches)
             solution = levenberg_marquardt(problem, starts, batches=batches, seed=self.seed, **options)
         if self.interrupted:
-            return replace(solution, status=[Status.INTERRUPTED] * len(solution.status))
+            return solution.interrupted()
         several = len(solution.group) > len(np.unique(solution.group))
         interrupted = Status.INTERRUPTED in solution.status  # whoever did that is waiting
         if interrupted or not (several and self.predicts_rows and len(solution.theta) == len(theta)):
             return solution
-        values = leave_one_out(problem, solution.theta).cpu().numpy()
+        try:
+            values = leave_one_out(problem, solution.theta).cpu().numpy()
+        except KeyboardInterrupt:
+            return solution.interrupted()
         lead = solution.leaders()  # by the objective
         exact = values[lead] <= NEGLIGIBLE * problem.null_loss().cpu().numpy()[lead]
         noiseless = np.isin(solution.group, solution.group[lead[exact]])
@@ -127,17 +133,15 @@ class Prepared:
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
         """The fit that ends where the search for its penalty was stopped."""
         assert self.folds is not None
-        stopping = replace(self.options["stopping"], max_iter=0)
         share = len(self.folds.rows) / self.problem.n_samples
-        return replace(
-            self,
-            theta=search.theta[:1].cpu().double().numpy(),
-            options={**self.options, "stopping": stopping},
-            growth=None,
-            folds=None,
-            interrupted=True,
-            **self.penalised(share * float(search.alpha[0])),
-        )
+        return self.ended_at(search.theta[0].cpu().double().numpy(), share * float(search.alpha[0]))
+
+    def ended_at(self, theta: np.ndarray, alpha: float) -> Prepared:
+        """The fit that the user has stopped at a model theta (P,) of the search."""
+        stopping = replace(self.options["stopping"], max_iter=0)
+        options = {**self.options, "stopping": stopping}
+        stopped = replace(self, theta=theta[None], options=options, growth=None, folds=None, interrupted=True)
+        return replace(stopped, **stopped.penalised(alpha))
 
     def penalised(self, alpha: float) -> dict[str, Any]:
         """The fields that say that the penalty is ``alpha``."""

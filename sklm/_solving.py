@@ -328,18 +328,27 @@ class Solving(BaseLM):
         stopping, device = fit.options["stopping"], fit.problem.y.device
         at_once = self._check_memory(fit.problem, fit.options.get("solver"), device)
         solutions: list[tuple[Solution, int]] = []
-        began = time.monotonic()
-        for first in range(0, len(fit.theta), at_once):
-            starts = fit.theta[first : first + at_once]
-            models = torch.arange(first, first + len(starts), device=device)
-            validation = fit.validation and fit.validation.models(models)
-            solution = fit.run(fit.problem.models(models), validation, starts, callback, stopping=stopping.left(began))
-            solutions.append((solution, solution.best))
-            if {Status.INTERRUPTED, Status.CALLBACK, Status.TIME}.intersection(solution.status):
-                break
-            if stopping.target_loss >= 0 and Status.TARGET in solution.status:
-                break
-        return min(solutions, key=lambda pair: pair[0].rank[pair[1]])
+        began, interrupted = time.monotonic(), False
+        try:
+            for first in range(0, len(fit.theta), at_once):
+                starts = fit.theta[first : first + at_once]
+                models = torch.arange(first, first + len(starts), device=device)
+                validation, left = fit.validation and fit.validation.models(models), stopping.left(began)
+                solution = fit.run(fit.problem.models(models), validation, starts, callback, stopping=left)
+                solutions.append((solution, solution.best))
+                interrupted = Status.INTERRUPTED in solution.status
+                if interrupted or {Status.CALLBACK, Status.TIME}.intersection(solution.status):
+                    break
+                if stopping.target_loss >= 0 and Status.TARGET in solution.status:
+                    break
+        except KeyboardInterrupt:  # before the first iteration of these starts
+            if not solutions and fit.searched is None:
+                raise
+            interrupted = True
+        if not solutions and fit.searched is not None:
+            return self._solve(fit.ended_at(fit.searched, fit.alpha), None)
+        solution, row = min(solutions, key=lambda pair: pair[0].rank[pair[1]])
+        return solution.interrupted() if interrupted else solution, row
 
     def _n_starts(self, architecture: Architecture, network: Network, loss: Loss, n_samples: int) -> int:
         """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""

@@ -205,7 +205,10 @@ class Training(FittedNetwork, Solving):
                 solution, row = self._solve(fit, callbacks.per_iteration)
         finally:
             callbacks.close()
-        fitted = self._finish(fit, solution, row, stacklevel=5)
+        try:
+            fitted = self._finish(fit, solution, row, stacklevel=5)
+        except KeyboardInterrupt:  # in the leave-one-out loss, which an interrupted fit has not
+            fitted = self._finish(fit, solution.interrupted(), row, stacklevel=5)
         callbacks.finish(fitted)
         return fitted
 

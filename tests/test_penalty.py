@@ -1,5 +1,6 @@
 """``alpha='auto'`` and ``'cv'`` of the regressor, ``'cv'`` of the classifier."""
 
+import sys
 import warnings
 from dataclasses import replace
 
@@ -13,12 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, fit_many
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, _prepared, fit_many
 from sklm._base import AUTO_STARTS
 from sklm._penalty import make_folds
 from sklm._prepared import Prepared
 from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
-from sklm.optim import Status, _cross_validation, levenberg_marquardt
+from sklm.optim import Status, _cross_validation, leave_one_out, levenberg_marquardt
 
 START = np.zeros(3)
 #: penalties of a classifier, times the number of rows
@@ -297,7 +298,7 @@ def test_more_starts_race_where_there_is_no_noise():
     assert many.status_ != "superseded"
     # the same starts without a race, which has not given up the best
     plain, _ = counted(clone(model).set_params(alpha=0.0, n_init=NOISELESS_STARTS), X, smooth)
-    np.testing.assert_allclose(many.loss_, plain.loss_, rtol=1e-3)
+    np.testing.assert_allclose(many.loss_, plain.loss_, rtol=0.2)  # of 1e-14
     assert counted(clone(model), X, y)[1] == AUTO_STARTS
     assert counted(clone(model).set_params(n_init=2), X, smooth)[1] == 2
     assert counted(clone(model).set_params(hidden_layer_sizes=()), X, X[:, 0])[1] == 1
@@ -495,6 +496,75 @@ def test_an_interrupted_search_leaves_its_best_model(monkeypatch, when, n_sample
     assert model.alpha_scores_ is None
     np.testing.assert_allclose(model.loss_, 0.5 * np.mean((model.predict(X) - y) ** 2), rtol=1e-9)
     assert model.score(X, y) > 0.3
+
+
+@pytest.mark.parametrize("when", range(1, 4))
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("sklm._alpha_search", "run_together"),
+        ("sklm._prepared", "levenberg_marquardt"),
+        ("sklm._prepared", "fit_growing"),
+    ],
+)
+def test_an_interrupt_after_the_search_leaves_its_best_model(monkeypatch, module, name, when):
+    # before the first iteration: where all rows judge the penalty, between two of these fits, or where the fit begins
+    module, calls = sys.modules[module], []
+    original = getattr(module, name)
+
+    def interrupted(*given, **options):
+        calls.append(1)
+        if len(calls) == when:
+            raise KeyboardInterrupt
+        return original(*given, **options)
+
+    monkeypatch.setattr(module, name, interrupted)
+    X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    y = np.sin(4 * X[:, 0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = LMRegressor(20, n_init=2, growing=name == "fit_growing", random_state=0).fit(X, y)
+    assert calls
+    if len(calls) >= when:
+        assert (model.status_, model.converged_, model.n_iter_) == ("interrupted", False, 0)
+        assert sum("the best model so far is kept" in str(warning.message) for warning in caught) == 1
+    np.testing.assert_allclose(model.loss_, 0.5 * np.mean((model.predict(X) - y) ** 2), rtol=1e-9)
+    assert model.score(X, y) > 0.3
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_an_interrupt_in_the_leave_one_out_loss_keeps_the_fit(monkeypatch, when):
+    X, y = noisy()
+    expected, calls = LMRegressor(5, alpha=0.01, n_init=2, random_state=0).fit(X, y), []
+
+    def interrupted(*given, **options):
+        calls.append(1)
+        if len(calls) == when:
+            raise KeyboardInterrupt
+        return leave_one_out(*given, **options)
+
+    monkeypatch.setattr(_prepared, "leave_one_out", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
+        model = LMRegressor(5, alpha=0.01, n_init=2, random_state=0).fit(X, y)
+    assert (model.status_, model.converged_, model.loo_score_) == ("interrupted", False, None)
+    assert model.loss_ == pytest.approx(expected.loss_, rel=0.1)
+
+
+def test_an_interrupt_between_starts_that_run_in_turn_keeps_the_first_ones(monkeypatch):
+    X, y = noisy()
+    monkeypatch.setattr(LMRegressor, "_check_memory", lambda *_: 1)
+    expected, calls = LMRegressor(5, alpha=0.01, n_init=1, random_state=0).fit(X, y), []
+
+    def interrupted(*given, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return levenberg_marquardt(*given, **options)
+
+    monkeypatch.setattr(_prepared, "levenberg_marquardt", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
+        model = LMRegressor(5, alpha=0.01, n_init=3, growing=False, random_state=0).fit(X, y)
+    assert (model.status_, model.loss_) == ("interrupted", expected.loss_)
 
 
 def test_an_interrupt_ends_a_search_over_models(monkeypatch):

@@ -59,6 +59,9 @@ class AlphaSearch:
         Nearly nothing of the loss of zero outputs is left on the rows left out, and no penalty was chosen.
     doubtful : (M,) ndarray of bool
         The same, a penalty was chosen, and the folds were not asked whether none is better (``settle=False``).
+    theta : (M, P) tensor
+        The models with the least loss on the rows of a fold that they have not seen: what is left if the user stops
+        what follows.
     """
 
     alphas: np.ndarray
@@ -66,6 +69,7 @@ class AlphaSearch:
     best: np.ndarray
     noiseless: np.ndarray
     doubtful: np.ndarray
+    theta: Tensor
 
     @property
     def chosen(self) -> np.ndarray:
@@ -174,7 +178,8 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray, settle: bool
         if complete:
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
     doubtful = unsure & (not settle)
-    return AlphaSearch(race.alphas, race.scores, best, to_none & little & (best == last), doubtful)
+    noiseless = to_none & little & (best == last)
+    return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, race.leaders()[1])
 
 
 class _Race:

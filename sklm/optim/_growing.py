@@ -126,8 +126,7 @@ def fit_growing(
     except KeyboardInterrupt:  # between two stages; inside one, the loop handles it
         if solution is None:
             raise
-        solution = replace(solution, status=[Status.INTERRUPTED] * len(solution.status))
-        return _on_all_rows(solution, problem, validation)
+        return _on_all_rows(solution.interrupted(), problem, validation)
 
 
 def _shifted(callback: Any, latest: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -191,6 +191,10 @@ class Solution:
     def best(self) -> int:
         """The first of the models with the lowest score."""
         return int(np.argmin(self.rank))
+
+    def interrupted(self) -> Solution:
+        """The same, ended by the user."""
+        return replace(self, status=[Status.INTERRUPTED] * len(self.status))
 
     def leaders(self, number: int = 1) -> np.ndarray:
         """Models that are among the best ``number`` of their group, (b,), in their order."""
