@@ -16,6 +16,7 @@ from joblib import effective_n_jobs
 
 from ._alpha_search import choose_alphas
 from ._prepared import CannotBatchError, Prepared, run_together
+from ._prior import judge_priors
 from ._training import Training
 from .optim import Solution, Status
 from .optim._dual import Dual
@@ -263,5 +264,10 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
         fits = choose_alphas([w.prepared for w in bucket], quickest, estimator.jacobian_max_rows)
         for waiting, prepared in zip(bucket, fits, strict=True):
             waiting.prepared = prepared
-        solution = run_together([w.prepared for w in bucket], estimator.jacobian_max_rows)
+        solution = run_together(fits, estimator.jacobian_max_rows)
+        if fits[0].prior is not None:
+            stopping = first.prepared.options["stopping"]
+            fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
+            for waiting, prepared in zip(bucket, fits, strict=True):
+                waiting.prepared = prepared
     return solution, time.perf_counter() - began

@@ -71,6 +71,8 @@ class Prepared:
         Starts that join ``theta`` where the search sees no noise; they count if there is none.
     searched : (P,) float64 ndarray or None
         The best model of the search: what is left if the user stops before the first iteration.
+    prior : float or None
+        The penalty of coefficients of deviation one, if multiples of it are to be judged; see ``judge_priors``.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     """
@@ -88,6 +90,7 @@ class Prepared:
     alpha_scores: dict[float, float] | None = None
     further: np.ndarray | None = None
     searched: np.ndarray | None = None
+    prior: float | None = None
     interrupted: bool = False
 
     def run(
@@ -244,6 +247,7 @@ class Prepared:
             None if self.validation is None else self.validation.n_samples,
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
+            self.prior is not None,
             self.seed if draws else None,
         )
 

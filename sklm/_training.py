@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +25,7 @@ from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
 from ._prepared import Prepared
+from ._prior import judge_priors
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
 from ._training_set import TrainingSet
@@ -194,15 +197,21 @@ class Training(FittedNetwork, Solving):
         if folds is not None:
             number = self._n_noiseless_starts(network, loss, len(data.X), len(theta))
             further = self._random_starts(architecture, network, data, x, seed, number)[len(theta) :]
-        return Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores, further)
+        fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores, further)
+        return replace(fit, prior=self._prior(architecture, data, fit, meaning))
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**fit.core, "theta_": t})
+        began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
         try:
             with isolated(fit.problem.y.device):
-                solution, row = self._solve(fit, callbacks.per_iteration)
+                solution, row = self._solve(fit, listener)
+                if fit.prior is not None:
+                    left = stopping.left(began)
+                    (fit,), solution = judge_priors([fit], solution, left, self.jacobian_max_rows, listener)
+                    row = 0
         finally:
             callbacks.close()
         try:
@@ -334,6 +343,12 @@ class Training(FittedNetwork, Solving):
     def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
         """Number for ``alpha``, 0 for one that is to be searched for."""
         return 0.0 if isinstance(self.alpha, str) else float(self.alpha)
+
+    def _prior(
+        self, architecture: Architecture, data: TrainingSet, fit: Prepared, meaning: dict[str, Any]
+    ) -> float | None:
+        """The penalty of which multiples are to be judged, see ``judge_priors``; None where that is not wanted."""
+        return None
 
     def _check_penalty(self, network: Network) -> None:
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():

@@ -60,8 +60,7 @@ class AlphaSearch:
     doubtful : (M,) ndarray of bool
         The same, a penalty was chosen, and the folds were not asked whether none is better (``settle=False``).
     theta : (M, P) tensor
-        The models with the least loss on the rows of a fold that they have not seen: what is left if the user stops
-        what follows.
+        Models with these penalties, each on the rows that one fold leaves: what is left if the user stops what follows.
     """
 
     alphas: np.ndarray
@@ -179,7 +178,7 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray, settle: bool
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
     doubtful = unsure & (not settle)
     noiseless = to_none & little & (best == last)
-    return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, race.leaders()[1])
+    return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, race.models(best))
 
 
 class _Race:
@@ -253,10 +252,14 @@ class _Race:
 
     def leaders(self) -> tuple[np.ndarray, Tensor]:
         """The penalties (M,) with the least loss so far on a fold's rows, and the models (M, P) that have it."""
-        least = np.where(self.share > 0, self.losses, np.inf).reshape(len(self.points), -1).argmin(axis=1)
-        alpha, fold = np.divmod(least, self.shape[2])
-        rows = np.arange(len(least))
-        return self.alphas[rows, alpha], self.points[rows, alpha, fold]
+        alpha = np.where(self.share > 0, self.losses, np.inf).min(axis=2).argmin(axis=1)
+        return np.take_along_axis(self.alphas, alpha[:, None], axis=1)[:, 0], self.models(alpha)
+
+    def models(self, alpha: np.ndarray) -> Tensor:
+        """The models (M, P) with penalties number ``alpha`` (M,) that have the least loss on their fold's rows."""
+        rows = np.arange(len(alpha))
+        fold = np.where(self.share[:, 0] > 0, self.losses[rows, alpha], np.inf).argmin(axis=1)
+        return self.points[rows, alpha, fold]
 
     def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
         """The models ``index`` on the rows in or out of their folds, with weights (b, N) that sum to one."""

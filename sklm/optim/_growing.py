@@ -17,7 +17,7 @@ from ._status import Status
 from ._stopping import Stopping
 
 #: reasons that end the whole fit, not only a stage
-_FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME)
+FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME)
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,19 @@ def fit_growing(
                 damping=damping,
                 stopping=replace(stopping.left(began), tol=0.02, n_iter_no_change=8, max_iter=until),
                 validation=replace(fresh, penalised=False),
-                callback=_shifted(callback, latest),
+                callback=shifted(callback, latest),
                 done=done,
                 groups=groups,
                 **options,
             )
             latest += len(current.history["loss"])
-            solution = current if solution is None else _chain(solution, current)
+            solution = current if solution is None else solution.followed_by(current)
             if growth.finalists is not None and growth.finalists < np.bincount(solution.group).max():
                 keep = solution.leaders(growth.finalists)
                 solution, problem, validation = _keep(keep, solution, problem, validation)
             theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
             groups = solution.groups
-            final = [status for status in current.status if status in _FINAL]
+            final = [status for status in current.status if status in FINAL]
             if final:
                 solution = replace(solution, status=[final[0]] * len(solution.status))
                 return _on_all_rows(solution, problem, validation)
@@ -117,29 +117,23 @@ def fit_growing(
             damping=damping,
             stopping=stopping.left(began),
             validation=validation,
-            callback=_shifted(callback, latest),
+            callback=shifted(callback, latest),
             done=done,
             groups=groups,
             **options,
         )
-        return current if solution is None else _chain(solution, current)
+        return current if solution is None else solution.followed_by(current)
     except KeyboardInterrupt:  # between two stages; inside one, the loop handles it
         if solution is None:
             raise
         return _on_all_rows(solution.interrupted(), problem, validation)
 
 
-def _shifted(callback: Any, latest: int) -> Any:
-    """Number the iterations on from ``latest``."""
+def shifted(callback: Any, latest: int) -> Any:
+    """Return the callback of a run that goes on after ``latest`` iterations of others: it counts them."""
     if callback is None or latest == 0:
         return callback
     return lambda progress: callback(Progress(progress.iteration + latest, progress.state, progress.n_active))
-
-
-def _chain(first: Solution, second: Solution) -> Solution:
-    """The second solution, with the first one's iterations before it."""
-    history = {name: np.concatenate([first.history[name], curve]) for name, curve in second.history.items()}
-    return replace(second, history=history, moved=first.moved | second.moved)
 
 
 def _keep(
@@ -147,19 +141,7 @@ def _keep(
 ) -> tuple[Solution, Problem, Problem | None]:
     """Restrict everything to the models ``index`` (b,)."""
     rows = torch.from_numpy(index).to(solution.theta.device)
-    solution = Solution(
-        theta=solution.theta[rows],
-        damping=solution.damping[rows],
-        score=solution.score[index],
-        loss=solution.loss[index],
-        status=[solution.status[i] for i in index],
-        n_iter=solution.n_iter[index],
-        history={name: curve[:, index] for name, curve in solution.history.items()},
-        validated=solution.validated,
-        moved=solution.moved[index],
-        groups=None if solution.groups is None else solution.groups[index],
-    )
-    return solution, problem.models(rows), None if validation is None else validation.models(rows)
+    return solution.only(index), problem.models(rows), None if validation is None else validation.models(rows)
 
 
 def _on_all_rows(solution: Solution, problem: Problem, validation: Problem | None) -> Solution:

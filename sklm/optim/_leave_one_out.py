@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..losses._base import Loss
 from ._curvature import Workspace, linearise
 from ._problem import Problem
 from ._solvers import Cholesky, NormalSystem, scaled_eigh
@@ -15,7 +16,7 @@ LEAST_FREEDOM = 1e-6
 FREE, LEAST_PENALTY = 1e-4, 1e-14
 
 
-def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
+def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: float | None = None) -> Tensor:
     """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
 
     Parameters
@@ -29,6 +30,9 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
         Cut what is predicted for a left-out row to the range of the targets (of the positive ones for a log link, where
         this is always done; not for classes). Without it, a row that alone determines a parameter counts as wrong
         without limit, which tells memorised fits from others.
+    most : float, optional
+        Count no row's loss as more than so many times that of outputs that are all zero. Of classes, and with few rows
+        a parameter, the loss of a single row can be found far too high.
 
     Notes
     -----
@@ -61,8 +65,20 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
         outputs = forward.outputs + change.mT
         if limits is not None:
             outputs = outputs.clamp(*limits)
-        total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
+        if most is None:
+            total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
+        else:
+            highest = most * _of_each_row(loss, torch.zeros_like(outputs), chunk.y)
+            total = total + (chunk.weights * _of_each_row(loss, outputs, chunk.y).minimum(highest)).sum(-1)
     return total
+
+
+def _of_each_row(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
+    """The loss (B, n) of every row, of outputs (B, K, n): each is a model of its own for ``value``."""
+    n_models, n_outputs, n = outputs.shape
+    single = outputs.mT.reshape(n_models * n, n_outputs, 1)
+    targets = y.expand(n_models, n_outputs, n).mT.reshape(n_models * n, n_outputs, 1)
+    return loss.value(single, targets, outputs.new_ones(1, 1)).sum(-1).view(n_models, n)
 
 
 def leave_one_out_in_rows(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:

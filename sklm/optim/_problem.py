@@ -213,6 +213,14 @@ class Problem:
             layer_rows=layer_rows,
         )
 
+    def with_exact_curvature(self) -> Problem:
+        """The problem with the exact curvature of its loss, in place of drawn columns."""
+        loss = self.loss.with_exact_curvature()
+        if loss is self.loss:
+            return self
+        sizes = _chunk_sizes("auto", self.network, loss, len(self.alpha), self.n_samples, self.y)
+        return replace(self, loss=loss, max_rows=sizes[0], layer_rows=sizes[1], noise=None)
+
     def penalty(self) -> Tensor | None:
         """Alpha times mask, (B, P); None where no model is penalised."""
         return self.alpha[:, None] * self.penalty_mask if self.penalised else None

@@ -192,6 +192,27 @@ class Solution:
         """The first of the models with the lowest score."""
         return int(np.argmin(self.rank))
 
+    def only(self, index: np.ndarray) -> Solution:
+        """The models ``index`` (b,)."""
+        rows = torch.from_numpy(np.asarray(index)).to(self.theta.device)
+        return Solution(
+            theta=self.theta[rows],
+            damping=self.damping[rows],
+            score=self.score[index],
+            loss=self.loss[index],
+            status=[self.status[i] for i in index],
+            n_iter=self.n_iter[index],
+            history={name: curve[:, index] for name, curve in self.history.items()},
+            validated=self.validated,
+            moved=self.moved[index],
+            groups=None if self.groups is None else self.groups[index],
+        )
+
+    def followed_by(self, later: Solution) -> Solution:
+        """The solution ``later`` of the same models, which went on from this one, with the iterations of both."""
+        history = {name: np.concatenate([self.history[name], curve]) for name, curve in later.history.items()}
+        return replace(later, history=history, moved=self.moved | later.moved)
+
     def interrupted(self) -> Solution:
         """The same, ended by the user."""
         return replace(self, status=[Status.INTERRUPTED] * len(self.status))
@@ -201,6 +222,27 @@ class Solution:
         order = np.lexsort((self.rank, self.group))
         first = np.searchsorted(self.group[order], self.group[order])
         return np.sort(order[np.arange(len(order)) - first < number])
+
+
+def joined(solutions: list[Solution]) -> Solution:
+    """The models of several solutions of at least one, one after the other, as starts of one fit."""
+    longest = max(len(solution.history["loss"]) for solution in solutions)
+
+    def padded(curve: np.ndarray) -> np.ndarray:
+        return np.pad(curve, ((0, longest - len(curve)), (0, 0)), constant_values=np.nan)
+
+    history = {name: np.hstack([padded(one.history[name]) for one in solutions]) for name in solutions[0].history}
+    return Solution(
+        theta=torch.cat([solution.theta for solution in solutions]),
+        damping=torch.cat([solution.damping for solution in solutions]),
+        score=np.concatenate([solution.score for solution in solutions]),
+        loss=np.concatenate([solution.loss for solution in solutions]),
+        status=[status for solution in solutions for status in solution.status],
+        n_iter=np.concatenate([solution.n_iter for solution in solutions]),
+        history=history,
+        validated=solutions[0].validated,
+        moved=np.concatenate([solution.moved for solution in solutions]),
+    )
 
 
 @dataclass

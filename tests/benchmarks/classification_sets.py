@@ -4,13 +4,13 @@ Reads KEEL-style tables (NAME.dat.gz, last column the class) from a folder, and 
 
     SKLM_CLASSES=path/to/folder python tests/benchmarks/classification_sets.py
 
-``LMClassifier`` runs with default options, with ``alpha='cv'``, and with its penalty and units searched; every rival
-with a penalty is tuned, ``MLPClassifier`` also as it is, on scaled X. The searches are 3-fold inside each training
-fold, scored by the log-loss, on scaled X. Those of ``LMClassifier`` and ``MLPClassifier`` have the same fourteen
-candidates: seven penalties, and 20 or 100 relu units; that of ``LMClassifier`` draws the curvature of several classes.
-Time is processor time of the whole search and refit. The folds are the same for all. ``--models`` runs some of the
-columns, ``--folds`` the first few of the five folds; of sets with more than ``--rows`` rows, so many take part, drawn
-at random.
+``LMClassifier`` runs with default options, with ``alpha`` one over the number of rows, with ``alpha='cv'``, and with
+its penalty and units searched; every rival with a penalty is tuned, ``MLPClassifier`` also as it is, on scaled X. The
+searches are 3-fold inside each training fold, scored by the log-loss, on scaled X. Those of ``LMClassifier`` and
+``MLPClassifier`` have the same fourteen candidates: seven penalties, and 20 or 100 relu units; that of ``LMClassifier``
+draws the curvature of several classes. Time is processor time of the whole search and refit. The folds are the same for
+all. ``--models`` runs some of the columns, ``--folds`` the first few of the five folds; of sets with more than
+``--rows`` rows, so many take part, drawn at random.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def models(n_samples, n_classes):
     mlp = {"mlpclassifier__alpha": PENALTIES, "mlpclassifier__hidden_layer_sizes": [(20,), (100,)]}
     return {
         "LMClassifier": LMClassifier(random_state=0),
+        "LMClassifier, alpha=1/N": LMClassifier(alpha=1 / n_samples, random_state=0),
         "LMClassifier, alpha='cv'": LMClassifier(alpha="cv", random_state=0),
         "LMClassifier searched": LMGridSearchCV(
             LMClassifier(activation="relu", curvature="sampled" if n_classes > 2 else "auto", random_state=0),
