@@ -125,7 +125,7 @@ def _by_all_rows(
     kept, last = torch.empty(0), first_one
     for alpha in (*others, None):
         for first in range(0, len(tried), fits_at_once):
-            left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, together=False)
+            left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, negligible=0.0, together=False)
             part = tried[first : first + fits_at_once]
             some = [replace(fits[number], **fits[number].penalised(float(alpha))) for number, alpha in part]
             some = [replace(fit, options={**fit.options, "stopping": left}) for fit in some]

@@ -123,10 +123,10 @@ class LMClassifier(ClassifierMixin, Training):
         Iterations, without those of penalties that were given up.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),
-        'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative' (derivatives became
-        infinite), 'stalled' (no step helps, yet the gradient is not zero) or 'diverged' (the steps of another
-        optimizer than 'lm' were too long); after ``partial_fit`` 'one_step' or
-        'no_step'.
+        'negligible' (what is left of squared errors is not worth long iterations), 'damping', 'max_iter', 'time',
+        'validation', 'interrupted', 'callback', 'derivative' (derivatives became infinite), 'stalled' (no step helps,
+        yet the gradient is not zero) or 'diverged' (the steps of another optimizer than 'lm' were too long); after
+        ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool

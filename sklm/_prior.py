@@ -83,7 +83,7 @@ def judge_priors(
     try:
         for candidates in tried:
             candidates[0].judge()
-        settled = [candidates for candidates in tried if candidates[0].solution.status[0].converged]
+        settled = [candidates for candidates in tried if _came_to_an_end(candidates[0].solution)]
         there = [candidates[0].solution for candidates in settled]
         for factor in NARROWER:
             there = _go_on(settled, there, factor, stopping.left(began), jacobian_max_rows, callback)
@@ -166,11 +166,16 @@ def _go_on(
     reached = before.followed_by(solution)
     results = [reached.only(np.array([row])) for row in range(len(fits))]
     for candidates, fit, result in zip(tried, fits, results, strict=True):
-        if result.status[0].converged:
+        if _came_to_an_end(result):
             candidate = _Candidate(fit, result, factor)
             candidate.judge()
             candidates.append(candidate)
     return results
+
+
+def _came_to_an_end(solution: Solution) -> bool:
+    """Whether the fit of one model ended by itself."""
+    return solution.status[0].converged and solution.status[0] not in FINAL
 
 
 def _with_factor(fit: Prepared, factor: float) -> Prepared:

@@ -106,10 +106,10 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     n_iter_ : int
         Iterations of the start that won.
     status_ : str
-        Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact', 'damping', 'max_iter', 'time', 'validation',
-        'interrupted', 'callback', 'derivative' (derivatives became infinite), 'stalled' (no step helps, yet the
-        gradient is not zero) or 'diverged' (the steps of another optimizer than 'lm' were too long); after
-        ``partial_fit`` 'one_step' or 'no_step'.
+        Why it stopped: 'gradient', 'step', 'decrease', 'target', 'negligible' (what is left is not worth long
+        iterations), 'exact', 'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative'
+        (derivatives became infinite), 'stalled' (no step helps, yet the gradient is not zero) or 'diverged' (the steps
+        of another optimizer than 'lm' were too long); after ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool

@@ -57,6 +57,10 @@ LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS, LEAST_BATCH = 4, 1000, 100
 #: with fewer all rows can be met at once, and steps do not undo each other
 MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_BATCHES, CONFLICTING_ROWS_PER_PARAMETER = 8, 3, 3, 2
 
+#: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
+#: fit ends at (W / the second)^2 of the loss of zero outputs, but at no more than the third
+LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-7
+
 
 class Solving(BaseLM):
     """Builds problems, runs the engine on all starts and reports how it went."""
@@ -109,6 +113,13 @@ class Solving(BaseLM):
         # another solution costs as much as the first one there, and forward passes are not kept
         plain = solver == "cg" and self.acceleration == "auto"
         return {**options, "solver": solver, "acceleration": [] if plain else options["acceleration"]}
+
+    def _negligible(self, architecture: Architecture, problem: Problem, batches: MiniBatches | None) -> float:
+        """Share of the loss of zero outputs that is not worth long iterations; 0 where every digit is wanted."""
+        work = linearisation(problem.n_samples * problem.n_curvature, problem.network.n_parameters)
+        asked = self.tol != "auto" or self.target_loss is not None
+        suits = self._is_lm and batches is None and architecture.restarts and problem.loss.is_squared
+        return min((work / NEGLIGIBLE_WORK) ** 2, MOST_NEGLIGIBLE) if suits and work > LONG_WORK and not asked else 0.0
 
     def _need(self, problem: Problem, solver: Any) -> int:
         """Bytes that a solver takes for one model, for all dampings that are tried at once."""

@@ -190,6 +190,8 @@ class Training(FittedNetwork, Solving):
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
             options = self._suited(problem, options, device)
+            negligible = self._negligible(architecture, problem, batches)
+            options["stopping"] = replace(options["stopping"], negligible=negligible)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest

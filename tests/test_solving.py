@@ -1,4 +1,4 @@
-"""What 'auto' means for mini-batches, by the size of the problem."""
+"""What 'auto' means for mini-batches and for the end of long fits, by the size of the problem."""
 
 import warnings
 from types import SimpleNamespace
@@ -23,6 +23,49 @@ def batches(model, n_samples, n_parameters, n_outputs=1):
     if made is None:
         return None
     return rows, made.memory, model._averages_matrix(network, n_samples, rows)
+
+
+def negligible(model, X, y):
+    """What the engine is told to take for zero."""
+    _, prepared = model._ready(X, y, None)
+    return prepared.options["stopping"].negligible
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "options", "expected"),
+    [
+        (1000, {}, 0.0),
+        (8000, {"hidden_layer_sizes": 60}, (8000 * 241**2 / 3e13) ** 2),
+        (60_000, {"hidden_layer_sizes": 100}, 1e-7),  # (60 000 * 401^2 / 3e13)^2 = 1.03e-7
+        (8000, {"hidden_layer_sizes": 60, "tol": 1e-3}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "target_loss": 0.0}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "batch_size": 1000}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "loss": "huber"}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "optimizer": "lbfgs"}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "early_stopping": True}, (7200 * 241**2 / 3e13) ** 2),
+    ],
+    ids=str,
+)
+def test_what_is_negligible_follows_the_length_of_an_iteration(n_samples, options, expected):
+    model = LMRegressor(**{"batch_size": None, "early_stopping": False, **options}, random_state=0)
+    assert negligible(model, *surface(n_samples)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nothing_is_negligible_for_classes_and_straight_lines():
+    X, y = surface(8000)
+    assert negligible(LMClassifier(60), X, y > 1) == 0
+    wide = np.random.default_rng(0).normal(size=(3000, 300))  # 2.7e8 multiplications
+    assert negligible(LMRegressor(()), wide, wide[:, 0]) == 0
+
+
+def test_a_long_fit_without_noise_ends_early():
+    X, y = surface(8000)
+    options = {"hidden_layer_sizes": 60, "early_stopping": False, "alpha": 0.0, "growing": False, "random_state": 0}
+    model = LMRegressor(**options).fit(X, y)
+    level = (8000 * 241**2 / 3e13) ** 2
+    assert (model.status_, model.converged_) == ("negligible", True)
+    assert 1 - level <= model.score(X, y) < 1
+    assert 1 - 2 * model.loss_curve_[-2] / y.var() < 1 - level  # not before
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,8 @@ class Loop(ABC):
         reasons = [(exact(state, self.problem.loss.exact_power), Status.EXACT)]
         if options.target_loss >= 0:
             reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
+        if options.negligible > 0:
+            reasons += [(state.objective <= options.negligible * state.start, Status.NEGLIGIBLE)]
         reasons += self._reasons(state, work, progress)
         if not progress.all:
             reason = Status.DECREASE if self.validation is None else Status.VALIDATION

@@ -25,6 +25,7 @@ class Status(IntEnum):
     DERIVATIVE = 14
     STALLED = 15
     DIVERGED = 16
+    NEGLIGIBLE = 17
 
     @property
     def message(self) -> str:
@@ -48,6 +49,7 @@ _CONVERGED = frozenset(
         Status.VALIDATION,
         Status.CALLBACK,
         Status.SUPERSEDED,
+        Status.NEGLIGIBLE,
     }
 )
 
@@ -68,5 +70,6 @@ _MESSAGES = {
     Status.DERIVATIVE: "The objective is finite but its derivatives are not.",
     Status.STALLED: "No step lowers the objective although its gradient is not zero.",
     Status.DIVERGED: "The steps were too long: the objective grew a million times, or beyond all numbers.",
+    Status.NEGLIGIBLE: "What is left of the loss is negligible for the time that an iteration takes.",
     Status.SUPERSEDED: "Another start of the same fit was better, or reached target_loss first.",
 }

@@ -32,6 +32,8 @@ class Stopping:
         ... and the number of accepted steps (or epochs) within which there must be some.
     target_loss : float
         Loss, in the units of the targets and without penalty, at which to stop; negative for none.
+    negligible : float
+        Share of the loss of zero outputs below which an objective is as good as zero; 0 for none.
     together : bool
         The models (of a group) are starts of one fit: when one reaches ``target_loss``, the others stop too.
     race : sequence of (int, int)
@@ -51,6 +53,7 @@ class Stopping:
     tol: float = 1e-4
     n_iter_no_change: int = 20
     target_loss: float = -1.0
+    negligible: float = 0.0
     together: bool = False
     race: tuple[tuple[int, int], ...] = ()
     spared: int = 0

@@ -162,6 +162,25 @@ def test_target_is_a_loss_in_the_units_of_the_targets_and_without_penalty():
     assert solution.loss[0] == curve[-1]
 
 
+def test_negligible_is_a_share_of_the_loss_of_zero_outputs():
+    problem = CURVE.problem(1)
+    full = fit(CURVE, ENDLESS | {"max_iter": 12}, near=1.0, problem=problem).history["objective"][:, 0]
+    number = 1 + np.flatnonzero(np.diff(full) < 0)[2]  # a step that was accepted
+    level = full[number] * (1 + 1e-9) / problem.null_loss().item()
+    solution = fit(CURVE, ENDLESS | {"negligible": level}, near=1.0, problem=problem)
+    assert (solution.status, solution.status[0].converged) == ([Status.NEGLIGIBLE], True)
+    np.testing.assert_array_equal(solution.history["objective"][:, 0], full[: number + 1])
+
+
+def test_the_penalty_counts_for_what_is_negligible():
+    problem, options = CURVE.problem(1, alpha=0.05), {"max_iter": 200}
+    free = fit(CURVE, options, near=1.0, problem=problem)
+    loss, objective = (value / problem.null_loss().item() for value in (free.loss[0], free.score[0]))
+    assert loss < objective
+    between = fit(CURVE, options | {"negligible": (loss + objective) / 2}, near=1.0, problem=problem)
+    assert between.status != [Status.NEGLIGIBLE]
+
+
 def test_no_target_by_default_even_for_a_perfect_fit():
     assert Stopping().target_loss < 0
 
