@@ -81,9 +81,9 @@ def judge_priors(
     tried = [[_Candidate(fit, first.only(np.array([row])))] for row, fit in enumerate(fits)]
     ended = None
     try:
-        for candidates in tried:
-            candidates[0].judge()
         settled = [candidates for candidates in tried if _came_to_an_end(candidates[0].solution)]
+        for candidates in settled:
+            candidates[0].judge()
         there = [candidates[0].solution for candidates in settled]
         for factor in NARROWER:
             there = _go_on(settled, there, factor, stopping.left(began), jacobian_max_rows, callback)

@@ -8,11 +8,13 @@ from torch import Tensor
 from ._curvature import Workspace, linearise
 from ._problem import Problem
 from ._solvers import Cholesky
+from ._threads import on_suited_threads
 
 #: parameters free of penalty are normal beforehand with a deviation of ten
 INTERCEPT_PRECISION = 1e-2
 
 
+@on_suited_threads
 def log_evidence(problem: Problem, theta: Tensor, n_observations: float | Tensor) -> Tensor:
     """Return the logarithm of the evidence (B,) for the penalties of a problem, from fitted parameters theta (B, P).
 

@@ -9,6 +9,7 @@ from ..losses._base import Loss
 from ._curvature import Workspace, linearise
 from ._problem import Problem
 from ._solvers import Cholesky, NormalSystem, scaled_eigh
+from ._threads import on_suited_threads
 
 #: what one minus a leverage is raised by: rows that alone determine a parameter have leverage one
 LEAST_FREEDOM = 1e-6
@@ -16,6 +17,7 @@ LEAST_FREEDOM = 1e-6
 FREE, LEAST_PENALTY = 1e-4, 1e-14
 
 
+@on_suited_threads
 def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: float | None = None) -> Tensor:
     """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
 
@@ -81,6 +83,7 @@ def _of_each_row(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
     return loss.value(single, targets, outputs.new_ones(1, 1)).sum(-1).view(n_models, n)
 
 
+@on_suited_threads
 def leave_one_out_in_rows(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     """:func:`leave_one_out` for squared error and no more rows (times outputs) than parameters, all with a penalty.
 

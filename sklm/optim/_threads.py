@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 import torch
 from threadpoolctl import ThreadpoolController
+from torch import Tensor
 
 #: multiplications of one linearisation of one model below which a second thread brings little on an idle machine, and
 #: costs much on a busy one (docs/performance.md)
@@ -61,6 +62,18 @@ def suited_threads(work: float, device: torch.device) -> Iterator[None]:
     enough = device.type == "cpu" and work < ONE_THREAD_WORK and torch.get_num_threads() > 1
     with openmp_threads(1 if enough else None):
         yield
+
+
+def on_suited_threads(judge: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function of a problem and parameters theta (B, P) use the threads that suit a linearisation of it."""
+
+    @wraps(judge)
+    def judged(problem: Any, theta: Tensor, *given: Any, **options: Any) -> Tensor:
+        work = problem.n_samples * problem.network.n_outputs * theta.shape[1] ** 2
+        with suited_threads(work, theta.device):
+            return judge(problem, theta, *given, **options)
+
+    return judged
 
 
 @contextmanager
