@@ -81,11 +81,14 @@ def test_the_best_of_all_wins(seed, n_features):
     X, y = noisy(80, 2, seed, n_features) if n_features > 2 else make_moons(80, noise=0.2, random_state=seed)
     model = small().fit(X, y)
     scores = dict(zip(factors(model, 80).round(6), model.alpha_scores_.values(), strict=True))
-    handicapped = {factor: score + HANDICAPS[factor] for factor, score in scores.items()}
-    narrow = {factor: score for factor, score in handicapped.items() if factor >= 1}
+    narrow = {factor: score for factor, score in scores.items() if factor >= 1}
+
+    def handicapped(scores):
+        return {factor: score + HANDICAPS[factor] * min(scores.values()) for factor, score in scores.items()}
+
     assert list(narrow) == [10, 3, 1]
-    assert (WIDER in scores) == (min(narrow, key=narrow.get) == 1)
-    assert model.alpha_ * 80 == pytest.approx(min(handicapped, key=handicapped.get))
+    assert (WIDER in scores) == (min(narrow, key=handicapped(narrow).get) == 1)
+    assert model.alpha_ * 80 == pytest.approx(min(scores, key=handicapped(scores).get))
 
 
 def test_going_on_is_a_fit_from_there():

@@ -1,10 +1,11 @@
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sklm.optim import Stopping, levenberg_marquardt
-from sklm.optim._threads import ONE_THREAD_WORK, suited_threads
+from sklm.optim._threads import ONE_THREAD_WORK, on_suited_threads, suited_threads
 
 from ..problems import CURVE
 
@@ -73,4 +74,17 @@ def test_a_small_fit_uses_one_thread_and_leaves_the_number_as_it_was():
     assert torch.get_num_threads() == N_THREADS
     with pytest.raises(ZeroDivisionError):
         levenberg_marquardt(CURVE.problem(), CURVE.starts(), callback=lambda progress: 1 / 0)
+    assert torch.get_num_threads() == N_THREADS
+
+
+def test_a_judging_function_uses_the_threads_that_suit_a_linearisation():
+    @on_suited_threads
+    def judge(problem, theta, answer):
+        """Say something."""
+        return torch.get_num_threads(), answer
+
+    assert judge.__doc__ == "Say something."
+    for n_samples, expected in ((40, 1), (40 * 10**6, N_THREADS)):  # 10 parameters
+        problem = SimpleNamespace(n_samples=n_samples, network=CURVE.network())
+        assert judge(problem, torch.zeros(1, 10), answer=3) == (expected, 3)
     assert torch.get_num_threads() == N_THREADS
