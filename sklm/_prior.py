@@ -26,7 +26,7 @@ from .optim._state import joined
 
 #: what the penalty of coefficients of deviation one is multiplied by, one after the other, and where none is better
 NARROWER, WIDER = (3.0, 10.0), 0.3
-#: what they are judged by is raised by these shares of the least: where all are about equal, a narrow one does less harm
+#: what they are judged by is raised by these shares of the least: of about equal ones a narrow prior does less harm
 HANDICAPS = {10.0: 0.0, 3.0: 0.01, 1.0: 0.02, 0.3: 0.07}
 #: a row that is left out is not believed to have more than so many times the loss of equal probabilities
 MOST = 4.0
