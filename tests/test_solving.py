@@ -145,9 +145,9 @@ def test_the_memory_of_given_batches():
 
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
 def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
-    for name in ("_solving.DUAL_WORK", "_classifier.EXACT_WORK", "_classifier.FEW_ROWS_WORK"):
+    for name in ("_mini_batches.DUAL_WORK", "_classifier.EXACT_WORK", "_classifier.FEW_ROWS_WORK"):
         monkeypatch.setattr(f"sklm.{name}", 1e4)
-    monkeypatch.setattr("sklm._solving.LEAST_BATCH", 1)
+    monkeypatch.setattr("sklm._mini_batches.LEAST_BATCH", 1)
     X, y = surface(200)
     y = y if estimator is LMRegressor else np.digitize(y, np.quantile(y, [0.3, 0.6]))
     options = {"hidden_layer_sizes": 6, "max_iter": 5, "random_state": 0}
