@@ -7,11 +7,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
-from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseLM
 from ._docs import document
@@ -19,8 +17,9 @@ from ._labels import class_factors, codes_of, encode, indicators, is_indicator_m
 from ._penalty import Folds
 from ._prepared import Prepared
 from ._prior import JUDGING_WORK, judging_work
+from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
-from ._training import Training, has_partial_fit
+from ._training import has_partial_fit
 from ._training_set import TrainingSet
 from .architectures import Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
@@ -70,7 +69,7 @@ early_stopping : bool, default=False
     'auto' is one.
 """,
 )
-class LMClassifier(ClassifierMixin, Training):
+class LMClassifier(ClassProbabilities):
     """Neural-network classification trained by Levenberg-Marquardt on the exact curvature of the log-loss.
 
     Two classes, several classes, or several labels a row (an indicator matrix); labels of any type. Works in pipelines,
@@ -330,66 +329,6 @@ class LMClassifier(ClassifierMixin, Training):
             raise ValueError("classes must be passed on the first call to partial_fit: all labels that will occur.")
         return self._partial_fit(X, y, sample_weight, known)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        probability : float64 ndarray of shape (n_samples, n_classes)
-            Columns in the order of ``classes_``; rows sum to one. For an indicator matrix the probability of every
-            label, (n_samples, n_labels). With ``loss='squared_error'`` the outputs, cut to [0, 1] and divided by
-            their sum: not calibrated.
-        """
-        check_is_fitted(self)
-        outputs = self._linear_predictor(X)
-        if self._fitted_loss.is_squared:
-            probability = _as_probabilities(outputs, normalise=self._kind == "multiclass")
-            return np.hstack([1 - probability, probability]) if self._kind == "binary" else probability
-        return self._fitted_loss.inverse_link(np.hstack([-outputs, outputs]) if self._kind == "binary" else outputs)
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithm of :meth:`predict_proba`, without its rounding of small probabilities to zero.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        log_probability : float64 ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
-        """
-        check_is_fitted(self)
-        if self._fitted_loss.is_squared:
-            return np.log(self.predict_proba(X))
-        outputs = self._linear_predictor(X)
-        if self._kind == "multiclass":
-            outputs = outputs - outputs.max(axis=1, keepdims=True)
-            return outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
-        if self._kind == "binary":
-            outputs = np.hstack([-outputs, outputs])
-        return -np.logaddexp(0, -outputs)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
-            The most probable class, or an indicator matrix of the labels more probable than not.
-        """
-        probability = self.predict_proba(X)
-        if self._kind == "multilabel":
-            return (probability > 0.5).astype(int)
-        return self.classes_[probability.argmax(axis=1)]
-
     # -- targets ------------------------------------------------------------------------------------------------
 
     def _encode(
@@ -510,12 +449,3 @@ class LMClassifier(ClassifierMixin, Training):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _as_probabilities(outputs: np.ndarray, normalise: bool) -> np.ndarray:
-    """Outputs (N, K) of a fit to zeros and ones, cut to [0, 1] and, for classes, divided by their sum."""
-    eps = np.finfo(np.float64).eps
-    cut = np.clip(outputs, eps, 1 - eps)
-    if not normalise:
-        return cut
-    return cut / cut.sum(axis=1, keepdims=True)
