@@ -10,8 +10,9 @@ from .optim._cross_validation import ALPHAS
 
 #: ``alpha='auto'``: from so many curvature rows a parameter on, the data alone hold the parameters
 ENOUGH_ROWS = 100.0
-#: curvature rows a parameter that a search takes at most
-SEARCHED_ROWS = 10.0
+#: curvature rows a parameter that a search takes at most, and at least where a linearisation of these takes more
+#: multiplications than the last number
+SEARCHED_ROWS, LEAST_SEARCHED_ROWS, LONG_SEARCH_WORK = 10.0, 2.5, 1e8
 #: multiplications of one linearisation of all rows: with more than a third of the first, fewer folds are left out;
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
@@ -73,3 +74,9 @@ def _has_twins(X: np.ndarray) -> bool:
 def linearisation(n_rows: float, n_parameters: int) -> float:
     """Multiplications of one linearisation, with Cholesky's or the dual matrix."""
     return n_rows * n_parameters * min(n_rows, n_parameters)
+
+
+def searched_rows(n_parameters: int) -> float:
+    """Curvature rows that a search takes at most."""
+    least, most = LEAST_SEARCHED_ROWS * n_parameters, SEARCHED_ROWS * n_parameters
+    return min(max(LONG_SEARCH_WORK / n_parameters**2, least), most)

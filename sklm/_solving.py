@@ -17,7 +17,7 @@ from ._alpha_search import choose_alphas
 from ._arrays import Scaling
 from ._base import AUTO_STARTS, DTYPES
 from ._mini_batches import MiniBatching
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, linearisation, make_folds
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, linearisation, make_folds, searched_rows
 from ._prepared import Prepared
 from ._training_set import TrainingSet
 from ._verbose import IterationLines, ProgressLine
@@ -189,7 +189,7 @@ class Solving(MiniBatching):
         suits = self._may_memorise(architecture, network, rows) and _can_search(rows, n_parameters)
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
-        most = int(np.ceil(SEARCHED_ROWS * n_parameters / n_columns))
+        most = int(np.ceil(searched_rows(n_parameters) / n_columns))
         folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")

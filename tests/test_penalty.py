@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, _prepared, fit_many
 from sklm._base import AUTO_STARTS
-from sklm._penalty import make_folds
+from sklm._penalty import make_folds, searched_rows
 from sklm._prepared import Prepared
 from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
 from sklm.optim import Status, _cross_validation, leave_one_out, levenberg_marquardt
@@ -614,6 +614,20 @@ def test_scores_of_a_linear_classifier_are_those_of_logistic_regression(n_classe
     want = [left_out_by_logistic_regression(scaled, y, 1 / factor, weights) for factor in factors]
     np.testing.assert_allclose(list(model.alpha_scores_.values()), want, rtol=1e-3)
     assert model.alpha_ == list(model.alpha_scores_)[np.argmin(want)]
+
+
+@pytest.mark.parametrize(
+    ("n_parameters", "expected"), [(61, 610), (215, 2150), (300, 1e8 / 300**2), (342, 855), (601, 1502.5)]
+)
+def test_fewer_rows_take_part_in_long_searches(n_parameters, expected):
+    assert searched_rows(n_parameters) == pytest.approx(expected)
+
+
+def test_the_penalty_of_a_long_search_is_multiplied_by_the_share_of_its_rows(monkeypatch):
+    monkeypatch.setattr("sklm._penalty.LONG_SEARCH_WORK", 100 * 21**2)
+    X, y = noisy(200)
+    model = LMRegressor(5, n_init=1, random_state=0).fit(X, y)
+    assert max(model.alpha_scores_) == pytest.approx(0.1 * 100 / 200)
 
 
 @pytest.mark.parametrize("most", [200, 60])
