@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from ._base import BaseLM
 from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
-from ._penalty import Folds
+from ._penalty import Folds, has_twins
 from ._prepared import Prepared
 from ._prior import JUDGING_WORK, judging_work
 from ._probabilities import ClassProbabilities
@@ -28,8 +28,9 @@ from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 CLASSIFIER_TOL = 1e-2
 #: ``curvature='auto'``: exact up to this many multiplications of a linearisation, ...
 EXACT_WORK = 3e8
-#: ... and up to this many where one drawn column a sample would give few rows for every parameter
-FEW_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2
+#: ... and up to the first number where drawn columns would be fewer than so many for every parameter, or the second
+#: where they would be fewer than parameters: steps are then solved in their space, which is quick
+FEW_ROWS_WORK, FEWER_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2.5e9, 2
 #: ``alpha='cv'``: what the default penalty is multiplied by
 PRIOR_FACTORS = (10.0, 3.0, 1.0, 0.3, 0.1)
 
@@ -122,10 +123,9 @@ class LMClassifier(ClassProbabilities):
         Iterations, without those of penalties that were given up.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),
-        'negligible' (what is left of squared errors is not worth long iterations), 'damping', 'max_iter', 'time',
-        'validation', 'interrupted', 'callback', 'derivative' (derivatives became infinite), 'stalled' (no step helps,
-        yet the gradient is not zero) or 'diverged' (the steps of another optimizer than 'lm' were too long); after
-        ``partial_fit`` 'one_step' or 'no_step'.
+        'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative' (derivatives became
+        infinite), 'stalled' (no step helps, yet the gradient is not zero) or 'diverged' (the steps of another
+        optimizer than 'lm' were too long); after ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str
         The same as a sentence.
     converged_ : bool
@@ -424,7 +424,10 @@ class LMClassifier(ClassProbabilities):
         )
         whole = fit.batches is None and fit.validation is None and not data.is_large
         work = judging_work(len(data.X), network.n_outputs, network.n_parameters)
-        return self._prior_penalty(data, meaning) if suits and plain and whole and work <= JUDGING_WORK else None
+        if not (suits and plain and whole and work <= JUDGING_WORK):
+            return None
+        # where copies of a row that is left out stay in the fit, nothing is learned of new ones
+        return None if has_twins(np.asarray(data.X), data.n_units) else self._prior_penalty(data, meaning)
 
     def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
         # one confident error may outweigh a fold: all rows have to be left out once
@@ -442,8 +445,11 @@ class LMClassifier(ClassProbabilities):
         work = n_rows * network.n_outputs * network.n_parameters**2
         if self._solver_name() == "qr":  # cannot take a gradient beside its rows
             return "exact"
-        few = n_rows * self.curvature_samples < DRAWN_ROWS_PER_PARAMETER * network.n_parameters
-        return "exact" if work <= (FEW_ROWS_WORK if few else EXACT_WORK) else "sampled"
+        drawn, n_parameters = n_rows * self.curvature_samples, network.n_parameters
+        most = EXACT_WORK
+        if drawn < DRAWN_ROWS_PER_PARAMETER * n_parameters:
+            most = FEW_ROWS_WORK if drawn >= n_parameters else FEWER_ROWS_WORK
+        return "exact" if work <= most else "sampled"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -60,15 +60,15 @@ def make_folds(
         taken = np.argsort(np.argsort(strata[first], kind="stable"))[taken]
     work = linearisation(len(rows) * n_columns, len(start))
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
-    repeats = len(distinct) < len(X) or _has_twins(X)
+    repeats = len(distinct) < len(X) or has_twins(X, len(X))
     return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats)
 
 
-def _has_twins(X: np.ndarray) -> bool:
-    """Whether many rows are so near to others that they say what these are."""
+def has_twins(X: np.ndarray, n_units: float) -> bool:
+    """Whether many of the rows, ``n_units`` by their weights, are so near to others that they say what these are."""
     low, spread = X.min(axis=0), np.ptp(X, axis=0)
     cells = np.floor((X - low) / (TWINS * np.where(spread > 0, spread, 1.0)))
-    return len(np.unique(cells, axis=0)) < OWN_CELLS * len(X)
+    return len(np.unique(cells, axis=0)) < OWN_CELLS * n_units
 
 
 def linearisation(n_rows: float, n_parameters: int) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ._penalty import linearisation
 from ._prepared import Prepared
 from .optim import (
     Problem,
@@ -28,6 +29,8 @@ from .optim._state import joined
 NARROWER, WIDER = (3.0, 10.0), 0.3
 #: what they are judged by is raised by these shares of the least: of about equal ones a narrow prior does less harm
 HANDICAPS = {10.0: 0.0, 3.0: 0.01, 1.0: 0.02, 0.3: 0.07}
+#: the same for a model that says the same of all rows, to so many log-odds, beside others
+CONSTANT, CONSTANT_HANDICAP = 0.05, 0.1
 #: a row that is left out is not believed to have more than so many times the loss of equal probabilities
 MOST = 4.0
 #: judging a penalty takes about so many linearisations with exact curvature, and factorisations, ...
@@ -37,8 +40,9 @@ JUDGING_WORK = 1e11
 
 
 def judging_work(n_samples: float, n_outputs: int, n_parameters: int) -> float:
-    """Multiplications that judging one penalty takes."""
-    return LINEARISATIONS * n_samples * n_outputs * n_parameters**2 + FACTORISATIONS * n_parameters**3
+    """Multiplications that judging one penalty takes, in the space of the rows or of the parameters."""
+    rows = n_samples * n_outputs
+    return LINEARISATIONS * linearisation(rows, n_parameters) + FACTORISATIONS * min(rows, n_parameters) ** 3
 
 
 def judge_priors(
@@ -116,12 +120,20 @@ class _Candidate:
     solution: Solution
     factor: float = 1.0
     score: float = float("inf")
+    constant: bool = False
+
+    @property
+    def handicap(self) -> float:
+        return HANDICAPS[self.factor] + (CONSTANT_HANDICAP if self.constant else 0.0)
 
     def judge(self) -> None:
         """Set the score; it stays infinite where it cannot be known."""
         prior, theta = self.fit.prior, self.solution.theta
         assert prior is not None
-        problem = _single(self.fit).with_exact_curvature()
+        problem = _single(self.fit).with_exact_curvature().in_double_precision()
+        theta = theta.to(problem.y.dtype)
+        outputs = torch.cat([forward.outputs for _, forward in problem.forward_passes(theta, None)], -1)
+        self.constant = bool((outputs.amax(-1) - outputs.amin(-1) < CONSTANT).all())
         left_out = float(leave_one_out(problem, theta, most=MOST))
         score = (left_out - prior * float(log_evidence(problem, theta, 1 / prior))) / 2
         self.score = score if np.isfinite(score) else float("inf")
@@ -131,7 +143,7 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
     least = max(min(candidate.score for candidate in candidates), 0.0)
     if not np.isfinite(least):
         return candidates[0]
-    return min(candidates, key=lambda candidate: candidate.score + HANDICAPS[candidate.factor] * least)
+    return min(candidates, key=lambda candidate: candidate.score + candidate.handicap * least)
 
 
 def _with_scores(candidates: list[_Candidate]) -> Prepared:

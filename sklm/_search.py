@@ -23,7 +23,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from ._batching import Fit, Outcome, alone, fit_together
 from ._docs import document_search
 from ._sklearn import _check_method_params, _safe_split
-from ._training import Training
+from ._training import Training, interrupts_end_all
 from ._verbose import FitsLine
 from .architectures import Architecture
 
@@ -56,7 +56,7 @@ class _BatchedSearch:
         # to score is too little work to send it to processes
         hint = {"prefer": "threads"} if isinstance(_last(self.estimator), Training) else {}
         try:
-            with parallel_config(**hint):
+            with parallel_config(**hint), interrupts_end_all():
                 return super().fit(X, y, **params)  # type: ignore[misc]
         finally:
             del self._evaluation

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Self
 
@@ -33,6 +36,19 @@ from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
 from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
+
+#: whether Ctrl-C ends more than one fit here: then it is not for a fit to keep its best model
+_ends_more = ContextVar("whether an interrupt ends more than one fit", default=False)
+
+
+@contextmanager
+def interrupts_end_all() -> Iterator[None]:
+    """Let Ctrl-C in a fit of this block raise KeyboardInterrupt; in the calling thread."""
+    token = _ends_more.set(True)
+    try:
+        yield
+    finally:
+        _ends_more.reset(token)
 
 
 def has_partial_fit(estimator: Any) -> bool:
@@ -190,8 +206,9 @@ class Training(FittedNetwork, Solving):
             if held_out is not None:
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
             options = self._suited(problem, options, device)
-            negligible = self._negligible(architecture, problem, batches)
-            options["stopping"] = replace(options["stopping"], negligible=negligible)
+            if self._numeric_targets and loss.target_scaling == "standard" and self._scales(architecture):
+                negligible = self._negligible(architecture, problem, batches)
+                options["stopping"] = replace(options["stopping"], negligible=negligible)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
@@ -216,6 +233,8 @@ class Training(FittedNetwork, Solving):
                     row = 0
         finally:
             callbacks.close()
+        if Status.INTERRUPTED in solution.status and _ends_more.get():
+            raise KeyboardInterrupt
         try:
             fitted = self._finish(fit, solution, row, stacklevel=5)
         except KeyboardInterrupt:  # in the leave-one-out loss, which an interrupted fit has not
@@ -356,6 +375,10 @@ class Training(FittedNetwork, Solving):
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
             raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
 
+    def _scales(self, architecture: Architecture) -> bool:
+        """Whether inputs, and targets where the loss allows it, are standardised."""
+        return bool(architecture.standardize if self.standardize == "auto" else self.standardize)
+
     def _scalings(
         self,
         data: TrainingSet,
@@ -364,8 +387,7 @@ class Training(FittedNetwork, Solving):
         previous: Training | None,
         keep_constant: bool = False,
     ) -> tuple[Scaling, Scaling]:
-        scale = architecture.standardize if self.standardize == "auto" else self.standardize
-        if not scale:
+        if not self._scales(architecture):
             return no_scaling(data.X), no_scaling(data.y)
         if previous is not None and not architecture.standardize:
             return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling

@@ -447,6 +447,8 @@ def test_the_kinds_of_curvature_differ():
         (1750, 40, {}, "sampled"),
         (900, 40, {"curvature_samples": 2}, "sampled"),
         (1800, 160, {}, "sampled"),  # 3370 parameters: few rows, but above twenty thousand million
+        (300, 40, {}, "exact"),  # 2.2e9, and fewer rows than parameters
+        (400, 40, {}, "sampled"),  # 2.9e9
         (3500, 40, {"batch_size": 300, "batch_memory": None}, "exact"),  # a batch is what is drawn from
         (3500, 40, {"batch_size": 300}, "sampled"),  # or what is averaged
     ],

@@ -90,6 +90,7 @@ def test_status_values_are_documented(estimator):
     from sklm.optim import Status
 
     never = {"running", "nonfinite", "superseded"}  # not the status of a start that won
+    never |= {"negligible"} if estimator.__name__ == "LMClassifier" else set()
     missing = {status.name.lower() for status in Status} - never - set(re.findall(r"'(\w+)'", text))
     assert missing == set()
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import make_classification, make_moons
+from sklearn.datasets import make_circles, make_classification, make_moons
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
@@ -104,10 +104,11 @@ def test_going_on_is_a_fit_from_there():
 
 def test_a_weight_counts_as_so_many_rows():
     X, y = noisy(60)
-    weight = np.arange(60) % 3
+    weight = np.where(np.arange(60) < 10, 2, 1)
     weighted, repeated = small().fit(X, y, weight), small().fit(np.repeat(X, weight, 0), np.repeat(y, weight))
+    assert weighted.alpha_scores_ is not None
     np.testing.assert_allclose(weighted.alpha_, repeated.alpha_)
-    np.testing.assert_allclose(list(weighted.alpha_scores_.values()), list(repeated.alpha_scores_.values()), rtol=1e-6)
+    np.testing.assert_allclose(list(weighted.alpha_scores_.values()), list(repeated.alpha_scores_.values()), rtol=1e-5)
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
 
 
@@ -268,3 +269,62 @@ def test_warnings_are_those_of_the_last_fit():
     X, y = noisy()
     with pytest.warns(ConvergenceWarning, match="reached max_iter=5"):
         small(max_iter=5).fit(X, y)
+
+
+def test_copies_of_rows_are_no_new_rows():
+    """Left out alone, a row is told by its twin, and the widest prior would be the best."""
+    X, y = noisy()
+    for given in (
+        (np.repeat(X, 2, axis=0), np.repeat(y, 2), None),
+        (X, y, np.full(100, 2)),
+        (np.r_[X, X + 1e-9], np.r_[y, y], None),
+    ):
+        model = small().fit(*given)
+        assert (model.alpha_, model.alpha_scores_) == (1 / 200, None)
+    few = small().fit(np.r_[X, X[:10]], np.r_[y, y[:10]])
+    assert few.alpha_scores_ is not None
+
+
+def test_single_precision_is_judged_in_double():
+    X, y = noisy()
+    single, double = (small(dtype=dtype).fit(X, y) for dtype in ("float32", "float64"))
+    assert single.alpha_ == double.alpha_
+    np.testing.assert_allclose(list(single.alpha_scores_.values()), list(double.alpha_scores_.values()), rtol=0.02)
+
+
+def test_a_model_that_says_the_same_of_all_rows_must_be_clearly_better():
+    """The larger penalties end in the saddle where all units are zero; its score is but a little lower."""
+    X, y = make_circles(2040, noise=0.05, factor=0.5, random_state=1)
+    order = np.random.default_rng(1).permutation(2040)
+    X, y = X[order], y[order]
+    model = LMClassifier(random_state=0).fit(X[:40], y[:40])
+    assert model.score(X[40:], y[40:]) > 0.9
+    noise = np.random.default_rng(0).integers(0, 2, 200)
+    assert LMClassifier(random_state=0).fit(np.random.default_rng(1).normal(size=(200, 8)), noise).alpha_ == 10 / 200
+
+
+@pytest.mark.parametrize("n_rows", [40, 100])
+def test_few_rows_are_judged_in_their_own_space(n_rows):
+    """To the same scores as by the matrix of the parameters, and without it."""
+    X, y = noisy(n_rows, 3, n_features=30)
+    model = LMClassifier(10, curvature="exact", random_state=0).fit(X, y)
+    problem = make_problem(
+        model.architecture_.build(30, 3),
+        SoftmaxCrossEntropy(),
+        tensor((X - model.x_mean_) * model.x_inverse_scale_),
+        tensor(np.eye(3)[y]),
+        alpha=model.alpha_,
+    )
+    theta = tensor(model.theta_)[None]
+    assert 3 * n_rows < len(model.theta_)
+    values = log_evidence(problem, theta, n_rows).item(), leave_one_out(problem, theta, most=MOST).item()
+    with pytest.MonkeyPatch.context() as patch:
+        # parameters free of penalty have a little of it there, which matters where units are saturated
+        patch.setattr("sklm.optim._leave_one_out.FREE", 1e-9)
+        free = leave_one_out(problem, theta, most=MOST).item()
+        for module in ("_evidence", "_leave_one_out"):
+            patch.setattr(f"sklm.optim.{module}.has_few_rows", lambda problem: False)
+        wide = log_evidence(problem, theta, n_rows).item(), leave_one_out(problem, theta, most=MOST).item()
+    assert values[0] == pytest.approx(wide[0], rel=1e-8)
+    assert free == pytest.approx(wide[1], rel=0.05)
+    assert values[1] == pytest.approx(wide[1], rel=0.2)

@@ -11,6 +11,7 @@ import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.callback import ProgressBar
+from sklearn.datasets import make_classification
 from sklearn.exceptions import FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import Ridge
@@ -27,6 +28,7 @@ from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, Stand
 
 from sklm import LMClassifier, LMGridSearchCV, LMRandomizedSearchCV, LMRegressor
 from sklm import _batching as batching
+from sklm.optim import levenberg_marquardt
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -302,3 +304,25 @@ def test_the_rows_of_the_data_stay_as_they_are():
     LMGridSearchCV(SMALL, GRID, cv=3).fit(X, Y)
     assert_array_equal(X, before[0])
     assert_array_equal(Y, before[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.1}], ids=["one by one", "together"])
+def test_an_interrupt_ends_the_whole_search(monkeypatch, options):
+    X, y = make_classification(60, 5, random_state=0)
+    calls = []
+
+    def interrupted(problem, theta, **given):
+        calls.append(1)
+
+        def stop(progress):
+            raise KeyboardInterrupt
+
+        return levenberg_marquardt(problem, theta, **{**given, "callback": stop})
+
+    monkeypatch.setattr("sklm._prepared.levenberg_marquardt", interrupted)
+    model = LMClassifier(3, random_state=0, growing=False, verbose=0 if options else 1, **options)
+    with pytest.raises(KeyboardInterrupt):
+        LMGridSearchCV(model, {"damping": [1e-2, 1.0]}, cv=2).fit(X, y)
+    assert len(calls) == 1
+    with pytest.warns(UserWarning, match="interrupted by the user"):  # a fit alone keeps its model
+        model.fit(X, y)

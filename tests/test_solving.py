@@ -41,6 +41,7 @@ def negligible(model, X, y):
         (8000, {"hidden_layer_sizes": 60, "target_loss": 0.0}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "batch_size": 1000}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "loss": "huber"}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "standardize": False}, 0.0),  # zero is no scale of y then
         (8000, {"hidden_layer_sizes": 60, "optimizer": "lbfgs"}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "early_stopping": True}, (7200 * 241**2 / 3e13) ** 2),
     ],
@@ -54,6 +55,7 @@ def test_what_is_negligible_follows_the_length_of_an_iteration(n_samples, option
 def test_nothing_is_negligible_for_classes_and_straight_lines():
     X, y = surface(8000)
     assert negligible(LMClassifier(60), X, y > 1) == 0
+    assert negligible(LMClassifier(60, loss="squared_error"), X, y > 1) == 0
     wide = np.random.default_rng(0).normal(size=(3000, 300))  # 2.7e8 multiplications
     assert negligible(LMRegressor(()), wide, wide[:, 0]) == 0
 
@@ -145,8 +147,9 @@ def test_the_memory_of_given_batches():
 
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
 def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
-    for name in ("_mini_batches.DUAL_WORK", "_classifier.EXACT_WORK", "_classifier.FEW_ROWS_WORK"):
-        monkeypatch.setattr(f"sklm.{name}", 1e4)
+    monkeypatch.setattr("sklm._mini_batches.DUAL_WORK", 1e4)
+    for name in ("EXACT_WORK", "FEW_ROWS_WORK", "FEWER_ROWS_WORK"):
+        monkeypatch.setattr(f"sklm._classifier.{name}", 1e4)
     monkeypatch.setattr("sklm._mini_batches.LEAST_BATCH", 1)
     X, y = surface(200)
     y = y if estimator is LMRegressor else np.digitize(y, np.quantile(y, [0.3, 0.6]))

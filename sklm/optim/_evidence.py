@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ._curvature import Workspace, linearise
 from ._problem import Problem
+from ._row_space import has_few_rows, row_space
 from ._solvers import Cholesky
 from ._threads import on_suited_threads
 
@@ -40,18 +43,20 @@ def log_evidence(problem: Problem, theta: Tensor, n_observations: float | Tensor
     approximation): ``-N F + (c log(N alpha) - log det A + i log 0.01) / 2`` for c coefficients and i intercepts, which
     have a wide prior of their own (MacKay 1992, Neural Computation 4(3), pp. 448-472, eq. 3.4; for classes 4(5),
     pp. 720-736). For squared error of unit variance and a linear model it is exact, up to ``N log(2 pi) / 2``. It costs
-    a linearisation and a factorisation.
+    a linearisation and a factorisation, in the space of the rows where these are fewer than the parameters.
     """
-    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
     number = torch.as_tensor(n_observations, dtype=theta.dtype, device=theta.device).expand(len(theta))
-    free = 1 - problem.penalty_mask
-    matrix = system.gram * number[:, None, None]
-    matrix.diagonal(dim1=1, dim2=2).add_(INTERCEPT_PRECISION * free)
-    lower, info = torch.linalg.cholesky_ex(matrix)
-    log_determinant = 2 * lower.diagonal(dim1=1, dim2=2).log().sum(1)
-    log_prior = problem.penalty_mask.sum() * (number * problem.alpha).log() + free.sum() * torch.log(
-        torch.full_like(number, INTERCEPT_PRECISION)
-    )
+    free, n_parameters = 1 - problem.penalty_mask, theta.shape[1]
+    if has_few_rows(problem):
+        precision = problem.alpha[:, None] * problem.penalty_mask + INTERCEPT_PRECISION / number[:, None] * free
+        log_determinant = row_space(problem, theta, precision).log_determinant + n_parameters * number.log()
+    else:
+        system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
+        matrix = system.gram * number[:, None, None]
+        matrix.diagonal(dim1=1, dim2=2).add_(INTERCEPT_PRECISION * free)
+        lower, info = torch.linalg.cholesky_ex(matrix)
+        log_determinant = 2 * lower.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_determinant = log_determinant.where(info == 0, torch.full_like(log_determinant, torch.nan))
+    log_prior = problem.penalty_mask.sum() * (number * problem.alpha).log() + free.sum() * math.log(INTERCEPT_PRECISION)
     fit = number * problem.evaluate(theta, keep=False).objective + 0.5 * INTERCEPT_PRECISION * (theta.square() @ free)
-    evidence = 0.5 * (log_prior - log_determinant) - fit
-    return evidence.where(info == 0, torch.full_like(evidence, torch.nan))
+    return 0.5 * (log_prior - log_determinant) - fit

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from ..architectures._base import Forward
 from ..losses._base import Loss
 from ._curvature import Workspace, linearise
-from ._problem import Problem
+from ._problem import Chunk, Problem
+from ._row_space import has_few_rows, row_space
 from ._solvers import Cholesky, NormalSystem, scaled_eigh
 from ._threads import on_suited_threads
 
@@ -43,21 +47,16 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: floa
     rows; the loss is taken there (approximate leave-one-out: Rad & Maleki 2020, Journal of the Royal Statistical
     Society B 82, pp. 965-996, for penalised linear models). For squared error and a linear model this is exact, the
     residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
-    left out of A. It costs about three linearisations.
+    left out of A. It costs about three linearisations. With fewer rows than parameters and a penalty all is done in the
+    space of the rows, where parameters free of penalty have ``FREE`` of it.
     """
-    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
-    whitener = _whitener(system)
     network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
     eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
     limits, start = _range_of_targets(problem) if cut or loss.target_scaling == "mean" else None, 0
-    for chunk, forward in problem.forward_passes(theta, None):
+    for chunk, forward, spread in _spreads(problem, theta):
         n = chunk.weights.shape[-1]
         weights = chunk.weights if problem.unit_weights is None else problem.unit_weights[:, start : start + n]
         start += n
-        rows = theta.new_empty(*theta.shape, network.n_outputs, n)
-        network.pullback(theta, chunk.X, forward, eye[None, :, :, None].expand(1, -1, -1, n), rows)
-        white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
-        spread = torch.einsum("bpkn,bpln->bnkl", white, white)  # C
         factor = loss.factor(forward.outputs, chunk.y).expand(len(theta), -1, -1, n).permute(0, 3, 1, 2)
         weighted = weights[:, :, None, None] * (factor @ factor.mT @ spread)
         gradient = loss.gradient(forward.outputs, chunk.y).expand_as(forward.outputs).mT
@@ -73,6 +72,28 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: floa
             highest = most * _of_each_row(loss, torch.zeros_like(outputs), chunk.y)
             total = total + (chunk.weights * _of_each_row(loss, outputs, chunk.y).minimum(highest)).sum(-1)
     return total
+
+
+def _spreads(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
+    """Yield chunks, their forward passes, and ``C = J_n A^-1 J_n^T`` (B, n, K, K) of their samples."""
+    network, start = problem.network, 0
+    if has_few_rows(problem) and bool((problem.alpha > 0).all()):
+        penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
+        spread = row_space(problem, theta, penalty).spread
+        for chunk, forward in problem.forward_passes(theta, None):
+            n = chunk.weights.shape[-1]
+            yield chunk, forward, spread[:, start : start + n]
+            start += n
+        return
+    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
+    whitener = _whitener(system)
+    eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
+    for chunk, forward in problem.forward_passes(theta, None):
+        n = chunk.weights.shape[-1]
+        rows = theta.new_empty(*theta.shape, network.n_outputs, n)
+        network.pullback(theta, chunk.X, forward, eye[None, :, :, None].expand(1, -1, -1, n), rows)
+        white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
+        yield chunk, forward, torch.einsum("bpkn,bpln->bnkl", white, white)
 
 
 def _of_each_row(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:

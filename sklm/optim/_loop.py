@@ -79,7 +79,10 @@ class Loop(ABC):
                     result = _store(result, state)
                     state, work = self._drop(state, work)
         except KeyboardInterrupt:
-            state = replace(state, status=_mark(state.status, Status.INTERRUPTED))
+            running = state.status == _RUNNING
+            # after the last iteration, too, somebody has asked for an end
+            marked = running if bool(running.any()) else torch.ones_like(running)
+            state = replace(state, status=state.status.masked_fill(marked, int(Status.INTERRUPTED)))
             result = _store(result, state)
         solution = _solution(result, history, done)
         moved = (solution.theta != theta).any(1).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -220,6 +221,26 @@ class Problem:
             return self
         sizes = _chunk_sizes("auto", self.network, loss, len(self.alpha), self.n_samples, self.y)
         return replace(self, loss=loss, max_rows=sizes[0], layer_rows=sizes[1], noise=None)
+
+    def in_double_precision(self) -> Problem:
+        """The problem in float64; rows that are in memory."""
+        if self.y.dtype == torch.float64:
+            return self
+        assert isinstance(self.rows, TensorRows)
+        X = self.rows.X.double()
+        rows = TensorRows(X.mT.contiguous().mT if self.rows.samples_first else X, self.rows.samples_first)
+        return replace(
+            self,
+            network=copy.deepcopy(self.network).to(self.y.device, torch.float64),
+            rows=rows,
+            y=self.y.double(),
+            weights=self.weights.double(),
+            unit_weights=None if self.unit_weights is None else self.unit_weights.double(),
+            alpha=self.alpha.double(),
+            penalty_mask=self.penalty_mask.double(),
+            report_weights=self.report_weights.double(),
+            noise=None,
+        )
 
     def penalty(self) -> Tensor | None:
         """Alpha times mask, (B, P); None where no model is penalised."""
