@@ -45,7 +45,7 @@ alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. One over the sum of the weights
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
     coefficient is normal with deviation one beforehand. 'auto' takes 0.3, 1, 3 or 10 times that, by how well the
-    training rows tell each other: their leave-one-out loss and the evidence. This takes two to three times as long as
+    training rows tell each other: their leave-one-out loss and the evidence. This takes two to four times as long as
     a fit with a number. It is just one over the sum without hidden layers, for CNNs and modules, with mini-batches,
     ``early_stopping``, ``target_loss`` or another loss, and in ``partial_fit``, where the rows are those of the batch:
     give a number there. 'cv' chooses among 10, 3, 1, 0.3 and 0.1 times that by the log-loss on rows left out, for five
