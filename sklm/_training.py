@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -233,6 +234,9 @@ class Training(FittedNetwork, Solving):
                     row = 0
         finally:
             callbacks.close()
+        if self.verbose and fit.prior is not None and fit.alpha_scores:
+            tried = ", ".join(f"{alpha:.3g}" for alpha in fit.alpha_scores)
+            print(f"alpha = {fit.alpha:.3g} is the best of {tried}", file=sys.stderr, flush=True)
         if Status.INTERRUPTED in solution.status and _ends_more.get():
             raise KeyboardInterrupt
         try:

@@ -328,3 +328,9 @@ def test_few_rows_are_judged_in_their_own_space(n_rows):
     assert values[0] == pytest.approx(wide[0], rel=1e-8)
     assert free == pytest.approx(wide[1], rel=0.05)
     assert values[1] == pytest.approx(wide[1], rel=0.2)
+
+
+def test_verbose_says_what_was_chosen(capsys):
+    X, y = noisy()
+    small(verbose=1).fit(X, y)
+    assert capsys.readouterr().err.splitlines()[-1] == "alpha = 0.1 is the best of 0.1, 0.03, 0.01"
