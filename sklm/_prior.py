@@ -36,7 +36,7 @@ MOST = 4.0
 #: judging a penalty takes about so many linearisations with exact curvature, and factorisations, ...
 LINEARISATIONS, FACTORISATIONS = 4, 10
 #: ... and is not done where these are more multiplications than this
-JUDGING_WORK = 1e11
+JUDGING_WORK = 1.5e11
 
 
 def judging_work(n_samples: float, n_outputs: int, n_parameters: int) -> float:
