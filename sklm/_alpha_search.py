@@ -84,8 +84,10 @@ def _with_found(
     jacobian_max_rows: int | str | None,
 ) -> list[Prepared]:
     """Return the fits with what the search has found, or what fits of all rows say (``by_rows``)."""
+    folds = fits[0].folds
+    assert folds is not None
     # what takes the place of more rows weighs less beside all of them
-    share = len(fits[0].folds.rows) / fits[0].problem.n_samples if fits[0].folds is not None else 1.0
+    share = len(folds.rows) / fits[0].problem.n_samples
     result = []
     for fit, best, alphas, scores, theta in zip(
         fits, search.best, share * search.alphas, search.scores, search.theta.cpu().double().numpy(), strict=True

@@ -262,12 +262,10 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
         most = max(len(waiting.prepared.theta) for waiting in bucket)
         quickest = max(most, int(min(at_once, models_at_once(first.prepared))))
         fits = choose_alphas([w.prepared for w in bucket], quickest, estimator.jacobian_max_rows)
-        for waiting, prepared in zip(bucket, fits, strict=True):
-            waiting.prepared = prepared
         solution = run_together(fits, estimator.jacobian_max_rows)
         if fits[0].prior is not None:
-            stopping = first.prepared.options["stopping"]
+            stopping = fits[0].options["stopping"]
             fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
-            for waiting, prepared in zip(bucket, fits, strict=True):
-                waiting.prepared = prepared
+        for waiting, prepared in zip(bucket, fits, strict=True):
+            waiting.prepared = prepared
     return solution, time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +107,17 @@ def linearise(
     penalty = problem.penalty()
     system = accumulator.finish(moving, None if penalty is None else part_of(penalty), gradient)
     return system, flat[:, :-1] if whole and flat is not None else None
+
+
+def output_rows(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
+    """Yield chunks, their forward passes, and the derivatives of the outputs of their samples, (B, P, K, n)."""
+    n_outputs = problem.network.n_outputs
+    eye = torch.eye(n_outputs, dtype=theta.dtype, device=theta.device)[None, :, :, None]
+    for chunk, forward in problem.forward_passes(theta, None):
+        n = chunk.weights.shape[-1]
+        rows = theta.new_empty(*theta.shape, n_outputs, n)
+        problem.network.pullback(theta, chunk.X, forward, eye.expand(1, -1, -1, n), rows)
+        yield chunk, forward, rows
 
 
 def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None) -> Tensor:

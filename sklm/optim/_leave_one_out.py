@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..architectures._base import Forward
 from ..losses._base import Loss
-from ._curvature import Workspace, linearise
+from ._curvature import Workspace, linearise, output_rows
 from ._problem import Chunk, Problem
 from ._row_space import has_few_rows, row_space
 from ._solvers import Cholesky, NormalSystem, scaled_eigh
@@ -76,10 +76,9 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: floa
 
 def _spreads(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
     """Yield chunks, their forward passes, and ``C = J_n A^-1 J_n^T`` (B, n, K, K) of their samples."""
-    network, start = problem.network, 0
     if has_few_rows(problem) and bool((problem.alpha > 0).all()):
         penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
-        spread = row_space(problem, theta, penalty).spread
+        spread, start = row_space(problem, theta, penalty).spread, 0
         for chunk, forward in problem.forward_passes(theta, None):
             n = chunk.weights.shape[-1]
             yield chunk, forward, spread[:, start : start + n]
@@ -87,11 +86,7 @@ def _spreads(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, 
         return
     system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
     whitener = _whitener(system)
-    eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
-    for chunk, forward in problem.forward_passes(theta, None):
-        n = chunk.weights.shape[-1]
-        rows = theta.new_empty(*theta.shape, network.n_outputs, n)
-        network.pullback(theta, chunk.X, forward, eye[None, :, :, None].expand(1, -1, -1, n), rows)
+    for chunk, forward, rows in output_rows(problem, theta):
         white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
         yield chunk, forward, torch.einsum("bpkn,bpln->bnkl", white, white)
 

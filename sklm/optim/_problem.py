@@ -227,12 +227,10 @@ class Problem:
         if self.y.dtype == torch.float64:
             return self
         assert isinstance(self.rows, TensorRows)
-        X = self.rows.X.double()
-        rows = TensorRows(X.mT.contiguous().mT if self.rows.samples_first else X, self.rows.samples_first)
         return replace(
             self,
             network=copy.deepcopy(self.network).to(self.y.device, torch.float64),
-            rows=rows,
+            rows=TensorRows(self.rows.X.double(), self.rows.samples_first),  # strides stay
             y=self.y.double(),
             weights=self.weights.double(),
             unit_weights=None if self.unit_weights is None else self.unit_weights.double(),

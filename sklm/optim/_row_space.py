@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._curvature import output_rows, weighted_factor
 from ._problem import Problem
 
 
@@ -40,16 +41,11 @@ def row_space(problem: Problem, theta: Tensor, precision: Tensor) -> RowSpace:
     ``A^-1 = D^-1 - D^-1 V^T (I + V D^-1 V^T)^-1 V D^-1``,
     and ``det A = det D det(I + V D^-1 V^T)`` (Woodbury's identity, Sylvester's theorem). The rows J are stored.
     """
-    network, loss, n_models = problem.network, problem.loss, len(theta)
-    eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
     plain, scaled = [], []
-    for chunk, forward in problem.forward_passes(theta, None):
-        n = chunk.weights.shape[-1]
-        rows = theta.new_empty(*theta.shape, network.n_outputs, n)
-        network.pullback(theta, chunk.X, forward, eye[None, :, :, None].expand(1, -1, -1, n), rows)
-        rows = rows.permute(0, 3, 2, 1)  # (B, n, K, P)
-        factor = loss.factor(forward.outputs, chunk.y) * chunk.weights.sqrt()[:, None, None, :]
-        factor = factor.expand(n_models, -1, -1, n).permute(0, 3, 2, 1)  # (B, n, R, K)
+    for chunk, forward, derivatives in output_rows(problem, theta):
+        rows = derivatives.permute(0, 3, 2, 1)  # (B, n, K, P)
+        factor = weighted_factor(problem.loss, chunk, forward)
+        factor = factor.expand(len(theta), -1, -1, rows.shape[1]).permute(0, 3, 2, 1)  # (B, n, R, K)
         plain.append(rows)
         scaled.append(factor @ rows)
     jacobian, curved = torch.cat(plain, 1), torch.cat(scaled, 1).flatten(1, 2)
