@@ -7,9 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ._prepared import Prepared, run_together
-from .optim import AlphaSearch, SearchInterrupted, Status, Stopping, cross_validate_alpha, stack_problems
+from .optim import (
+    AlphaSearch,
+    Relevance,
+    SearchInterrupted,
+    Status,
+    Stopping,
+    cross_validate_alpha,
+    stack_problems,
+    weigh_inputs,
+)
 from .optim._isolation import isolated
 
 #: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
@@ -55,12 +65,14 @@ def choose_alphas(
         if len(every[0].rows) < first.problem.n_samples:
             parts = [part.take(folds.rows) for part, folds in zip(parts, every, strict=True)]
         problem = stack_problems(parts)
+        options["damping"] = torch.tensor(
+            [fit.options["damping"] for fit in fits], dtype=problem.y.dtype, device=device
+        )
+        divided = torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device), first.folds.n_held_out
         search = cross_validate_alpha(
             problem,
             torch.from_numpy(np.stack([folds.start for folds in every])).to(device, problem.y.dtype),
-            torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device),
-            first.folds.n_held_out,
-            damping=torch.tensor([fit.options["damping"] for fit in fits], dtype=problem.y.dtype, device=device),
+            *divided,
             alphas=np.stack([folds.alphas for folds in every]),
             stopping=half,
             models_at_once=models_at_once,
@@ -68,7 +80,12 @@ def choose_alphas(
             **options,
         )
         try:
-            return _with_found(fits, search, half.left(began), models_at_once, by_rows, jacobian_max_rows)
+            found = Relevance.unknown(search)
+            if first.folds.weighs:
+                found = weigh_inputs(
+                    problem, search, *divided, models_at_once=models_at_once, stopping=half.left(began), **options
+                )
+            return _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
         except SearchInterrupted:
             raise
         except KeyboardInterrupt:
@@ -78,6 +95,7 @@ def choose_alphas(
 def _with_found(
     fits: list[Prepared],
     search: AlphaSearch,
+    found: Relevance,
     stopping: Stopping,
     models_at_once: int,
     by_rows: bool,
@@ -89,32 +107,52 @@ def _with_found(
     # what takes the place of more rows weighs less beside all of them
     share = len(folds.rows) / fits[0].problem.n_samples
     result = []
-    for fit, best, alphas, scores, theta in zip(
-        fits, search.best, share * search.alphas, search.scores, search.theta.cpu().double().numpy(), strict=True
-    ):
-        fit = replace(fit, alpha_scores=dict(zip(alphas.tolist(), scores.tolist(), strict=True)), folds=None)
-        result.append(replace(fit, **fit.penalised(float(alphas[best])), searched=theta))
-    # without a penalty nothing is known of rows left out by no more rows than parameters
-    doubtful = np.flatnonzero(search.doubtful | (search.noiseless & by_rows & (not fits[0].predicts_rows)))
-    alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // max(len(fit.theta) for fit in fits)
-    for part in np.array_split(doubtful, -(-len(doubtful) // at_once)) if len(doubtful) else []:
-        some = [result[number] for number in part]
-        alphas[part] = _by_all_rows(some, search.chosen[part], stopping, at_once, jacobian_max_rows)
+    for row, (fit, alphas) in enumerate(zip(fits, share * search.alphas, strict=True)):
+        scores = dict(zip(alphas.tolist(), search.scores[row].tolist(), strict=True))
+        fit = replace(fit, alpha_scores=scores, folds=None)
+        if found.scales is not None:
+            fit = fit.weighed(found.scales[row])
+        theta = found.theta[row].cpu().double().numpy()
+        result.append(replace(fit, **fit.penalised(share * float(found.alpha[row])), searched=theta))
+    doubtful = search.doubtful
+    if by_rows:
+        # without a penalty nothing is known of rows left out by no more rows than parameters
+        doubtful = doubtful | found.little | (search.noiseless & (not fits[0].predicts_rows))
+    numbers, most = np.flatnonzero(doubtful), max(len(fit.theta) for fit in fits)
+    alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // most
+    for part in np.array_split(numbers, -(-len(numbers) // at_once)) if len(numbers) else []:
+        try:
+            alphas[part] = _by_all_rows([result[number] for number in part], stopping, at_once, jacobian_max_rows)
+        except _ModelsAtInterrupt as models:
+            scales = None if found.scales is None else found.scales[part]
+            raise SearchInterrupted(found.alpha[part], models.theta, scales) from None
     for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
         result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
-    for number in np.flatnonzero((search.noiseless | search.doubtful) & (alphas == 0)):
+    for number in np.flatnonzero((search.noiseless | doubtful) & (alphas == 0)):
         result[number] = replace(result[number], **result[number].joined())
     return result
 
 
+class _ModelsAtInterrupt(Exception):
+    """The user stopped fits of all rows; ``theta`` (M, P) are the models so far."""
+
+    def __init__(self, theta: Tensor):
+        super().__init__("fits of all rows were interrupted")
+        self.theta = theta
+
+
 def _by_all_rows(
-    fits: list[Prepared], chosen: np.ndarray, stopping: Stopping, fits_at_once: int, jacobian_max_rows: int | str | None
+    fits: list[Prepared], stopping: Stopping, fits_at_once: int, jacobian_max_rows: int | str | None
 ) -> np.ndarray:
     """Return the penalties (M,) of fits: their own, or others that are evidently better by the rows left out.
 
-    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. What
-    was ``chosen`` is only reported, if the user stops this. Where the loss without a penalty cannot be known, the
-    smallest one stands for it.
+    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. Where
+    the loss without a penalty cannot be known, the smallest one stands for it.
+
+    Raises
+    ------
+    _ModelsAtInterrupt
+        If the user stops this.
     """
     began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
     own = np.array([fit.alpha for fit in fits])
@@ -136,7 +174,7 @@ def _by_all_rows(
             if not len(kept):  # the first ones are of all fits
                 kept = solution.theta[torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)]
             if Status.INTERRUPTED in solution.status:
-                raise SearchInterrupted(chosen, kept)
+                raise _ModelsAtInterrupt(kept)
             if Status.TIME in solution.status:
                 return own
             for (number, _), fit, row in zip(part, some, leaders, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import numbers
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,10 @@ class Scaling:
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Standardise (N, F)."""
         return (array - self.mean) * self.inverse
+
+    def times(self, factors: np.ndarray) -> Scaling:
+        """The scaling whose standardised columns are multiplied by positive factors (F,)."""
+        return replace(self, scale=self.scale / factors, inverse=self.inverse * factors)
 
 
 def flatten_images(X: Any, architecture: Any) -> Any:

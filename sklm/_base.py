@@ -71,6 +71,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "architecture": [Architecture, torch.nn.Module, None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto", "cv"})],
+        "relevance": [StrOptions({"auto"}), "array-like", None],
         "optimizer": [StrOptions({"lm", *OPTIMIZERS}), Optimizer],
         "damping": [Interval(Real, 0, None, closed="neither")],
         "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
@@ -110,6 +111,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         architecture: Any = None,
         loss: Any = "squared_error",
         alpha: float | str = "auto",
+        relevance: Any = "auto",
         optimizer: Any = "lm",
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
@@ -145,6 +147,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         self.architecture = architecture
         self.loss = loss
         self.alpha = alpha
+        self.relevance = relevance
         self.optimizer = optimizer
         self.damping = damping
         self.damping_strategy = damping_strategy

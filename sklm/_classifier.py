@@ -114,6 +114,9 @@ class LMClassifier(ClassProbabilities):
     intercepts_ : list of ndarray of shape (n_out,)
     alpha_ : float
         The penalty of the fit.
+    relevance_ : ndarray of shape (n_features_in_,) or None
+        Factor of each standardised column; None where all are alike. ``alpha_`` is for the weights of columns that have
+        these factors.
     alpha_scores_ : dict of float to float, or None
         What every penalty that was tried was judged by, an estimate of the mean loss of rows that were not seen. With
         ``alpha='cv'`` those well behind the best one were not trained to the end. None where none was judged.
@@ -187,6 +190,7 @@ class LMClassifier(ClassProbabilities):
         architecture: Any = None,
         loss: Any = "log_loss",
         alpha: float | str = "auto",
+        relevance: Any = "auto",
         optimizer: Any = "lm",
         damping: float = 1e-2,
         damping_strategy: Any = "gain_ratio",
@@ -227,6 +231,7 @@ class LMClassifier(ClassProbabilities):
             architecture=architecture,
             loss=loss,
             alpha=alpha,
+            relevance=relevance,
             optimizer=optimizer,
             damping=damping,
             damping_strategy=damping_strategy,

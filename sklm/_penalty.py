@@ -28,7 +28,8 @@ class Folds:
 
     rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
-    these rows; repeats : bool, some rows are equal, or many almost
+    these rows; repeats : bool, some rows are equal, or many almost; weighs : bool, inputs may be weighed by how much
+    they matter
     """
 
     rows: np.ndarray
@@ -37,6 +38,7 @@ class Folds:
     start: np.ndarray
     alphas: np.ndarray
     repeats: bool
+    weighs: bool = False
 
 
 def make_folds(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ._penalty import Folds
 from .optim import (
@@ -67,8 +68,10 @@ class Prepared:
         To find it with; see ``choose_alphas``.
     alpha_scores : dict or None
         What was found.
-    further : (S', P) float64 ndarray or None
-        Starts that join ``theta`` where the search sees no noise; they count if there is none.
+    n_noiseless : int
+        Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
+    draw : callable or None
+        ``draw(scales, number)`` returns the first starts (number, P) for inputs that are multiplied by scales (F,).
     searched : (P,) float64 ndarray or None
         The best model of the search: what is left if the user stops before the first iteration.
     prior : float or None
@@ -88,7 +91,8 @@ class Prepared:
     alpha: float = 0.0
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
-    further: np.ndarray | None = None
+    n_noiseless: int = 0
+    draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     searched: np.ndarray | None = None
     prior: float | None = None
     interrupted: bool = False
@@ -137,7 +141,8 @@ class Prepared:
         """The fit that ends where the search for its penalty was stopped."""
         assert self.folds is not None
         share = len(self.folds.rows) / self.problem.n_samples
-        return self.ended_at(search.theta[0].cpu().double().numpy(), share * float(search.alpha[0]))
+        fit = self if search.scales is None else self.weighed(search.scales[0])
+        return fit.ended_at(search.theta[0].cpu().double().numpy(), share * float(search.alpha[0]))
 
     def ended_at(self, theta: np.ndarray, alpha: float) -> Prepared:
         """The fit that the user has stopped at a model theta (P,) of the search."""
@@ -151,18 +156,31 @@ class Prepared:
         alphas = torch.full_like(self.problem.alpha, alpha)
         return {"problem": replace(self.problem, alpha=alphas, penalised=alpha > 0), "alpha": alpha}
 
+    def weighed(self, scales: Tensor) -> Prepared:
+        """The fit with inputs multiplied by scales (F,), the largest one 1."""
+        if bool((scales == 1).all()):
+            return self
+        assert isinstance(self.problem.rows, TensorRows)
+        factors = scales.cpu().double().numpy()
+        core = {**self.core, "relevance_": factors, "x_inverse_scale_": self.core["x_inverse_scale_"] * factors}
+        rows = TensorRows(self.problem.rows.X * scales[:, None])
+        fit, draw = replace(self, problem=replace(self.problem, rows=rows), core=core), self.draw
+        if draw is None:
+            return fit
+        return replace(fit, theta=draw(factors, len(self.theta)), draw=lambda _, number: draw(factors, number))
+
     def joined(self) -> dict[str, Any]:
-        """The fields that say that the further starts take part."""
-        if self.further is None or not self.predicts_rows:
+        """The fields that say that all starts of a fit without noise take part."""
+        if self.n_noiseless <= len(self.theta) or self.draw is None or not self.predicts_rows:
             return {}
-        theta = np.concatenate([self.theta, self.further])
+        theta = self.draw(np.ones(len(self.core["x_mean_"])), self.n_noiseless)
         every = torch.zeros(len(theta), dtype=torch.int64, device=self.problem.y.device)
-        return {"problem": self.problem.models(every), "theta": theta, "further": None}
+        return {"problem": self.problem.models(every), "theta": theta}
 
     @property
     def most_starts(self) -> int:
         """How many models the fit may come to have."""
-        return len(self.theta) + (0 if self.further is None else len(self.further))
+        return max(len(self.theta), self.n_noiseless)
 
     @property
     def n_units(self) -> float:
@@ -247,6 +265,7 @@ class Prepared:
             None if self.validation is None else self.validation.n_samples,
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
+            self.folds is not None and self.folds.weighs,
             self.prior is not None,
             self.seed if draws else None,
         )
@@ -261,8 +280,8 @@ def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> S
         validation = stack_problems([fit.validation for fit in fits if fit.validation is not None], jacobian_max_rows)
     options: dict[str, Any] = {}
     if "damping" in first.options:
-        damping = torch.tensor(np.repeat([fit.options["damping"] for fit in fits], counts), dtype=problem.y.dtype)
-        options["damping"] = damping.to(problem.y.device)
+        damping = np.repeat([fit.options["damping"] for fit in fits], counts)
+        options["damping"] = torch.tensor(damping, dtype=problem.y.dtype, device=problem.y.device)
     theta = np.concatenate([fit.theta for fit in fits])
     return first.run(problem, validation, theta, groups=np.repeat(np.arange(len(fits)), counts), **options)
 

@@ -98,9 +98,12 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
     alpha_ : float
         The penalty of the fit.
     alpha_scores_ : dict of float to float, or None
-        Mean loss of standardised targets on the rows left out, for every alpha that was tried; those well behind the
-        best were given up early. ``alpha_`` may be another, where there is little noise (user guide, "Noisy data").
-        None where there was no search.
+        Mean loss of standardised targets on the rows left out, for every alpha that was tried with all columns alike;
+        those well behind the best were given up early. ``alpha_`` may be another, where there is little noise (user
+        guide, "Noisy data") or columns have a ``relevance_``. None where there was no search.
+    relevance_ : ndarray of shape (n_features_in_,) or None
+        Factor of each standardised column; None where all are alike. ``alpha_`` is for the weights of columns that have
+        these factors.
     batch_size_ : int
         Rows of a step: those of the largest mini-batch, or all training rows.
     n_iter_ : int

@@ -193,7 +193,11 @@ class Solving(MiniBatching):
         folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
-        return folds and self._with_candidates(folds, data, meaning)
+        if folds is None:
+            return None
+        weighs = isinstance(self.relevance, str) and architecture.restarts and network.input_weights is not None
+        weighs = weighs and self._scales(architecture) and data.X.shape[1] > 1
+        return self._with_candidates(replace(folds, weighs=weighs), data, meaning)
 
     def _may_memorise(self, architecture: Architecture, network: Network, rows: float) -> bool:
         """Whether noise is worth a guard against it: rows (times outputs) are few, and the loss has no target."""

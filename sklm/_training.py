@@ -187,7 +187,15 @@ class Training(FittedNetwork, Solving):
         batches = self._batches(network, len(data.X), seed)
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         x, y = self._scalings(data, architecture, loss, previous)
-        theta = self._starts(architecture, network, loss, data, x, y, seed, previous)
+        relevance = self._given_relevance(network, data.X.shape[1], previous if was_found else None)
+        if relevance is not None:
+            x = x.times(relevance)
+
+        def draw(scales: np.ndarray, number: int) -> np.ndarray:
+            return self._starts(architecture, network, data, x.times(scales), y, loss, seed, previous, number)
+
+        number = self._n_starts(architecture, network, loss, len(data.X))
+        theta = draw(np.ones(data.X.shape[1]), number)
         alpha, scores = self._penalty(data, meaning), None
         if self._alpha_is_open and not automatic:
             # not from a fitted model, which has seen the rows to leave out
@@ -213,11 +221,10 @@ class Training(FittedNetwork, Solving):
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
-        further = None
+        core["relevance_"] = relevance
+        fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores)
         if folds is not None:
-            number = self._n_noiseless_starts(network, loss, len(data.X), len(theta))
-            further = self._random_starts(architecture, network, data, x, seed, number)[len(theta) :]
-        fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores, further)
+            fit = replace(fit, n_noiseless=self._n_noiseless_starts(network, loss, len(data.X), number), draw=draw)
         return replace(fit, prior=self._prior(architecture, data, fit, meaning))
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
@@ -318,13 +325,17 @@ class Training(FittedNetwork, Solving):
             self._check_penalty(network)
             loss = self._make_loss(network, len(data.X), meaning)
             x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
-            theta = self._starts(architecture, network, loss, data, x, y, seed, None)[:1]
+            relevance = self._given_relevance(network, data.X.shape[1], None)
+            if relevance is not None:
+                x = x.times(relevance)
+            theta = self._random_starts(architecture, network, data, x, seed, 1)
             damping = self.damping
         else:
             architecture = previous.architecture_
             network = architecture.build(data.X.shape[1], data.y.shape[1])
             loss = self._make_loss(network, len(data.X), meaning)
             x, y = previous._stored_scalings()
+            relevance = previous.relevance_
             theta, damping = previous.theta_[None], previous.damping_
         device = self._make_device(data.y.size * network.n_parameters**2)
         alpha = self._penalty(data, meaning)
@@ -346,7 +357,7 @@ class Training(FittedNetwork, Solving):
                 **options,
             )
         refuse_nonfinite(solution, 0)
-        fitted = self._core(architecture, loss, x, y, meaning)
+        fitted = {**self._core(architecture, loss, x, y, meaning), "relevance_": relevance}
         fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
         fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None)
         moved = bool(solution.moved[0])
@@ -374,6 +385,29 @@ class Training(FittedNetwork, Solving):
     ) -> float | None:
         """The penalty of which multiples are to be judged, see ``judge_priors``; None where that is not wanted."""
         return None
+
+    def _given_relevance(self, network: Network, n_inputs: int, previous: Any) -> np.ndarray | None:
+        """Factors of the columns (F,) that are known before the fit; None for none.
+
+        They are what was asked for, or what the ``previous`` fit has found, if that stays.
+
+        Raises
+        ------
+        ValueError
+            If what was asked for cannot be used.
+        """
+        if self.relevance is None:
+            return None
+        if isinstance(self.relevance, str):
+            return None if previous is None else previous.relevance_
+        if network.input_weights is None:
+            raise ValueError("relevance is for MLPs only; leave relevance='auto' with this architecture.")
+        factors = np.asarray(self.relevance, dtype=np.float64)
+        if factors.shape != (n_inputs,):
+            raise ValueError(f"relevance must have one number for each of {n_inputs} columns; got {factors.shape}.")
+        if not (np.isfinite(factors) & (factors > 0)).all():
+            raise ValueError("relevance must be positive and finite; leave out columns that shall not matter at all.")
+        return factors
 
     def _check_penalty(self, network: Network) -> None:
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
@@ -407,16 +441,16 @@ class Training(FittedNetwork, Solving):
         self,
         architecture: Architecture,
         network: Network,
-        loss: Loss,
         data: TrainingSet,
         x: Scaling,
         y: Scaling,
+        loss: Loss,
         seed: int,
         previous: Training | None,
+        number: int,
     ) -> np.ndarray:
-        """Start vectors, a row a start (.., P); with a warm start, the first one is the fitted model."""
-        n_starts = self._n_starts(architecture, network, loss, len(data.X))
-        theta = self._random_starts(architecture, network, data, x, seed, n_starts)
+        """Start vectors (number, P); with a warm start, the first one is the fitted model."""
+        theta = self._random_starts(architecture, network, data, x, seed, number)
         if previous is not None:
             if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != data.X.shape[1]:
                 raise ValueError(

@@ -19,7 +19,7 @@ from sklm._base import AUTO_STARTS
 from sklm._penalty import make_folds, searched_rows
 from sklm._prepared import Prepared
 from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
-from sklm.optim import Status, _cross_validation, leave_one_out, levenberg_marquardt
+from sklm.optim import Status, _penalty_race, leave_one_out, levenberg_marquardt
 
 START = np.zeros(3)
 #: penalties of a classifier, times the number of rows
@@ -60,7 +60,7 @@ def interrupt_at(monkeypatch, stage):
 
         return levenberg_marquardt(*given, **options, callback=stop)
 
-    monkeypatch.setattr(_cross_validation, "levenberg_marquardt", interrupted)
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", interrupted)
 
 
 def test_equal_rows_are_in_the_same_fold_and_folds_are_equal_in_size():
@@ -90,7 +90,7 @@ def test_not_all_of_many_rows_take_part():
 
 def test_auto_is_a_fit_with_the_alpha_it_found():
     X, y = noisy()
-    auto = LMRegressor(random_state=0).fit(X, y)
+    auto = LMRegressor(relevance=None, random_state=0).fit(X, y)
     assert 1e-3 <= auto.alpha_ <= 0.1
     assert min(auto.alpha_scores_, key=auto.alpha_scores_.get) == auto.alpha_
     fixed = LMRegressor(alpha=auto.alpha_, random_state=0).fit(X, y)
@@ -414,7 +414,7 @@ def test_few_iterations_take_the_least_loss():
     for seed in range(5):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LMRegressor(6, random_state=seed, max_iter=10).fit(X, y)
+            model = LMRegressor(6, relevance=None, random_state=seed, max_iter=10).fit(X, y)
         assert min(model.alpha_scores_, key=model.alpha_scores_.get) == model.alpha_
 
 

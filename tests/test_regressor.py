@@ -43,7 +43,8 @@ def two_outputs(n=80):
 
 def small(**options):
     """A regressor that is done in a moment, and whose path rounding does not bend."""
-    return LMRegressor(**{"hidden_layer_sizes": 5, "random_state": 0, "max_iter": 30, "n_init": 1, **options})
+    fixed = {"hidden_layer_sizes": 5, "random_state": 0, "max_iter": 30, "n_init": 1, "relevance": None}
+    return LMRegressor(**{**fixed, **options})
 
 
 class Rows(torch.nn.Module):

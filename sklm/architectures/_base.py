@@ -97,6 +97,8 @@ class Network(ABC):
         True where the penalty ``alpha`` acts: coefficients, not intercepts.
     floats_per_row : int
         Numbers kept per model and sample by a forward pass; sizes the chunks.
+    input_weights : slice or None
+        Places of the weights that the inputs are multiplied by, (units, F) row by row; None where there are none.
     output_places : (K, p) int array or None
         Numbers of the parameters that move output k alone, rising and above those of all parameters that move several;
         None where there are none.
@@ -112,6 +114,7 @@ class Network(ABC):
     samples_first = False
     layer_floats: int | None = None
     output_places: np.ndarray | None = None
+    input_weights: slice | None = None
 
     n_parameters: int
     n_outputs: int

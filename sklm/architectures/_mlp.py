@@ -149,6 +149,7 @@ class MLPNetwork(Network):
         self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
         for layer in self.layers:
             self.coefficient_mask[layer.weight] = True
+        self.input_weights = self.layers[0].weight
         if self.n_outputs > 1:
             head = self.layers[-1]
             weights = np.arange(head.weight.start, head.weight.stop).reshape(head.fan_out, head.fan_in)

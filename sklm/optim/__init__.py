@@ -16,6 +16,7 @@ from ._line_search import LINE_SEARCHES, Armijo, LineSearch, RateSearch
 from ._minimize import levenberg_marquardt
 from ._optimizers import SGD, Adam, GradientStep, Optimizer
 from ._problem import Problem, make_problem, stack_problems
+from ._relevance import Relevance, weigh_inputs
 from ._scaling import SCALINGS
 from ._selection import SELECTIONS, Layers, Mask, ParameterSelection, RandomSubset
 from ._solvers import SOLVERS
@@ -60,6 +61,7 @@ __all__ = [
     "Progress",
     "RandomSubset",
     "RateSearch",
+    "Relevance",
     "SearchInterrupted",
     "Solution",
     "Status",
@@ -77,4 +79,5 @@ __all__ = [
     "make_accelerations",
     "make_problem",
     "stack_problems",
+    "weigh_inputs",
 ]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ._minimize import levenberg_marquardt
+from ._penalty_race import PenaltyRace, of_best_folds
 from ._problem import Problem
-from ._status import Status
 from ._stopping import Stopping
 
 #: penalties that are tried, from much to none: of standardised targets, these span smoothing to interpolation
@@ -36,11 +33,13 @@ class SearchInterrupted(KeyboardInterrupt):
         The best penalties so far.
     theta : (M, P) tensor
         Models with these penalties, each on the rows that one fold leaves.
+    scales : (M, F) tensor or None
+        Factors of the inputs of these models, if they are weighed.
     """
 
-    def __init__(self, alpha: np.ndarray, theta: Tensor):
+    def __init__(self, alpha: np.ndarray, theta: Tensor, scales: Tensor | None = None):
         super().__init__("the search for alpha was interrupted")
-        self.alpha, self.theta = alpha, theta
+        self.alpha, self.theta, self.scales = alpha, theta, scales
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,10 @@ class AlphaSearch:
         Nearly nothing of the loss of zero outputs is left on the rows left out, and no penalty was chosen.
     doubtful : (M,) ndarray of bool
         The same, a penalty was chosen, and the folds were not asked whether none is better (``settle=False``).
-    theta : (M, P) tensor
-        Models with these penalties, each on the rows that one fold leaves: what is left if the user stops what follows.
+    theta_of_folds : (M, H, P) tensor
+        Models with these penalties, each on the rows that one fold leaves.
+    losses_of_folds : (M, H) ndarray
+        Their losses on the rows left out; infinite for folds without weight.
     """
 
     alphas: np.ndarray
@@ -68,12 +69,23 @@ class AlphaSearch:
     best: np.ndarray
     noiseless: np.ndarray
     doubtful: np.ndarray
-    theta: Tensor
+    theta_of_folds: Tensor
+    losses_of_folds: np.ndarray
 
     @property
     def chosen(self) -> np.ndarray:
         """The alphas (M,)."""
         return np.take_along_axis(self.alphas, self.best[:, None], axis=1)[:, 0]
+
+    @property
+    def score(self) -> np.ndarray:
+        """The scores (M,) of these."""
+        return np.take_along_axis(self.scores, self.best[:, None], axis=1)[:, 0]
+
+    @property
+    def theta(self) -> Tensor:
+        """The best model (M, P) of the folds: what is left if the user stops what follows."""
+        return of_best_folds(self.theta_of_folds, self.losses_of_folds)
 
 
 def cross_validate_alpha(
@@ -133,14 +145,14 @@ def cross_validate_alpha(
     """
     tried = np.asarray(alphas, dtype=float)
     tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
-    race = _Race(problem, theta, folds, n_held_out, tried, damping, models_at_once, options)
+    race = PenaltyRace(problem, theta, folds, n_held_out, tried, damping, models_at_once, options)
     try:
         return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy(), settle)
     except KeyboardInterrupt:
         raise SearchInterrupted(*race.leaders()) from None
 
 
-def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray, settle: bool) -> AlphaSearch:
+def _decide(race: PenaltyRace, stopping: Stopping, null_loss: np.ndarray, settle: bool) -> AlphaSearch:
     """Run the race; null_loss (M,) is the loss of zero outputs."""
     racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
@@ -178,90 +190,4 @@ def _decide(race: _Race, stopping: Stopping, null_loss: np.ndarray, settle: bool
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
     doubtful = unsure & (not settle)
     noiseless = to_none & little & (best == last)
-    return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, race.models(best))
-
-
-class _Race:
-    """Models of every fit, penalty and fold (M, A, H): their points, and losses on the rows that they have not seen.
-
-    Attributes
-    ----------
-    share : (M, 1, H) ndarray
-        Weight of the rows left out.
-    losses : (M, A, H) ndarray
-    scores : (M, A) ndarray
-        Their mean by weight, infinite where it is not finite.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        theta: Tensor,
-        folds: Tensor,
-        n_held_out: int,
-        alphas: np.ndarray,
-        damping: float | Tensor,
-        models_at_once: int | None,
-        options: dict[str, Any],
-    ):
-        self.problem, self.alphas, self.models_at_once, self.options = problem, alphas, models_at_once, options
-        self.shape = shape = (*alphas.shape, n_held_out)
-        device, dtype = theta.device, theta.dtype
-        self.left_out = folds[:, None, None, :] == torch.arange(n_held_out, device=device)[:, None]  # (.., 1, H, N)
-        self.weights = problem.weights[:, None, None, :]
-        held = (self.weights * self.left_out).sum(-1).expand(shape[0], 1, n_held_out)
-        seen = (self.weights * ~self.left_out).sum(-1).expand(shape[0], 1, n_held_out)
-        self.share = held.where(seen > 0, torch.zeros_like(held)).cpu().numpy()
-        self.fit = torch.arange(shape[0], device=device)[:, None, None].expand(shape)
-        self.alpha = torch.tensor(alphas, dtype=dtype, device=device)[:, :, None].expand(shape)
-        self.points = theta[:, None, None, :].expand(*shape, theta.shape[1]).clone()
-        first = torch.as_tensor(damping, dtype=dtype, device=device).expand(shape[0])
-        self.damping = first[:, None, None].expand(shape).clone()
-        self.losses, self.scores = np.full(shape, np.inf), np.full(shape[:2], np.inf)
-        self.began = time.monotonic()
-
-    def train(self, which: np.ndarray, stopping: Stopping) -> tuple[np.ndarray, bool]:
-        """Go on with candidates (M, A); return which have come to an end (M, A), and whether there was time for all.
-
-        ``stopping.max_time`` counts from the beginning of the race.
-        """
-        models = np.argwhere(which[..., None] & (self.share > 0))
-        limit, ended = self.models_at_once or len(models), np.ones(self.shape, dtype=bool)
-        for first in range(0, len(models), limit):
-            where = tuple(models[first : first + limit].T)
-            index = tuple(torch.from_numpy(numbers).to(self.points.device) for numbers in where)
-            solution = levenberg_marquardt(
-                self._part(index, ~self.left_out, self.alpha[index]),
-                self.points[index],
-                damping=self.damping[index],
-                stopping=replace(stopping.left(self.began), target_loss=-1.0, negligible=0.0, race=()),
-                **self.options,
-            )
-            self.points[index], self.damping[index] = solution.theta, solution.damping.clamp(max=1.0)
-            ended[where] = [status not in (Status.MAX_ITER, Status.TIME) for status in solution.status]
-            held = self._part(index, self.left_out, torch.zeros_like(self.alpha[index]))
-            self.losses[where] = held.evaluate(solution.theta, keep=False).objective.cpu().numpy()
-            if Status.INTERRUPTED in solution.status:
-                raise KeyboardInterrupt
-        losses = np.where(self.share > 0, self.losses, 0.0)
-        total = self.share.sum(axis=2)
-        with np.errstate(all="ignore"):
-            scores = (losses * self.share).sum(axis=2) / total
-        self.scores = np.where(np.isfinite(scores), scores, np.inf)
-        return np.asarray(ended.all(axis=2)), time.monotonic() - self.began < stopping.max_time
-
-    def leaders(self) -> tuple[np.ndarray, Tensor]:
-        """The penalties (M,) with the least loss so far on a fold's rows, and the models (M, P) that have it."""
-        alpha = np.where(self.share > 0, self.losses, np.inf).min(axis=2).argmin(axis=1)
-        return np.take_along_axis(self.alphas, alpha[:, None], axis=1)[:, 0], self.models(alpha)
-
-    def models(self, alpha: np.ndarray) -> Tensor:
-        """The models (M, P) with penalties number ``alpha`` (M,) that have the least loss on their fold's rows."""
-        rows = np.arange(len(alpha))
-        fold = np.where(self.share[:, 0] > 0, self.losses[rows, alpha], np.inf).argmin(axis=1)
-        return self.points[rows, alpha, fold]
-
-    def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
-        """The models ``index`` on the rows in or out of their folds, with weights (b, N) that sum to one."""
-        weights = (self.weights * rows).expand(*self.shape, -1)[index]
-        return self.problem.reweighted(self.fit[index], weights / weights.sum(-1, keepdim=True), alpha)
+    return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, *race.models(best))

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 from sklm.architectures import MLP
 from sklm.losses import SquaredError
-from sklm.optim import Stopping, cross_validate_alpha, make_problem, stack_problems
+from sklm.optim import Stopping, _cross_validation, cross_validate_alpha, make_problem, stack_problems
 
 from ..problems import tensor
 
@@ -78,15 +78,15 @@ def test_every_fit_may_have_alphas_of_its_own(last):
 @pytest.mark.parametrize(("last", "longest"), [(0.0, 900), (1e-12, 20)])
 def test_only_a_last_candidate_of_none_is_doubted(monkeypatch, last, longest):
     """Where there seems to be no noise, no penalty is trained to its end to see; a small one is one of many."""
-    from sklm.optim import _cross_validation
+    from sklm.optim import _penalty_race
 
-    iterations, original = [], _cross_validation.levenberg_marquardt
+    iterations, original = [], _penalty_race.levenberg_marquardt
 
     def counting(problem, theta, **options):
         iterations.append(options["stopping"].max_iter)
         return original(problem, theta, **options)
 
-    monkeypatch.setattr(_cross_validation, "levenberg_marquardt", counting)
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, (60, 1))
     y = np.sin(3 * x) + 0.01 * rng.normal(size=x.shape)
@@ -129,15 +129,15 @@ def test_what_folds_do_not_settle_is_told():
 
 
 def test_candidates_far_behind_are_not_trained_on(monkeypatch):
-    from sklm.optim import _cross_validation
+    from sklm.optim import _penalty_race
 
-    sizes, original = [], _cross_validation.levenberg_marquardt
+    sizes, original = [], _penalty_race.levenberg_marquardt
 
     def counting(problem, theta, **options):
         sizes.append(len(theta))
         return original(problem, theta, **options)
 
-    monkeypatch.setattr(_cross_validation, "levenberg_marquardt", counting)
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (60, 1))
     search(x, np.sin(3 * x), rng.permutation(60) % 5, 3, hidden=(8,))
