@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._penalty import Folds
 from ._prepared import Prepared, run_together
 from .optim import (
     AlphaSearch,
+    Problem,
     Relevance,
     SearchInterrupted,
     Status,
@@ -53,43 +56,40 @@ def choose_alphas(
     first, every = fits[0], [fit.folds for fit in fits if fit.folds is not None]
     if first.folds is None:
         return fits
-    device = first.problem.y.device
     stopping: Stopping = first.options["stopping"]
     half = replace(stopping, max_time=stopping.max_time / 2)  # the rest is for the fit
     began = time.monotonic()
-    options = {name: value for name, value in first.options.items() if name not in ("damping", "stopping")}
-    with isolated(device):
+    with isolated(first.problem.y.device):
         by_rows = first.has_rows_of_its_own and max(len(fit.theta) for fit in fits) <= models_at_once
-        one = torch.zeros(1, dtype=torch.int64, device=device)
-        parts = [fit.problem.models(one) for fit in fits]
-        if len(every[0].rows) < first.problem.n_samples:
-            parts = [part.take(folds.rows) for part, folds in zip(parts, every, strict=True)]
-        problem = stack_problems(parts)
-        options["damping"] = torch.tensor(
-            [fit.options["damping"] for fit in fits], dtype=problem.y.dtype, device=device
-        )
-        divided = torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device), first.folds.n_held_out
+        problem, theta, numbers, options = for_search(fits, every)
+        options["models_at_once"], held = models_at_once, first.folds.n_held_out
+        alphas, settle = np.stack([folds.alphas for folds in every]), not by_rows
         search = cross_validate_alpha(
-            problem,
-            torch.from_numpy(np.stack([folds.start for folds in every])).to(device, problem.y.dtype),
-            *divided,
-            alphas=np.stack([folds.alphas for folds in every]),
-            stopping=half,
-            models_at_once=models_at_once,
-            settle=not by_rows,
-            **options,
+            problem, theta, numbers, held, alphas=alphas, stopping=half, settle=settle, **options
         )
         try:
             found = Relevance.unknown(search)
             if first.folds.weighs:
-                found = weigh_inputs(
-                    problem, search, *divided, models_at_once=models_at_once, stopping=half.left(began), **options
-                )
+                found = weigh_inputs(problem, search, numbers, held, stopping=half.left(began), **options)
             return _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
         except SearchInterrupted:
             raise
         except KeyboardInterrupt:
             raise SearchInterrupted(search.chosen, search.theta) from None
+
+
+def for_search(fits: list[Prepared], every: list[Folds]) -> tuple[Problem, Tensor, Tensor, dict[str, Any]]:
+    """Return the problem of one model a fit on the rows of its folds, starts, numbers of folds, and options."""
+    problem, one = fits[0].problem, torch.zeros(1, dtype=torch.int64, device=fits[0].problem.y.device)
+    device, dtype = problem.y.device, problem.y.dtype
+    parts = [fit.problem.models(one) for fit in fits]
+    if len(every[0].rows) < problem.n_samples:
+        parts = [part.take(folds.rows) for part, folds in zip(parts, every, strict=True)]
+    theta = torch.from_numpy(np.stack([folds.start for folds in every])).to(device, dtype)
+    numbers = torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device)
+    options = {name: value for name, value in fits[0].options.items() if name != "stopping"}
+    options["damping"] = torch.tensor([fit.options["damping"] for fit in fits], dtype=dtype, device=device)
+    return stack_problems(parts), theta, numbers, options
 
 
 def _with_found(

@@ -18,6 +18,7 @@ from ._alpha_search import choose_alphas
 from ._prepared import CannotBatchError, Prepared, run_together
 from ._prior import judge_priors
 from ._training import Training
+from ._weighing import weigh_columns
 from .optim import Solution, Status
 from .optim._dual import Dual
 from .optim._isolation import isolated
@@ -266,6 +267,7 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
         if fits[0].prior is not None:
             stopping = fits[0].options["stopping"]
             fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
+            fits, solution = weigh_columns(fits, solution, stopping, estimator.jacobian_max_rows, quickest)
         for waiting, prepared in zip(bucket, fits, strict=True):
             waiting.prepared = prepared
     return solution, time.perf_counter() - began

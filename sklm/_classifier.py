@@ -418,9 +418,9 @@ class LMClassifier(ClassProbabilities):
         # the loss of several labels is their mean
         return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 
-    def _prior(
+    def _judged(
         self, architecture: Architecture, data: TrainingSet, fit: Prepared, meaning: dict[str, Any]
-    ) -> float | None:
+    ) -> Prepared:
         network, problem = fit.problem.network, fit.problem
         # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
         suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
@@ -430,9 +430,11 @@ class LMClassifier(ClassProbabilities):
         whole = fit.batches is None and fit.validation is None and not data.is_large
         work = judging_work(len(data.X), network.n_outputs, network.n_parameters)
         if not (suits and plain and whole and work <= JUDGING_WORK):
-            return None
+            return fit
         # where copies of a row that is left out stay in the fit, nothing is learned of new ones
-        return None if has_twins(np.asarray(data.X), data.n_units) else self._prior_penalty(data, meaning)
+        if has_twins(np.asarray(data.X), data.n_units):
+            return fit
+        return replace(fit, prior=self._prior_penalty(data, meaning))
 
     def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
         # one confident error may outweigh a fold: all rows have to be left out once

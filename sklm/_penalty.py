@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ SEARCHED_ROWS, LEAST_SEARCHED_ROWS, LONG_SEARCH_WORK = 10.0, 2.5, 1e8
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
+#: columns are weighed, once a penalty is judged, on so many folds: the first number over the multiplications of one
+#: linearisation, at least the second and at most all
+WEIGHING_WORK, LEAST_WEIGHED = 5e8, 2
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
 #: cells than this share of the rows
 TWINS, OWN_CELLS = 3e-4, 0.8
@@ -64,6 +67,16 @@ def make_folds(
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
     repeats = len(distinct) < len(X) or has_twins(X, len(X))
     return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats)
+
+
+def for_weighing(folds: Folds | None, n_columns: int) -> Folds | None:
+    """Folds to weigh columns with where a penalty is known, of which more are left out; None where that is too long."""
+    if folds is None:
+        return None
+    number = round(WEIGHING_WORK / linearisation(len(folds.rows) * n_columns, len(folds.start)))
+    if number < LEAST_WEIGHED:
+        return None
+    return replace(folds, n_held_out=min(number, int(folds.of_row.max()) + 1))
 
 
 def has_twins(X: np.ndarray, n_units: float) -> bool:

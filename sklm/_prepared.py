@@ -76,6 +76,8 @@ class Prepared:
         The best model of the search: what is left if the user stops before the first iteration.
     prior : float or None
         The penalty of coefficients of deviation one, if multiples of it are to be judged; see ``judge_priors``.
+    weighing : Folds or None
+        To weigh columns with after that; see ``weigh_columns``.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     """
@@ -95,6 +97,7 @@ class Prepared:
     draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     searched: np.ndarray | None = None
     prior: float | None = None
+    weighing: Folds | None = None
     interrupted: bool = False
 
     def run(
@@ -161,8 +164,12 @@ class Prepared:
         if bool((scales == 1).all()):
             return self
         assert isinstance(self.problem.rows, TensorRows)
-        factors = scales.cpu().double().numpy()
-        core = {**self.core, "relevance_": factors, "x_inverse_scale_": self.core["x_inverse_scale_"] * factors}
+        factors, before = scales.cpu().double().numpy(), self.core["relevance_"]
+        core = {
+            **self.core,
+            "relevance_": factors if before is None else before * factors,
+            "x_inverse_scale_": self.core["x_inverse_scale_"] * factors,
+        }
         rows = TensorRows(self.problem.rows.X * scales[:, None])
         fit, draw = replace(self, problem=replace(self.problem, rows=rows), core=core), self.draw
         if draw is None:
@@ -267,11 +274,16 @@ class Prepared:
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
             self.folds is not None and self.folds.weighs,
             self.prior is not None,
+            None if self.weighing is None else (self.weighing.n_held_out, len(self.weighing.rows)),
             self.seed if draws else None,
         )
 
 
-def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> Solution:
+def run_together(
+    fits: list[Prepared],
+    jacobian_max_rows: int | str | None,
+    callback: Callable[[Progress], bool | None] | None = None,
+) -> Solution:
     """Run fits of equal keys as one batch; the result's ``leaders()`` are their best starts, in their order."""
     first, counts = fits[0], [len(fit.theta) for fit in fits]
     problem = stack_problems([fit.problem for fit in fits], jacobian_max_rows)
@@ -283,7 +295,7 @@ def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> S
         damping = np.repeat([fit.options["damping"] for fit in fits], counts)
         options["damping"] = torch.tensor(damping, dtype=problem.y.dtype, device=problem.y.device)
     theta = np.concatenate([fit.theta for fit in fits])
-    return first.run(problem, validation, theta, groups=np.repeat(np.arange(len(fits)), counts), **options)
+    return first.run(problem, validation, theta, callback, groups=np.repeat(np.arange(len(fits)), counts), **options)
 
 
 def comparable(value: Any, origin: Any) -> Any:

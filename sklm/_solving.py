@@ -234,20 +234,24 @@ class Solving(MiniBatching):
         began, stopping = time.monotonic(), fit.options["stopping"]
         if self.verbose:
             print(f"Searching for alpha on {len(folds.rows)} rows ...", file=sys.stderr, flush=True)
-        at_once = self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
+        at_once = self._models_at_once(fit)
         try:
             fit = choose_alphas([fit], at_once, self.jacobian_max_rows)[0]
         except SearchInterrupted as search:
             return fit.interrupted_at(search)
         seconds = time.monotonic() - began
         if self.verbose:
-            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
+            weighed = "" if fit.core["relevance_"] is None else ", columns are weighed"
+            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}", file=sys.stderr, flush=True)
         return replace(fit, options={**fit.options, "stopping": stopping.left(began)})
+
+    def _models_at_once(self, fit: Prepared) -> int:
+        return self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
 
     def _solve(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
         stopping, device = fit.options["stopping"], fit.problem.y.device
-        at_once = self._check_memory(fit.problem, fit.options.get("solver"), device)
+        at_once = self._models_at_once(fit)
         solutions: list[tuple[Solution, int]] = []
         began, interrupted = time.monotonic(), False
         try:

@@ -28,11 +28,13 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
+from ._penalty import Folds, for_weighing, make_folds, searched_rows
 from ._prepared import Prepared
 from ._prior import judge_priors
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import Solving, refuse_nonfinite
 from ._training_set import TrainingSet
+from ._weighing import weigh_columns
 from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
 from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
@@ -224,13 +226,17 @@ class Training(FittedNetwork, Solving):
         core["relevance_"] = relevance
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores)
         if folds is not None:
-            fit = replace(fit, n_noiseless=self._n_noiseless_starts(network, loss, len(data.X), number), draw=draw)
-        return replace(fit, prior=self._prior(architecture, data, fit, meaning))
+            return replace(fit, n_noiseless=self._n_noiseless_starts(network, loss, len(data.X), number), draw=draw)
+        fit = self._judged(architecture, data, fit, meaning)
+        if fit.prior is not None and relevance is None and isinstance(self.relevance, str):
+            fit = replace(fit, draw=draw, weighing=self._weighing(data, fit))
+        return fit
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
-        callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**fit.core, "theta_": t})
+        shown, judged = [fit], fit.alpha
+        callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t})
         began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
         try:
             with isolated(fit.problem.y.device):
@@ -238,12 +244,16 @@ class Training(FittedNetwork, Solving):
                 if fit.prior is not None:
                     left = stopping.left(began)
                     (fit,), solution = judge_priors([fit], solution, left, self.jacobian_max_rows, listener)
-                    row = 0
+                    row, judged, left, at_once = 0, fit.alpha, stopping.left(began), self._models_at_once(fit)
+                    (fit,), solution = weigh_columns(
+                        [fit], solution, left, self.jacobian_max_rows, at_once, listener, shown.append
+                    )
         finally:
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
             tried = ", ".join(f"{alpha:.3g}" for alpha in fit.alpha_scores)
-            print(f"alpha = {fit.alpha:.3g} is the best of {tried}", file=sys.stderr, flush=True)
+            weighed = f"; columns are weighed, alpha = {fit.alpha:.3g}" if len(shown) > 1 else ""
+            print(f"alpha = {judged:.3g} is the best of {tried}{weighed}", file=sys.stderr, flush=True)
         if Status.INTERRUPTED in solution.status and _ends_more.get():
             raise KeyboardInterrupt
         try:
@@ -380,11 +390,21 @@ class Training(FittedNetwork, Solving):
         """Number for ``alpha``, 0 for one that is to be searched for."""
         return 0.0 if isinstance(self.alpha, str) else float(self.alpha)
 
-    def _prior(
+    def _judged(
         self, architecture: Architecture, data: TrainingSet, fit: Prepared, meaning: dict[str, Any]
-    ) -> float | None:
-        """The penalty of which multiples are to be judged, see ``judge_priors``; None where that is not wanted."""
-        return None
+    ) -> Prepared:
+        """The fit, with a ``prior`` where multiples of that penalty are to be judged, see ``judge_priors``."""
+        return fit
+
+    def _weighing(self, data: TrainingSet, fit: Prepared) -> Folds | None:
+        """Folds to weigh columns with, once the penalty is judged; None where that is not affordable."""
+        if data.X.shape[1] < 2 or not self._scales(fit.core["architecture_"]):
+            return None
+        n_parameters, n_columns = fit.problem.network.n_parameters, fit.problem.n_curvature
+        most = int(np.ceil(searched_rows(n_parameters) / n_columns))
+        return for_weighing(
+            make_folds(np.asarray(data.X), fit.theta[0], most, n_columns, fit.seed, data.strata), n_columns
+        )
 
     def _given_relevance(self, network: Network, n_inputs: int, previous: Any) -> np.ndarray | None:
         """Factors of the columns (F,) that are known before the fit; None for none.

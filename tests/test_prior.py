@@ -34,7 +34,7 @@ def noisy(n_samples=100, n_classes=3, seed=0, n_features=20):
 
 
 def small(**options):
-    return LMClassifier(**{"hidden_layer_sizes": 5, "random_state": 0, **options})
+    return LMClassifier(**{"hidden_layer_sizes": 5, "relevance": None, "random_state": 0, **options})
 
 
 def factors(model, total):
@@ -46,7 +46,7 @@ def test_overlapping_classes_get_a_narrow_prior_and_better_probabilities(n_class
     losses = []
     for seed in range(3):
         X, y = noisy(2100, n_classes, seed)
-        judged = LMClassifier(random_state=0).fit(X[:100], y[:100])
+        judged = LMClassifier(relevance=None, random_state=0).fit(X[:100], y[:100])
         fixed = LMClassifier(alpha=0.01, random_state=0).fit(X[:100], y[:100])
         assert judged.alpha_ > 1 / 100
         losses.append([log_loss(y[100:], m.predict_proba(X[100:])) for m in (judged, fixed)])
@@ -56,7 +56,7 @@ def test_overlapping_classes_get_a_narrow_prior_and_better_probabilities(n_class
 
 def test_curved_classes_in_the_plane_get_a_wide_prior():
     X, y = make_moons(2300, noise=0.2, random_state=0)
-    judged = LMClassifier(random_state=0).fit(X[:300], y[:300])
+    judged = LMClassifier(relevance=None, random_state=0).fit(X[:300], y[:300])
     fixed = LMClassifier(alpha=1 / 300, random_state=0).fit(X[:300], y[:300])
     assert judged.alpha_ == pytest.approx(0.3 / 300)
     losses = [log_loss(y[300:], m.predict_proba(X[300:])) for m in (judged, fixed)]
@@ -297,7 +297,7 @@ def test_a_model_that_says_the_same_of_all_rows_must_be_clearly_better():
     X, y = make_circles(2040, noise=0.05, factor=0.5, random_state=1)
     order = np.random.default_rng(1).permutation(2040)
     X, y = X[order], y[order]
-    model = LMClassifier(random_state=0).fit(X[:40], y[:40])
+    model = LMClassifier(relevance=None, random_state=0).fit(X[:40], y[:40])
     assert model.score(X[40:], y[40:]) > 0.9
     noise = np.random.default_rng(0).integers(0, 2, 200)
     assert LMClassifier(random_state=0).fit(np.random.default_rng(1).normal(size=(200, 8)), noise).alpha_ == 10 / 200
@@ -307,7 +307,7 @@ def test_a_model_that_says_the_same_of_all_rows_must_be_clearly_better():
 def test_few_rows_are_judged_in_their_own_space(n_rows):
     """To the same scores as by the matrix of the parameters, and without it."""
     X, y = noisy(n_rows, 3, n_features=30)
-    model = LMClassifier(10, curvature="exact", random_state=0).fit(X, y)
+    model = LMClassifier(10, relevance=None, curvature="exact", random_state=0).fit(X, y)
     problem = make_problem(
         model.architecture_.build(30, 3),
         SoftmaxCrossEntropy(),

@@ -17,13 +17,15 @@ from ._stopping import Stopping
 
 #: rounds of weighing the inputs, and stages of training in each
 ROUNDS, STAGES = 4, 2
-#: what the penalty is multiplied by in a round: weights of inputs that are scaled down grow
-FACTORS = (1.0, 0.3, 0.1)
+#: what the penalty is multiplied by in a round: mostly less, as weights of inputs that are scaled down grow
+FACTORS = (3.0, 1.0, 0.3, 0.1)
 #: least factor of an input
 LEAST = 0.02
-#: rounds go on while the loss on the rows left out is below so many times the least so far, and count if it comes to
-#: be below so many times that of equal inputs
-WORSE, BETTER = 1.01, 0.98
+#: weighing helps if the loss on the rows left out comes to be below so many times that of equal inputs, and the mean
+#: gain of the folds is above so many of its standard errors
+BETTER, ERRORS = 0.96, 0.5
+#: rounds go on while that loss is below so many times the least so far, before it helps and after
+WORSE, WORSE_AFTER = 1.01, 1.15
 
 
 @dataclass(frozen=True)
@@ -88,54 +90,85 @@ def weigh_inputs(
     determination comes to (MacKay 1994, ASHRAE Transactions 100, pp. 1053-1062; Wipf & Nagarajan 2007, NIPS 20) without
     the number of well-determined parameters, and a neural network's version of the adaptive ridge (Grandvalet 1998,
     ICANN, pp. 201-206). Each fold has factors of its own, from a model that has not seen the rows left out, so that
-    their loss can tell whether it helps; the factors of a fit are the geometric means.
+    their loss can tell whether it helps: it has to fall to less than ``BETTER``, and by more than ``ERRORS``
+    standard errors over the folds. The factors of a fit are geometric means over its folds.
     """
-    began, stopping = time.monotonic(), stopping or Stopping()
-    place, M = problem.network.input_weights, len(search.best)
+    began, stopping, place = time.monotonic(), stopping or Stopping(), problem.network.input_weights
     assert place is not None
-    chosen, theta = search.chosen, search.theta_of_folds
-    n_inputs = problem.rows.chunk(0, 1).shape[-2]
-    scales = theta.new_ones(*theta.shape[:2], n_inputs)
-    best = _Best(theta.clone(), scales.clone(), chosen.copy(), search.score.copy(), search.losses_of_folds.copy())
-    alpha, going = chosen.copy(), (chosen > 0) & np.isfinite(search.score)
-    damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(M)
+    theta, n_inputs = search.theta_of_folds, problem.rows.chunk(0, 1).shape[-2]
+    alike = theta.new_ones(*theta.shape[:2], n_inputs)
+    best = _Models(theta.clone(), alike.clone(), search.chosen, search.score, search.losses_of_folds.copy())
+    now, going = best.of(np.arange(len(theta))), (best.alpha > 0) & np.isfinite(best.score)
+    damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(len(theta))
     for _ in range(ROUNDS):
-        numbers = np.flatnonzero(going)
-        if not len(numbers):
+        rows = np.flatnonzero(going)
+        if not len(rows):
             break
-        index = torch.from_numpy(numbers).to(theta.device)
-        new = _relevance(theta[index], scales[index], place)
+        before, index = now.of(rows), torch.from_numpy(rows).to(theta.device)
+        scales = _by_weights(before.theta, before.scales, place)
         race = PenaltyRace(
             problem.models(index),
-            rescaled(theta[index], scales[index], new, place),
+            rescaled(before.theta, before.scales, scales, place),
             folds if len(folds) == 1 else folds[index],
             n_held_out,
-            alpha[numbers][:, None] * np.array(FACTORS),
+            before.alpha[:, None] * np.array(FACTORS),
             damping[index],
             models_at_once,
             options,
-            new,
+            scales,
         )
         if not _train(race, stopping.left(began)):
             break
-        winners = race.scores.argmin(axis=1)
-        reached, losses = race.models(winners)
-        theta[index], scales[index] = reached, new
-        alpha[numbers] = race.alphas[np.arange(len(numbers)), winners]
-        score = race.scores.min(axis=1)
-        going[numbers] = score < WORSE * best.score[numbers]
-        best.take(numbers, score < best.score[numbers], reached, new, alpha[numbers], score, losses)
-    helps = best.score < BETTER * search.score
-    counts = torch.from_numpy(np.isfinite(search.losses_of_folds)).to(theta)[..., None]
-    together = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
-    together = together / together.amax(1, keepdim=True)
-    together[torch.from_numpy(~helps).to(theta.device)] = 1.0
-    models = rescaled(best.theta, best.scales, together[:, None], place)
-    models = of_best_folds(models, best.losses)
-    models = torch.where(torch.from_numpy(helps).to(theta.device)[:, None], models, search.theta)
+        winner, score = race.scores.argmin(axis=1), race.scores.min(axis=1)
+        reached, losses = race.models(winner)
+        alpha = np.take_along_axis(race.alphas, winner[:, None], axis=1)[:, 0]
+        after, better = _Models(reached, scales, alpha, score, losses), score < best.score[rows]
+        helping = best.score[rows] < BETTER * search.score[rows]
+        going[rows] = score < np.where(helping, WORSE_AFTER, WORSE) * best.score[rows]
+        now.put(rows, after)
+        best.put(rows[better], after.of(np.flatnonzero(better)))
+    helps = (best.score < BETTER * search.score) & _agree(search.losses_of_folds, best.losses)
+    best.put(
+        np.flatnonzero(~helps), _Models(theta, alike, search.chosen, search.score, search.losses_of_folds).of(~helps)
+    )
+    counts = torch.from_numpy(np.isfinite(best.losses)).to(theta).unsqueeze(-1)
+    mean = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
+    scales = mean / mean.amax(1, keepdim=True)
+    models = of_best_folds(rescaled(best.theta, best.scales, scales[:, None], place), best.losses)
     little = helps & (search.alphas[:, -1] == 0) & (best.score <= NOISELESS * problem.null_loss().cpu().numpy())
-    alphas, scores = np.where(helps, best.alpha, chosen), np.where(helps, best.score, search.score)
-    return Relevance(together, alphas, scores, little, models)
+    return Relevance(scales, best.alpha, best.score, little, models)
+
+
+@dataclass
+class _Models:
+    """Models theta (M, H, P) of folds, for inputs with scales (M, H, F); penalties, scores (M,), losses (M, H)."""
+
+    theta: Tensor
+    scales: Tensor
+    alpha: np.ndarray
+    score: np.ndarray
+    losses: np.ndarray
+
+    def of(self, rows: np.ndarray) -> _Models:
+        """A copy of the fits ``rows`` (m,), numbers or a mask."""
+        index = torch.from_numpy(rows).to(self.theta.device)
+        return _Models(self.theta[index], self.scales[index], self.alpha[rows], self.score[rows], self.losses[rows])
+
+    def put(self, rows: np.ndarray, other: _Models) -> None:
+        """Replace the fits ``rows`` (m,) by those of another."""
+        index = torch.from_numpy(rows).to(self.theta.device)
+        self.theta[index], self.scales[index] = other.theta, other.scales
+        self.alpha[rows], self.score[rows], self.losses[rows] = other.alpha, other.score, other.losses
+
+
+def _agree(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Whether the mean gain of losses (M, H) of folds is above its error (M,); infinite are those of no rows."""
+    with np.errstate(all="ignore"):
+        gains = np.where(np.isfinite(before), before - after, np.nan)
+        number = np.isfinite(before).sum(axis=1)
+        mean = np.nansum(gains, axis=1) / number
+        variance = np.nansum((gains - mean[:, None]) ** 2, axis=1) / (number - 1)
+        return np.asarray((number == 1) | (mean > ERRORS * np.sqrt(variance / number)))
 
 
 def _train(race: PenaltyRace, stopping: Stopping) -> bool:
@@ -152,33 +185,7 @@ def _train(race: PenaltyRace, stopping: Stopping) -> bool:
     return True
 
 
-@dataclass
-class _Best:
-    """The best of all rounds so far: models and scales of the folds, penalties, scores, losses of the folds."""
-
-    theta: Tensor
-    scales: Tensor
-    alpha: np.ndarray
-    score: np.ndarray
-    losses: np.ndarray
-
-    def take(
-        self,
-        numbers: np.ndarray,
-        which: np.ndarray,
-        theta: Tensor,
-        scales: Tensor,
-        alpha: np.ndarray,
-        score: np.ndarray,
-        losses: np.ndarray,
-    ) -> None:
-        """Replace the fits ``numbers`` (m,) where ``which`` (m,)."""
-        into = numbers[which]
-        self.theta[into], self.scales[into] = theta[which], scales[which]
-        self.alpha[into], self.score[into], self.losses[into] = alpha[which], score[which], losses[which]
-
-
-def _relevance(theta: Tensor, scales: Tensor, place: slice) -> Tensor:
+def _by_weights(theta: Tensor, scales: Tensor, place: slice) -> Tensor:
     """Scales (.., F) by the weights of the first layer, from models theta (.., P) for inputs with these scales."""
     size = _weights(theta, scales, place).norm(dim=-2) * scales
     largest = size.amax(-1, keepdim=True)

@@ -1,0 +1,100 @@
+"""``relevance='auto'`` of LMClassifier: columns are weighed by how much they matter, once the penalty is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ._alpha_search import for_search
+from ._prepared import Prepared, run_together
+from .optim import Progress, Relevance, Solution, Status, Stopping, cross_validate_alpha, weigh_inputs
+from .optim._growing import FINAL, shifted
+from .optim._state import joined
+
+
+def weigh_columns(
+    fits: list[Prepared],
+    solution: Solution,
+    stopping: Stopping,
+    jacobian_max_rows: int | str | None,
+    models_at_once: int,
+    callback: Callable[[Progress], bool | None] | None = None,
+    announce: Callable[[Prepared], None] | None = None,
+) -> tuple[list[Prepared], Solution]:
+    """Weigh the columns of fits, and fit those again that are better for it on rows left out.
+
+    Parameters
+    ----------
+    fits : list of M Prepared
+        Of equal keys, with their penalties; those without ``weighing`` folds stay as they are.
+    solution : Solution
+        Of one model a fit.
+    stopping : Stopping
+        With the time that is left.
+    jacobian_max_rows : int, 'auto' or None
+    models_at_once : int
+        How many models fit in memory.
+    callback : callable, optional
+        Of a single fit. It sees the iterations of the new fit after those before, ...
+    announce : callable, optional
+        ... and this the new fit before them.
+
+    Returns
+    -------
+    fits : list of M Prepared
+    solution : Solution
+        Of one model a fit: the new one where it came to an end, else the one that was given. If a limit or a person
+        ends this, all say so.
+    """
+    numbers = [row for row, fit in enumerate(fits) if fit.weighing is not None and _came_to_an_end(solution, row)]
+    if not numbers:
+        return fits, solution
+    began, final = time.monotonic(), None
+    results, every = list(fits), [solution.only(np.array([row])) for row in range(len(fits))]
+    try:
+        weighed = _weighed([fits[number] for number in numbers], stopping, models_at_once)
+        better = {number: fit for number, fit in zip(numbers, weighed, strict=True) if fit is not None}
+        if announce is not None:
+            for fit in better.values():
+                announce(fit)
+        if better:
+            left = replace(stopping.left(began), together=False)
+            again = run_together(
+                [replace(fit, options={**fit.options, "stopping": left}) for fit in better.values()],
+                jacobian_max_rows,
+                shifted(callback, int(solution.n_iter.max())),
+            )
+            final = next((status for status in again.status if status in FINAL), None)
+            for (number, fit), row in zip(better.items(), again.leaders(), strict=True):
+                if _came_to_an_end(again, int(row)):
+                    results[number], every[number] = fit, again.only(np.array([row]))
+    except KeyboardInterrupt:
+        final = Status.INTERRUPTED
+    best = replace(joined(every), groups=solution.groups)
+    return results, best if final is None else replace(best, status=[final] * len(fits))
+
+
+def _weighed(fits: list[Prepared], stopping: Stopping, models_at_once: int) -> list[Prepared | None]:
+    """The fits with weighed columns and a penalty to go with that, None for those that are not better for it."""
+    began, every = time.monotonic(), [fit.weighing for fit in fits if fit.weighing is not None]
+    problem, theta, numbers, options = for_search(fits, every)
+    options["models_at_once"], held = models_at_once, every[0].n_held_out
+    # what takes the place of more rows weighs less beside all of them
+    share = len(every[0].rows) / fits[0].problem.n_samples
+    alphas = np.array([[fit.alpha / share] for fit in fits])
+    search = cross_validate_alpha(problem, theta, numbers, held, alphas=alphas, stopping=stopping, **options)
+    found: Relevance = weigh_inputs(problem, search, numbers, held, stopping=stopping.left(began), **options)
+    assert found.scales is not None
+    result: list[Prepared | None] = []
+    for fit, scales, alpha in zip(fits, found.scales, share * found.alpha, strict=True):
+        weighed = fit.weighed(scales)
+        result.append(None if weighed is fit else replace(weighed, **weighed.penalised(float(alpha))))
+    return result
+
+
+def _came_to_an_end(solution: Solution, row: int) -> bool:
+    """Whether a model came to an end by itself."""
+    return solution.status[row].converged and solution.status[row] not in FINAL

@@ -1,0 +1,182 @@
+"""Factors of the inputs, from models of folds."""
+
+import numpy as np
+import pytest
+import torch
+
+from sklm.architectures import MLP
+from sklm.losses import SquaredError
+from sklm.optim import (
+    Stopping,
+    _penalty_race,
+    cross_validate_alpha,
+    levenberg_marquardt,
+    make_problem,
+    stack_problems,
+    weigh_inputs,
+)
+from sklm.optim._relevance import LEAST, _agree, rescaled
+
+from ..problems import tensor
+
+ALPHAS = (0.1, 0.01, 0.001, 0.0)
+
+
+def table(n_samples=100, seed=0, noise=0.1, n_columns=6):
+    """The first column matters most, the second less, the others not at all."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, n_columns))
+    y = np.sin(1.5 * X[:, 0]) + 0.3 * X[:, 1] + noise * rng.normal(size=n_samples)
+    return X, (y - y.mean()) / y.std(), rng.permutation(n_samples) % 5
+
+
+def weigh(X, y, folds, n_held_out=3, hidden=(8,), weights=None, alphas=ALPHAS, **options):
+    """Search and relevance of one fit, and what they were asked."""
+    network = MLP(hidden).build(X.shape[1], 1)
+    weights = None if weights is None else tensor(weights)
+    problem = make_problem(network, SquaredError(), tensor(X), tensor(y[:, None]), weights=weights)
+    theta = tensor(np.random.default_rng(0).normal(size=(1, network.n_parameters)) * 0.5)
+    divided = torch.from_numpy(folds)[None], n_held_out
+    search = cross_validate_alpha(problem, theta, *divided, alphas=alphas)
+    return problem, search, weigh_inputs(problem, search, *divided, **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_that_do_not_matter_are_found(seed):
+    _, search, found = weigh(*table(200, seed=seed))
+    scales = found.scales[0].numpy()
+    assert scales[0] == 1
+    assert 0.03 < scales[1] < 0.9
+    assert (scales[2:] < 0.5 * scales[1]).all()
+    assert found.score[0] < 0.9 * search.score[0]
+    assert found.alpha[0] > 0
+
+
+def test_the_score_is_the_loss_on_rows_that_neither_models_nor_factors_have_seen():
+    X, y, folds = table()
+    changed = y.copy()
+    changed[folds == 0] += 100 * np.random.default_rng(1).normal(size=(folds == 0).sum())
+    _, search, _ = weigh(X, y, folds, 1, alphas=(0.01,))
+    problem, other, found = weigh(X, changed, folds, 1, alphas=(0.01,))
+    torch.testing.assert_close(search.theta_of_folds, other.theta_of_folds)  # training has not seen them
+    # neither has what was weighed: its model has the loss that is said, on its own inputs
+    held = tensor((folds == 0).astype(float))[None]
+    scaled = make_problem(
+        problem.network, SquaredError(), tensor(X) * found.scales, tensor(changed[:, None]), weights=held
+    )
+    assert scaled.evaluate(found.theta).objective.item() == pytest.approx(found.score[0], rel=1e-9)
+
+
+def test_nothing_is_weighed_where_it_does_not_help():
+    """A function of the sum of the columns: all matter the same."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 4))
+    y = np.tanh(X.sum(1)) + 0.1 * rng.normal(size=150)
+    _, search, found = weigh(X, y / y.std(), rng.permutation(150) % 5)
+    assert (found.scales == 1).all()
+    np.testing.assert_array_equal(found.alpha, search.chosen)
+    np.testing.assert_array_equal(found.score, search.score)
+    torch.testing.assert_close(found.theta, search.theta, rtol=0, atol=0)
+
+
+def test_what_has_no_penalty_is_left_alone():
+    X, y, folds = table(noise=0.0)
+    _, search, found = weigh(X, y, folds, alphas=(0.0,))
+    assert search.chosen[0] == 0
+    assert (found.scales == 1).all()
+
+
+def test_fits_together_are_fits_alone():
+    tables = [table(seed=seed, noise=noise) for seed, noise in ((0, 0.1), (1, 0.3), (2, 1.0))]
+    network, folds = MLP((8,)).build(6, 1), torch.from_numpy(np.stack([folds for _, _, folds in tables]))
+    problem = stack_problems(
+        [make_problem(network, SquaredError(), tensor(X), tensor(y[:, None])) for X, y, _ in tables]
+    )
+    theta = tensor(np.random.default_rng(0).normal(size=(1, network.n_parameters)) * 0.5).expand(3, -1)
+    for at_once in (None, 7):
+        search = cross_validate_alpha(problem, theta, folds, 3, alphas=ALPHAS)
+        together = weigh_inputs(problem, search, folds, 3, models_at_once=at_once)
+        for row, one in enumerate(tables):
+            alone = weigh(*one)[2]
+            torch.testing.assert_close(together.scales[row], alone.scales[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(together.alpha[row], alone.alpha[0])
+            np.testing.assert_allclose(together.score[row], alone.score[0], rtol=1e-5)
+
+
+def test_rescaling_keeps_the_function():
+    network, rng = MLP((5, 4)).build(3, 2), np.random.default_rng(0)
+    theta, X = tensor(rng.normal(size=(2, network.n_parameters))), tensor(rng.normal(size=(3, 20)))
+    old, new = tensor(rng.uniform(0.1, 1, (2, 3))), tensor(rng.uniform(0.1, 1, (2, 3)))
+    before = network.forward(theta, X * old.unsqueeze(2)).outputs
+    after = network.forward(rescaled(theta, old, new, network.input_weights), X * new.unsqueeze(2)).outputs
+    torch.testing.assert_close(before, after)
+
+
+def test_a_scaled_input_is_a_penalty_of_its_own():
+    """A minimum for scaled inputs is one of the loss with penalties alpha / s^2 (gradient by autograd)."""
+    X, y, _ = table()
+    network, scales, alpha = MLP((4,)).build(6, 1), torch.linspace(0.2, 1, 6, dtype=torch.float64), 1e-2
+    problem = make_problem(network, SquaredError(), tensor(X) * scales, tensor(y[:, None]), alpha=alpha)
+    start = tensor(np.random.default_rng(0).normal(size=(1, network.n_parameters)))
+    theta = levenberg_marquardt(problem, start, stopping=Stopping(tol=0, max_iter=500)).theta
+    place = network.input_weights
+    theta = rescaled(theta, scales[None], torch.ones(1, 6, dtype=torch.float64), place)[0].requires_grad_()
+    first, bias, last, shift = torch.split(theta, [24, 4, 4, 1])
+    weight = first.view(4, 6)
+    outputs = torch.tanh(tensor(X) @ weight.T + bias) @ last + shift
+    penalty = alpha / 2 * ((weight.square() / scales.square()).sum() + last.square().sum())
+    (0.5 * (outputs - tensor(y)).square().mean() + penalty).backward()
+    assert theta.grad.abs().max() < 1e-6
+
+
+def test_the_least_factor_bounds_the_penalty():
+    _, _, found = weigh(*table(n_columns=10))
+    assert found.scales.min() >= LEAST * (1 - 1e-12)
+    assert found.scales.max() == 1
+
+
+def test_no_time_is_no_weighing():
+    X, y, folds = table()
+    _, search, found = weigh(X, y, folds, stopping=Stopping(max_time=0.0))
+    assert (found.scales == 1).all()
+    np.testing.assert_array_equal(found.alpha, search.chosen)
+
+
+def test_the_user_can_stop_it(monkeypatch):
+    calls, original = [], _penalty_race.levenberg_marquardt
+
+    def stopped(problem, *given, **options):
+        calls.append(1)
+        if problem.rows.X.ndim == 3:
+            raise KeyboardInterrupt
+        return original(problem, *given, **options)
+
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        weigh(*table())
+    assert len(calls) > 1
+
+
+def test_folds_must_agree():
+    before = np.array([[1, 1, 1], [2, 1, 1], [1, 1, 1], [1, np.inf, 1], [1, np.inf, np.inf]], dtype=float)
+    after = np.array([[0.9, 0.9, 0.9], [1, 1.4, 1.4], [1.1, 1.2, 1.3], [0.9, np.inf, 0.9], [0.9, np.inf, np.inf]])
+    np.testing.assert_array_equal(_agree(before, after), [True, False, False, True, True])
+
+
+def test_folds_without_weight_do_not_count():
+    X, y, folds = table()
+    weights = np.where(folds == 1, 0.0, 1.0)
+    keep = folds != 1
+    renumbered = np.where(folds[keep] > 1, folds[keep] - 1, folds[keep])
+    _, _, found = weigh(X, y, folds, 3, weights=weights)
+    _, _, same = weigh(X[keep], y[keep], renumbered, 2)
+    np.testing.assert_allclose(found.score, same.score, rtol=1e-6)
+    torch.testing.assert_close(found.scales, same.scales, rtol=1e-4, atol=1e-6)
+
+
+def test_a_column_without_weight_anywhere_stays():
+    """All weights of the inputs are zero, as much penalty makes them: there is no largest one to compare with."""
+    X, y, folds = table()
+    _, _, found = weigh(X, y, folds, alphas=(1e6,))
+    assert torch.isfinite(found.scales).all()
+    assert (found.scales == 1).all()
