@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+#: factors of columns that are no mistake
+LIMITS_OF_RELEVANCE = (1e-6, 1e6)
 #: numbers of a block of a column-statistics pass: 2 MiB
 _BLOCK = 2**18
 
@@ -55,6 +57,41 @@ def refuse_text_and_dates(value: Any, name: str) -> None:
                     f"{name} holds {type(item).__name__} objects; an argument must be numeric, neither string nor "
                     "object: convert it to a number."
                 )
+
+
+def check_relevance(given: Any, n_inputs: int, names: np.ndarray | None) -> np.ndarray:
+    """Return factors of columns (F,) as a new float64 array.
+
+    Parameters
+    ----------
+    given : array-like
+        A Series whose index are the names of the columns is put into their order.
+    n_inputs : int
+    names : (F,) ndarray of str or None
+        Names of the columns, if they have some.
+
+    Raises
+    ------
+    ValueError
+        If these are not so many positive numbers of comparable size, or have other names.
+    """
+    index = given.index if hasattr(given, "reindex") else ()
+    if names is not None and any(isinstance(label, str) for label in index):
+        if set(index) != set(names) or len(index) != len(names):
+            raise ValueError("The index of relevance must have the names of the columns of X, each once.")
+        given = given.reindex(names)
+    try:
+        factors = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"relevance must be 'auto', None or {n_inputs} numbers: {error}.") from error
+    if factors.shape != (n_inputs,):
+        raise ValueError(f"relevance must have one number for each of {n_inputs} columns; got shape {factors.shape}.")
+    least, most = LIMITS_OF_RELEVANCE
+    if not ((factors >= least) & (factors <= most)).all():
+        raise ValueError(
+            f"relevance must be positive, from {least:g} to {most:g}; leave columns out that shall not matter at all."
+        )
+    return factors
 
 
 @dataclass(frozen=True)

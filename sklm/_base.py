@@ -41,6 +41,8 @@ from .optim._descent import make_optimizer
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 #: ``hidden_layer_sizes='auto'``: units of the one layer, for up to so many rows or a single column, and at most
 AUTO_UNITS, AUTO_UNITS_ROWS, MOST_AUTO_UNITS = 20, 500, 50
+#: with fewer rows a parameter than this, a search for the penalty or the relevance of columns is worth more than units
+SEARCHING_ROWS = 4.0
 #: starts of ``n_init='auto'``, and the race of any further ones: after so many iterations, so many of those that still
 #: run go on
 AUTO_STARTS, RACE = 4, ((100, 16), (200, 8), (300, 4))
@@ -208,9 +210,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
         Sizes that are 'auto' stay what they were in a ``previous`` fit.
         """
-        sizes = auto_sizes(n_rows, n_inputs) if previous is None else self._sizes_in(previous)
+        sizes = self._sizes_in(previous) if previous is not None else auto_sizes(n_rows, n_inputs, self._affords())
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(sizes))
+
+    @abstractmethod
+    def _affords(self) -> Callable[[float, int], bool] | None:
+        """What 'auto' sizes of hidden layers must afford, for rows and parameters; None where nothing is searched."""
 
     @property
     def _is_lm(self) -> bool:
@@ -312,9 +318,19 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         }
 
 
-def auto_sizes(n_rows: float, n_inputs: int) -> tuple[int, ...]:
-    """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens."""
+def auto_sizes(n_rows: float, n_inputs: int, affords: Callable[[float, int], bool] | None = None) -> tuple[int, ...]:
+    """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens.
+
+    With few rows a parameter, no more units than ``affords`` allows, which is asked for rows and parameters.
+    """
     if n_inputs == 1:
         return (AUTO_UNITS,)
-    units = 10 * round(AUTO_UNITS / 10 * (n_rows / AUTO_UNITS_ROWS) ** 0.5)
-    return (min(max(units, AUTO_UNITS), MOST_AUTO_UNITS),)
+    wanted = min(max(10 * round(AUTO_UNITS / 10 * (n_rows / AUTO_UNITS_ROWS) ** 0.5), AUTO_UNITS), MOST_AUTO_UNITS)
+
+    def n_parameters(units: int) -> int:
+        return units * (n_inputs + 2) + 1
+
+    if affords is None or n_rows >= SEARCHING_ROWS * n_parameters(wanted):
+        return (wanted,)
+    fewer = (units for units in range(wanted, AUTO_UNITS - 1, -10) if affords(n_rows, n_parameters(units)))
+    return (next(fewer, wanted),)

@@ -267,7 +267,12 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution
         if fits[0].prior is not None:
             stopping = fits[0].options["stopping"]
             fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
-            fits, solution = weigh_columns(fits, solution, stopping, estimator.jacobian_max_rows, quickest)
+
+            def solve(some: list[Prepared]) -> tuple[Solution, np.ndarray]:
+                again = run_together(some, estimator.jacobian_max_rows)
+                return again, again.leaders()
+
+            fits, solution = weigh_columns(fits, solution, stopping, quickest, solve)
         for waiting, prepared in zip(bucket, fits, strict=True):
             waiting.prepared = prepared
     return solution, time.perf_counter() - began

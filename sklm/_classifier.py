@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -14,7 +15,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from ._base import BaseLM
 from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
-from ._penalty import Folds, has_twins
+from ._penalty import Folds, can_weigh, has_twins
 from ._prepared import Prepared
 from ._prior import JUDGING_WORK, judging_work
 from ._probabilities import ClassProbabilities
@@ -360,6 +361,11 @@ class LMClassifier(ClassProbabilities):
                 f"y is an indicator matrix of {targets.shape[1]} labels; the model was started with {self.classes_!r}."
             )
         return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
+
+    def _affords(self) -> Callable[[float, int], bool] | None:
+        weighs = self.alpha == "auto" and self._is_lm and self.target_loss is None and not self._asks_to_hold_out
+        asked = isinstance(self.relevance, str) and self.batch_size in ("auto", None)
+        return can_weigh if weighs and asked else None
 
     def _rows_for_units(self, data: TrainingSet) -> float:
         # more units memorise wrong labels where every class has outputs of its own

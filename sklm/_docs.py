@@ -59,7 +59,8 @@ PARAMETERS = """
 hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     Units of each hidden layer; ``()`` is a linear model. 'auto' is one layer of 20 units, and for more than one column
     and N rows ``20 sqrt(N / 500)`` of them, rounded to tens, from 20 to 50: 30 from 782 rows on, 40 from 1532, 50 from
-    2532. Whole sample weights count as rows. Classifiers of more than two classes, or of several labels, have 20. The
+    2532; with fewer than four rows a parameter no more (but 20) than the search for ``alpha`` can afford. Whole sample
+    weights count as rows. Classifiers of more than two classes, or of several labels, have 20. The
     fitted ``architecture_`` says how many; a warm start keeps them.
 activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
     Activation of the hidden layers. Smooth ones suit the method.
@@ -70,10 +71,10 @@ architecture : Architecture, torch.nn.Module or None, default=None
 <loss>
 <alpha>
 relevance : 'auto', array-like of shape (n_features,) or None, default='auto'
-    Factor of each column after standardisation: the penalty of the weights of a column is divided by its square. 'auto'
-    finds them with ``alpha``, where that is searched for and the loss on rows left out falls by 2 % or more for it: from
-    1 for the column that matters most to 0.02 for one that does not (``relevance_``). None leaves all columns alike.
-    See the user guide, "Columns that do not matter".
+    Factor of each column after standardisation: the penalty of its weights is divided by the square. 'auto' finds them
+    with ``alpha``, where that is searched for or judged and the loss on rows left out falls by 4 % or more: from about 1
+    for the column that matters most to 0.02 for one that does not (``relevance_``). None leaves all columns alike and
+    takes less time. See the user guide, "Columns that do not matter".
 optimizer : {'lm', 'lbfgs', 'lbfgs_armijo', 'adam', 'sgd'} or Optimizer, default='lm'
     Levenberg-Marquardt, or a rival on the same network, loss and starts, to compare with: L-BFGS with a strong-Wolfe or
     an Armijo line search, or Adam or SGD on mini-batches. An object of :mod:`sklm.optim` sets its parameters, such as
@@ -119,7 +120,8 @@ growing : bool or 'auto', default='auto'
 max_iter : int, default=1000
     Largest number of trial steps, or of epochs with mini-batches.
 max_time : float or None, default=None
-    Largest time in seconds. A step that has begun is finished; so is an iteration of the search for ``alpha``.
+    Largest time in seconds. A step that has begun is finished; so is an iteration of the search for ``alpha``, which
+    takes at most half of it: with little time, give ``alpha`` as a number.
 target_loss : float or None, default=None
     Stop when the training loss, ``loss_``, is this low.
 tol : float or 'auto', default='auto'

@@ -18,8 +18,8 @@ SEARCHED_ROWS, LEAST_SEARCHED_ROWS, LONG_SEARCH_WORK = 10.0, 2.5, 1e8
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
 #: columns are weighed, once a penalty is judged, on so many folds: the first number over the multiplications of one
-#: linearisation, at least the second and at most all
-WEIGHING_WORK, LEAST_WEIGHED = 5e8, 2
+#: linearisation, at least the second and at most all; not where these are more than the last number
+WEIGHING_WORK, LEAST_WEIGHED, MOST_WEIGHING_WORK = 5e8, 2, 7e8
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
 #: cells than this share of the rows
 TWINS, OWN_CELLS = 3e-4, 0.8
@@ -73,9 +73,10 @@ def for_weighing(folds: Folds | None, n_columns: int) -> Folds | None:
     """Folds to weigh columns with where a penalty is known, of which more are left out; None where that is too long."""
     if folds is None:
         return None
-    number = round(WEIGHING_WORK / linearisation(len(folds.rows) * n_columns, len(folds.start)))
-    if number < LEAST_WEIGHED:
+    work = linearisation(len(folds.rows) * n_columns, len(folds.start))
+    if work > MOST_WEIGHING_WORK:
         return None
+    number = max(round(WEIGHING_WORK / work), LEAST_WEIGHED)
     return replace(folds, n_held_out=min(number, int(folds.of_row.max()) + 1))
 
 
@@ -89,6 +90,16 @@ def has_twins(X: np.ndarray, n_units: float) -> bool:
 def linearisation(n_rows: float, n_parameters: int) -> float:
     """Multiplications of one linearisation, with Cholesky's or the dual matrix."""
     return n_rows * n_parameters * min(n_rows, n_parameters)
+
+
+def can_search(rows: float, n_parameters: int) -> bool:
+    """Whether the search for a penalty is affordable with so many curvature rows."""
+    return linearisation(min(rows, SEARCHED_ROWS * n_parameters), n_parameters) <= SEARCH_WORK
+
+
+def can_weigh(rows: float, n_parameters: int) -> bool:
+    """Whether columns can be weighed with so many curvature rows, once a penalty is judged."""
+    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters) <= MOST_WEIGHING_WORK
 
 
 def searched_rows(n_parameters: int) -> float:

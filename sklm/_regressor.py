@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._arrays import refuse_text_and_dates
 from ._base import BaseLM
 from ._docs import document
+from ._penalty import can_search
 from ._sklearn import StrOptions, _fit_context
 from ._training import Training, has_partial_fit
 from .architectures import Network
@@ -223,6 +225,10 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         check_is_fitted(self)
         result = self._fitted_loss.inverse_link(self._linear_predictor(X))
         return result[:, 0] if self._flat_output else result
+
+    def _affords(self) -> Callable[[float, int], bool] | None:
+        searches = self.alpha == "auto" and self._is_lm and self.target_loss is None and not self._asks_to_hold_out
+        return can_search if searches and self.batch_size in ("auto", None) else None
 
     # -- targets ------------------------------------------------------------------------------------------------
 

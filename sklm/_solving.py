@@ -17,7 +17,7 @@ from ._alpha_search import choose_alphas
 from ._arrays import Scaling
 from ._base import AUTO_STARTS, DTYPES
 from ._mini_batches import MiniBatching
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, SEARCHED_ROWS, Folds, linearisation, make_folds, searched_rows
+from ._penalty import ENOUGH_ROWS, SEARCH_WORK, Folds, can_search, linearisation, make_folds, searched_rows
 from ._prepared import Prepared
 from ._training_set import TrainingSet
 from ._verbose import IterationLines, ProgressLine
@@ -186,7 +186,7 @@ class Solving(MiniBatching):
             raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
         n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
         rows = data.n_units * n_columns
-        suits = self._may_memorise(architecture, network, rows) and _can_search(rows, n_parameters)
+        suits = self._may_memorise(architecture, network, rows) and can_search(rows, n_parameters)
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
         most = int(np.ceil(searched_rows(n_parameters) / n_columns))
@@ -217,7 +217,7 @@ class Solving(MiniBatching):
         if not (long and self.alpha == "auto" and self._is_lm and self._may_memorise(architecture, network, rows)):
             return False
         batches = self._batches(network, len(data.X), 0)
-        searched = batches is None and _can_search(rows, n_parameters)
+        searched = batches is None and can_search(rows, n_parameters)
         if searched or data.is_large or not np.ptp(data.y, axis=0).any():
             return False
         return data.obstacle_to_hold_out(self.validation_fraction, whole=True) is None
@@ -240,6 +240,13 @@ class Solving(MiniBatching):
         except SearchInterrupted as search:
             return fit.interrupted_at(search)
         seconds = time.monotonic() - began
+        if seconds >= stopping.max_time / 2:
+            warnings.warn(
+                f"max_time={self.max_time:g} ended the search for alpha before it was done; alpha_={fit.alpha:.3g} is "
+                "the best so far. Give alpha as a number, or more time.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
         if self.verbose:
             weighed = "" if fit.core["relevance_"] is None else ", columns are weighed"
             print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}", file=sys.stderr, flush=True)
@@ -342,11 +349,6 @@ class Solving(MiniBatching):
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )
-
-
-def _can_search(rows: float, n_parameters: int) -> bool:
-    """Whether a search for the penalty is affordable with so many curvature rows."""
-    return linearisation(min(rows, SEARCHED_ROWS * n_parameters), n_parameters) <= SEARCH_WORK
 
 
 def _free(device: torch.device) -> float:

@@ -18,6 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from ._arrays import (
     Scaling,
+    check_relevance,
     flatten_images,
     mean_scaling,
     no_scaling,
@@ -38,6 +39,7 @@ from ._weighing import weigh_columns
 from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
 from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
+from .optim._growing import shifted
 from .optim._isolation import isolated
 
 #: whether Ctrl-C ends more than one fit here: then it is not for a fit to keep its best model
@@ -189,7 +191,9 @@ class Training(FittedNetwork, Solving):
         batches = self._batches(network, len(data.X), seed)
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         x, y = self._scalings(data, architecture, loss, previous)
-        relevance = self._given_relevance(network, data.X.shape[1], previous if was_found else None)
+        if previous is not None:
+            self._check_continues(previous, network, data.X.shape[1])
+        relevance = self._given_relevance(network, data.X.shape[1], previous)
         if relevance is not None:
             x = x.times(relevance)
 
@@ -199,11 +203,9 @@ class Training(FittedNetwork, Solving):
         number = self._n_starts(architecture, network, loss, len(data.X))
         theta = draw(np.ones(data.X.shape[1]), number)
         alpha, scores = self._penalty(data, meaning), None
+        # of folds; not a fitted model, which has seen the rows to leave out
+        start = theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
         if self._alpha_is_open and not automatic:
-            # not from a fitted model, which has seen the rows to leave out
-            start = theta[0]
-            if previous is not None:
-                start = self._random_starts(architecture, network, data, x, seed, 1)[0]
             folds = self._folds(architecture, network, loss, data, batches, start, seed, meaning)
             if previous is not None and was_found:
                 alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
@@ -229,13 +231,13 @@ class Training(FittedNetwork, Solving):
             return replace(fit, n_noiseless=self._n_noiseless_starts(network, loss, len(data.X), number), draw=draw)
         fit = self._judged(architecture, data, fit, meaning)
         if fit.prior is not None and relevance is None and isinstance(self.relevance, str):
-            fit = replace(fit, draw=draw, weighing=self._weighing(data, fit))
+            fit = replace(fit, draw=draw, weighing=self._weighing(data, fit, start))
         return fit
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
-        shown, judged = [fit], fit.alpha
+        shown, judged = [fit], fit
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t})
         began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
         try:
@@ -244,16 +246,20 @@ class Training(FittedNetwork, Solving):
                 if fit.prior is not None:
                     left = stopping.left(began)
                     (fit,), solution = judge_priors([fit], solution, left, self.jacobian_max_rows, listener)
-                    row, judged, left, at_once = 0, fit.alpha, stopping.left(began), self._models_at_once(fit)
-                    (fit,), solution = weigh_columns(
-                        [fit], solution, left, self.jacobian_max_rows, at_once, listener, shown.append
-                    )
+                    row, judged, done, at_once = 0, fit, int(solution.n_iter[0]), self._models_at_once(fit)
+
+                    def solve(fits: list[Prepared]) -> tuple[Solution, np.ndarray]:
+                        shown.append(fits[0])
+                        again, best = self._solve(fits[0], shifted(listener, done))
+                        return again, np.array([best])
+
+                    (fit,), solution = weigh_columns([fit], solution, stopping.left(began), at_once, solve)
         finally:
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
             tried = ", ".join(f"{alpha:.3g}" for alpha in fit.alpha_scores)
-            weighed = f"; columns are weighed, alpha = {fit.alpha:.3g}" if len(shown) > 1 else ""
-            print(f"alpha = {judged:.3g} is the best of {tried}{weighed}", file=sys.stderr, flush=True)
+            weighed = f"; columns are weighed, alpha = {fit.alpha:.3g}" if fit is not judged else ""
+            print(f"alpha = {judged.alpha:.3g} is the best of {tried}{weighed}", file=sys.stderr, flush=True)
         if Status.INTERRUPTED in solution.status and _ends_more.get():
             raise KeyboardInterrupt
         try:
@@ -396,25 +402,21 @@ class Training(FittedNetwork, Solving):
         """The fit, with a ``prior`` where multiples of that penalty are to be judged, see ``judge_priors``."""
         return fit
 
-    def _weighing(self, data: TrainingSet, fit: Prepared) -> Folds | None:
+    def _weighing(self, data: TrainingSet, fit: Prepared, start: np.ndarray) -> Folds | None:
         """Folds to weigh columns with, once the penalty is judged; None where that is not affordable."""
         if data.X.shape[1] < 2 or not self._scales(fit.core["architecture_"]):
             return None
         n_parameters, n_columns = fit.problem.network.n_parameters, fit.problem.n_curvature
         most = int(np.ceil(searched_rows(n_parameters) / n_columns))
-        return for_weighing(
-            make_folds(np.asarray(data.X), fit.theta[0], most, n_columns, fit.seed, data.strata), n_columns
-        )
+        return for_weighing(make_folds(np.asarray(data.X), start, most, n_columns, fit.seed, data.strata), n_columns)
 
     def _given_relevance(self, network: Network, n_inputs: int, previous: Any) -> np.ndarray | None:
-        """Factors of the columns (F,) that are known before the fit; None for none.
-
-        They are what was asked for, or what the ``previous`` fit has found, if that stays.
+        """Factors of the columns (F,) that are known before the fit, from a ``previous`` one or given; None for none.
 
         Raises
         ------
         ValueError
-            If what was asked for cannot be used.
+            If what was given cannot be used.
         """
         if self.relevance is None:
             return None
@@ -422,12 +424,7 @@ class Training(FittedNetwork, Solving):
             return None if previous is None else previous.relevance_
         if network.input_weights is None:
             raise ValueError("relevance is for MLPs only; leave relevance='auto' with this architecture.")
-        factors = np.asarray(self.relevance, dtype=np.float64)
-        if factors.shape != (n_inputs,):
-            raise ValueError(f"relevance must have one number for each of {n_inputs} columns; got {factors.shape}.")
-        if not (np.isfinite(factors) & (factors > 0)).all():
-            raise ValueError("relevance must be positive and finite; leave out columns that shall not matter at all.")
-        return factors
+        return check_relevance(self.relevance, n_inputs, getattr(self, "feature_names_in_", None))
 
     def _check_penalty(self, network: Network) -> None:
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
@@ -472,16 +469,18 @@ class Training(FittedNetwork, Solving):
         """Start vectors (number, P); with a warm start, the first one is the fitted model."""
         theta = self._random_starts(architecture, network, data, x, seed, number)
         if previous is not None:
-            if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != data.X.shape[1]:
-                raise ValueError(
-                    "warm_start needs the same architecture and columns as the last fit: "
-                    f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
-                )
             old_x, old_y = previous._stored_scalings()
             before = output_scaling(previous._fitted_loss.target_scaling, old_y)
             now = output_scaling(loss.target_scaling, y)
             theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
         return theta
+
+    def _check_continues(self, previous: Any, network: Network, n_inputs: int) -> None:
+        if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != n_inputs:
+            raise ValueError(
+                "warm_start needs the same architecture and columns as the last fit: "
+                f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
+            )
 
     def _random_starts(
         self, architecture: Architecture, network: Network, data: TrainingSet, x: Scaling, seed: int, number: int

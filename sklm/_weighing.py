@@ -9,20 +9,22 @@ from dataclasses import replace
 import numpy as np
 
 from ._alpha_search import for_search
-from ._prepared import Prepared, run_together
-from .optim import Progress, Relevance, Solution, Status, Stopping, cross_validate_alpha, weigh_inputs
-from .optim._growing import FINAL, shifted
+from ._prepared import Prepared
+from .optim import Solution, Status, Stopping, cross_validate_alpha, weigh_inputs
+from .optim._growing import FINAL
 from .optim._state import joined
+
+#: no penalty below this share of that of coefficients of deviation one is tried: rows left out may all be right, with
+#: any certainty
+LEAST_PRIOR = 0.1
 
 
 def weigh_columns(
     fits: list[Prepared],
     solution: Solution,
     stopping: Stopping,
-    jacobian_max_rows: int | str | None,
     models_at_once: int,
-    callback: Callable[[Progress], bool | None] | None = None,
-    announce: Callable[[Prepared], None] | None = None,
+    solve: Callable[[list[Prepared]], tuple[Solution, np.ndarray]],
 ) -> tuple[list[Prepared], Solution]:
     """Weigh the columns of fits, and fit those again that are better for it on rows left out.
 
@@ -34,13 +36,10 @@ def weigh_columns(
         Of one model a fit.
     stopping : Stopping
         With the time that is left.
-    jacobian_max_rows : int, 'auto' or None
     models_at_once : int
         How many models fit in memory.
-    callback : callable, optional
-        Of a single fit. It sees the iterations of the new fit after those before, ...
-    announce : callable, optional
-        ... and this the new fit before them.
+    solve : callable
+        From fits to their solution, and the number of the best start of each in it.
 
     Returns
     -------
@@ -56,25 +55,22 @@ def weigh_columns(
     results, every = list(fits), [solution.only(np.array([row])) for row in range(len(fits))]
     try:
         weighed = _weighed([fits[number] for number in numbers], stopping, models_at_once)
-        better = {number: fit for number, fit in zip(numbers, weighed, strict=True) if fit is not None}
-        if announce is not None:
-            for fit in better.values():
-                announce(fit)
+        left = replace(stopping.left(began), together=False)
+        better = {
+            number: replace(fit, options={**fit.options, "stopping": left})
+            for number, fit in zip(numbers, weighed, strict=True)
+            if fit is not None
+        }
         if better:
-            left = replace(stopping.left(began), together=False)
-            again = run_together(
-                [replace(fit, options={**fit.options, "stopping": left}) for fit in better.values()],
-                jacobian_max_rows,
-                shifted(callback, int(solution.n_iter.max())),
-            )
+            again, best = solve(list(better.values()))
             final = next((status for status in again.status if status in FINAL), None)
-            for (number, fit), row in zip(better.items(), again.leaders(), strict=True):
+            for (number, fit), row in zip(better.items(), best, strict=True):
                 if _came_to_an_end(again, int(row)):
                     results[number], every[number] = fit, again.only(np.array([row]))
     except KeyboardInterrupt:
         final = Status.INTERRUPTED
-    best = replace(joined(every), groups=solution.groups)
-    return results, best if final is None else replace(best, status=[final] * len(fits))
+    together = replace(joined(every), groups=solution.groups)
+    return results, together if final is None else replace(together, status=[final] * len(fits))
 
 
 def _weighed(fits: list[Prepared], stopping: Stopping, models_at_once: int) -> list[Prepared | None]:
@@ -85,8 +81,10 @@ def _weighed(fits: list[Prepared], stopping: Stopping, models_at_once: int) -> l
     # what takes the place of more rows weighs less beside all of them
     share = len(every[0].rows) / fits[0].problem.n_samples
     alphas = np.array([[fit.alpha / share] for fit in fits])
+    least = np.array([LEAST_PRIOR * (fit.prior or 0.0) / share for fit in fits])
     search = cross_validate_alpha(problem, theta, numbers, held, alphas=alphas, stopping=stopping, **options)
-    found: Relevance = weigh_inputs(problem, search, numbers, held, stopping=stopping.left(began), **options)
+    left = stopping.left(began)
+    found = weigh_inputs(problem, search, numbers, held, least_alpha=least, stopping=left, **options)
     assert found.scales is not None
     result: list[Prepared | None] = []
     for fit, scales, alpha in zip(fits, found.scales, share * found.alpha, strict=True):

@@ -260,7 +260,8 @@ def test_a_found_penalty_stays_where_rows_would_be_held_out():
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = model.fit(X, y).alpha_
-        patch.setattr("sklm._solving.SEARCH_WORK", 1e3)
+        for module in ("_solving", "_penalty"):
+            patch.setattr(f"sklm.{module}.SEARCH_WORK", 1e3)
         assert found == model.fit(X, y).alpha_ > 0
         assert model.validation_scores_ is None
         assert clone(model).fit(X, y).validation_scores_ is not None
@@ -380,7 +381,8 @@ def test_copies_of_rows_are_no_reason_to_memorise_them(noise):
     rng = np.random.default_rng(1)
     X = rng.uniform(-1, 1, (30, 2))
     y = np.sin(3 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=30)
-    once, thrice = (LMRegressor(random_state=0).fit(X, y, weight) for weight in (None, np.full(30, 3.0)))
+    model = LMRegressor(relevance=None, random_state=0)
+    once, thrice = (clone(model).fit(X, y, weight) for weight in (None, np.full(30, 3.0)))
     assert thrice.alpha_ == once.alpha_ > 0
 
 

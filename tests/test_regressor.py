@@ -482,8 +482,10 @@ def test_stops_by_decrease_only_after_n_iter_no_change_iterations_without_progre
 
 def test_max_time_ends_the_fit_and_says_so():
     X, y = surface(n=2000, noise=0.1)
+    model = small(hidden_layer_sizes=40, max_time=0.3, max_iter=10**6, tol=0, n_iter_no_change=10**6)
     began = time.monotonic()
-    model = small(hidden_layer_sizes=40, max_time=0.3, max_iter=10**6, tol=0, n_iter_no_change=10**6).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="max_time=0.3 ended the search for alpha"):
+        model.fit(X, y)
     assert time.monotonic() - began < 10
     assert (model.status_, model.converged_) == ("time", False)
     assert "max_time" in model.message_

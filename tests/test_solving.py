@@ -212,7 +212,8 @@ def test_early_stopping_auto_is_off_without_a_need():
 
 
 def test_early_stopping_auto_does_not_memorise_noise(monkeypatch):
-    monkeypatch.setattr("sklm._solving.SEARCH_WORK", 1e5)
+    for module in ("_solving", "_penalty"):
+        monkeypatch.setattr(f"sklm.{module}.SEARCH_WORK", 1e5)
     X, y = noisy_table(1300)
     truth = X[:, 0] + np.sin(3 * X[:, 1])
     errors = {}
@@ -229,7 +230,8 @@ def test_early_stopping_auto_does_not_memorise_noise(monkeypatch):
 
 
 def test_equal_rows_are_held_out_together(monkeypatch):
-    monkeypatch.setattr("sklm._solving.SEARCH_WORK", 1e5)
+    for module in ("_solving", "_penalty"):
+        monkeypatch.setattr(f"sklm.{module}.SEARCH_WORK", 1e5)
     X, y = noisy_table(300)
     model = LMRegressor(40, random_state=0, max_iter=60)
     _, fit = model._ready(np.repeat(X, 4, axis=0), np.repeat(y, 4))

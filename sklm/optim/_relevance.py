@@ -10,20 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._cross_validation import BEHIND, NOISELESS, STAGE_ITERATIONS, AlphaSearch
+from ._cross_validation import NOISELESS, STAGE_ITERATIONS, AlphaSearch
 from ._penalty_race import PenaltyRace, of_best_folds
 from ._problem import Problem
 from ._stopping import Stopping
 
 #: rounds of weighing the inputs, and stages of training in each
 ROUNDS, STAGES = 4, 2
-#: what the penalty is multiplied by in a round: mostly less, as weights of inputs that are scaled down grow
-FACTORS = (3.0, 1.0, 0.3, 0.1)
+#: what the penalty is multiplied by in a round: mostly less, as weights of inputs that are scaled down grow; what is so
+#: many times worse than the best after a stage is given up
+FACTORS, BEHIND = (3.0, 1.0, 0.3, 0.1), 1.1
 #: least factor of an input
 LEAST = 0.02
 #: weighing helps if the loss on the rows left out comes to be below so many times that of equal inputs, and the mean
-#: gain of the folds is above so many of its standard errors
-BETTER, ERRORS = 0.96, 0.5
+#: gain of the folds is above so many of its standard errors; of a single fold, if it is below the last number
+BETTER, ERRORS, BETTER_ALONE = 0.96, 0.5, 0.85
 #: rounds go on while that loss is below so many times the least so far, before it helps and after
 WORSE, WORSE_AFTER = 1.01, 1.15
 
@@ -35,7 +36,7 @@ class Relevance:
     Attributes
     ----------
     scales : (M, F) tensor or None
-        Factor of each input, the largest 1; all 1 where weighing them does not help, None where it was not tried.
+        Factor of each input, up to 1; all 1 where weighing them does not help, None where it was not tried.
     alpha, score : (M,) ndarray
         The penalty of the weights of scaled inputs, and the mean loss on the rows left out.
     little : (M,) ndarray of bool
@@ -63,6 +64,7 @@ def weigh_inputs(
     folds: Tensor,
     n_held_out: int,
     *,
+    least_alpha: float | np.ndarray = 0.0,
     models_at_once: int | None = None,
     stopping: Stopping | None = None,
     damping: float | Tensor = 1e-2,
@@ -75,6 +77,8 @@ def weigh_inputs(
     problem, folds, n_held_out, models_at_once, damping, options
         As for the ``search`` by :func:`cross_validate_alpha` before; of a network with hidden layers.
     search : AlphaSearch
+    least_alpha : float or (M,) ndarray
+        No penalty below this is tried.
     stopping : Stopping, optional
         For its limits: a round that is not finished then does not count.
 
@@ -84,56 +88,64 @@ def weigh_inputs(
 
     Notes
     -----
-    Every input gets the factor ``s_j = |w_j| / max_k |w_k|``, at least ``LEAST``, with w_j its weights in the first
+    Inputs that are alike go first, with several multiples of the penalty: what they reach is to be surpassed. Then
+    every input gets the factor ``s_j = |w_j| / max_k |w_k|``, at least ``LEAST``, with w_j its weights in the first
     layer before scaling. The penalty of the weights for scaled inputs is then ``alpha |w_j|^2 / s_j^2`` of those
     before. Repeated, this is coordinate descent on the penalty ``alpha' sum_j log |w_j|``: what automatic relevance
     determination comes to (MacKay 1994, ASHRAE Transactions 100, pp. 1053-1062; Wipf & Nagarajan 2007, NIPS 20) without
     the number of well-determined parameters, and a neural network's version of the adaptive ridge (Grandvalet 1998,
     ICANN, pp. 201-206). Each fold has factors of its own, from a model that has not seen the rows left out, so that
-    their loss can tell whether it helps: it has to fall to less than ``BETTER``, and by more than ``ERRORS``
-    standard errors over the folds. The factors of a fit are geometric means over its folds.
+    their loss can tell whether it helps: it has to fall to less than ``BETTER`` (``BETTER_ALONE``), and by more than
+    ``ERRORS`` standard errors over the folds. The factors of a fit are geometric means over its folds.
     """
     began, stopping, place = time.monotonic(), stopping or Stopping(), problem.network.input_weights
     assert place is not None
     theta, n_inputs = search.theta_of_folds, problem.rows.chunk(0, 1).shape[-2]
     alike = theta.new_ones(*theta.shape[:2], n_inputs)
-    best = _Models(theta.clone(), alike.clone(), search.chosen, search.score, search.losses_of_folds.copy())
-    now, going = best.of(np.arange(len(theta))), (best.alpha > 0) & np.isfinite(best.score)
+    found = _Models(theta, alike, search.chosen, search.score, search.losses_of_folds)
+    every, least = np.arange(len(theta)), np.broadcast_to(least_alpha, len(theta))
     damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(len(theta))
-    for _ in range(ROUNDS):
-        rows = np.flatnonzero(going)
-        if not len(rows):
-            break
-        before, index = now.of(rows), torch.from_numpy(rows).to(theta.device)
-        scales = _by_weights(before.theta, before.scales, place)
+
+    def train(before: _Models, rows: np.ndarray, scales: Tensor) -> _Models | None:
+        """Go on with the fits ``rows`` and other scales; None where there was no time."""
+        index = torch.from_numpy(rows).to(theta.device)
         race = PenaltyRace(
             problem.models(index),
             rescaled(before.theta, before.scales, scales, place),
             folds if len(folds) == 1 else folds[index],
             n_held_out,
-            before.alpha[:, None] * np.array(FACTORS),
+            np.maximum(before.alpha[:, None] * np.array(FACTORS), least[rows][:, None]),
             damping[index],
             models_at_once,
             options,
             scales,
         )
-        if not _train(race, stopping.left(began)):
+        return _Models.of_race(race, scales) if _train(race, stopping.left(began)) else None
+
+    going = (found.alpha > 0) & np.isfinite(found.score)
+    rows, best = np.flatnonzero(going), found.of(every)
+    control = train(found.of(rows), rows, alike[rows]) if len(rows) else None
+    if control is None:
+        going[:] = False
+    else:
+        best.put_better(rows, control)
+    equal, now = best.of(every), best.of(every)
+    for _ in range(ROUNDS):
+        rows = np.flatnonzero(going)
+        if not len(rows):
             break
-        winner, score = race.scores.argmin(axis=1), race.scores.min(axis=1)
-        reached, losses = race.models(winner)
-        alpha = np.take_along_axis(race.alphas, winner[:, None], axis=1)[:, 0]
-        after, better = _Models(reached, scales, alpha, score, losses), score < best.score[rows]
-        helping = best.score[rows] < BETTER * search.score[rows]
-        going[rows] = score < np.where(helping, WORSE_AFTER, WORSE) * best.score[rows]
+        before = now.of(rows)
+        after = train(before, rows, _by_weights(before.theta, before.scales, place))
+        if after is None:
+            break
+        helping = best.score[rows] < BETTER * equal.score[rows]
+        going[rows] = after.score < np.where(helping, WORSE_AFTER, WORSE) * best.score[rows]
         now.put(rows, after)
-        best.put(rows[better], after.of(np.flatnonzero(better)))
-    helps = (best.score < BETTER * search.score) & _agree(search.losses_of_folds, best.losses)
-    best.put(
-        np.flatnonzero(~helps), _Models(theta, alike, search.chosen, search.score, search.losses_of_folds).of(~helps)
-    )
+        best.put_better(rows, after)
+    helps = _helps(equal, best)
+    best.put(np.flatnonzero(~helps), found.of(np.flatnonzero(~helps)))
     counts = torch.from_numpy(np.isfinite(best.losses)).to(theta).unsqueeze(-1)
-    mean = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
-    scales = mean / mean.amax(1, keepdim=True)
+    scales = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
     models = of_best_folds(rescaled(best.theta, best.scales, scales[:, None], place), best.losses)
     little = helps & (search.alphas[:, -1] == 0) & (best.score <= NOISELESS * problem.null_loss().cpu().numpy())
     return Relevance(scales, best.alpha, best.score, little, models)
@@ -149,8 +161,16 @@ class _Models:
     score: np.ndarray
     losses: np.ndarray
 
+    @classmethod
+    def of_race(cls, race: PenaltyRace, scales: Tensor) -> _Models:
+        """Those with the best penalty of each fit."""
+        winner = race.scores.argmin(axis=1)
+        theta, losses = race.models(winner)
+        alpha = np.take_along_axis(race.alphas, winner[:, None], axis=1)[:, 0]
+        return cls(theta, scales, alpha, race.scores.min(axis=1), losses)
+
     def of(self, rows: np.ndarray) -> _Models:
-        """A copy of the fits ``rows`` (m,), numbers or a mask."""
+        """A copy of the fits ``rows`` (m,)."""
         index = torch.from_numpy(rows).to(self.theta.device)
         return _Models(self.theta[index], self.scales[index], self.alpha[rows], self.score[rows], self.losses[rows])
 
@@ -160,15 +180,21 @@ class _Models:
         self.theta[index], self.scales[index] = other.theta, other.scales
         self.alpha[rows], self.score[rows], self.losses[rows] = other.alpha, other.score, other.losses
 
+    def put_better(self, rows: np.ndarray, other: _Models) -> None:
+        """Replace those of the fits ``rows`` (m,) that another's are better than."""
+        better = np.flatnonzero(other.score < self.score[rows])
+        self.put(rows[better], other.of(better))
 
-def _agree(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Whether the mean gain of losses (M, H) of folds is above its error (M,); infinite are those of no rows."""
+
+def _helps(before: _Models, after: _Models) -> np.ndarray:
+    """Whether fits (M,) are clearly better on the rows left out; losses of folds without rows are infinite."""
     with np.errstate(all="ignore"):
-        gains = np.where(np.isfinite(before), before - after, np.nan)
-        number = np.isfinite(before).sum(axis=1)
+        gains = np.where(np.isfinite(before.losses), before.losses - after.losses, np.nan)
+        number = np.isfinite(before.losses).sum(axis=1)
         mean = np.nansum(gains, axis=1) / number
-        variance = np.nansum((gains - mean[:, None]) ** 2, axis=1) / (number - 1)
-        return np.asarray((number == 1) | (mean > ERRORS * np.sqrt(variance / number)))
+        error = np.sqrt(np.nansum((gains - mean[:, None]) ** 2, axis=1) / ((number - 1) * number))
+        limit = np.where(number == 1, BETTER_ALONE, BETTER) * before.score
+        return np.asarray((after.score < limit) & ((number == 1) | (mean > ERRORS * error)))
 
 
 def _train(race: PenaltyRace, stopping: Stopping) -> bool:

@@ -15,7 +15,7 @@ from sklm.optim import (
     stack_problems,
     weigh_inputs,
 )
-from sklm.optim._relevance import LEAST, _agree, rescaled
+from sklm.optim._relevance import LEAST, _helps, _Models, rescaled
 
 from ..problems import tensor
 
@@ -158,9 +158,32 @@ def test_the_user_can_stop_it(monkeypatch):
 
 
 def test_folds_must_agree():
-    before = np.array([[1, 1, 1], [2, 1, 1], [1, 1, 1], [1, np.inf, 1], [1, np.inf, np.inf]], dtype=float)
-    after = np.array([[0.9, 0.9, 0.9], [1, 1.4, 1.4], [1.1, 1.2, 1.3], [0.9, np.inf, 0.9], [0.9, np.inf, np.inf]])
-    np.testing.assert_array_equal(_agree(before, after), [True, False, False, True, True])
+    before = np.array([[1, 1, 1], [2, 1, 1], [1, 1, 1], [1, np.inf, 1], [1, np.inf, np.inf], [1, np.inf, np.inf]])
+    after = np.array([[9, 9, 9], [10, 14, 14], [11, 12, 13], [9, np.inf, 9], [9, np.inf, np.inf], [8, np.inf, np.inf]])
+
+    def models(losses):
+        score = np.nanmean(np.where(np.isfinite(losses), losses, np.nan), axis=1)
+        return _Models(torch.empty(0), torch.empty(0), np.empty(0), score, losses)
+
+    # of a single fold, a tenth is not enough
+    np.testing.assert_array_equal(_helps(models(before), models(after / 10)), [True, False, False, True, False, True])
+
+
+def test_what_more_training_or_another_penalty_explains_is_no_relevance():
+    """Where factors stay one whatever the weights, nothing may be found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklm.optim._relevance._by_weights", lambda theta, scales, place: scales)
+        for seed in range(4):
+            _, search, found = weigh(*table(seed=seed))
+            np.testing.assert_array_equal(found.alpha, search.chosen)
+
+
+def test_no_penalty_below_the_least_is_tried():
+    X, y, folds = table(noise=0.0)
+    _, search, free = weigh(X, y, folds, alphas=(0.01,))
+    _, _, found = weigh(X, y, folds, alphas=(0.01,), least_alpha=0.009)
+    assert free.alpha[0] < 0.009 <= found.alpha[0]
+    assert search.chosen[0] == 0.01
 
 
 def test_folds_without_weight_do_not_count():
