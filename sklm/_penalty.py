@@ -17,9 +17,11 @@ SEARCHED_ROWS, LEAST_SEARCHED_ROWS, LONG_SEARCH_WORK = 10.0, 2.5, 1e8
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
+#: with fewer columns nobody need find out which ones matter
+LEAST_COLUMNS = 3
 #: columns are weighed, once a penalty is judged, on so many folds: the first number over the multiplications of one
 #: linearisation, at least the second and at most all; not where these are more than the last number
-WEIGHING_WORK, LEAST_WEIGHED, MOST_WEIGHING_WORK = 5e8, 2, 7e8
+WEIGHING_WORK, LEAST_WEIGHED, MOST_WEIGHING_WORK = 5e8, 2, 4e8
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
 #: cells than this share of the rows
 TWINS, OWN_CELLS = 3e-4, 0.8

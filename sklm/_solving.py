@@ -17,7 +17,16 @@ from ._alpha_search import choose_alphas
 from ._arrays import Scaling
 from ._base import AUTO_STARTS, DTYPES
 from ._mini_batches import MiniBatching
-from ._penalty import ENOUGH_ROWS, SEARCH_WORK, Folds, can_search, linearisation, make_folds, searched_rows
+from ._penalty import (
+    ENOUGH_ROWS,
+    LEAST_COLUMNS,
+    SEARCH_WORK,
+    Folds,
+    can_search,
+    linearisation,
+    make_folds,
+    searched_rows,
+)
 from ._prepared import Prepared
 from ._training_set import TrainingSet
 from ._verbose import IterationLines, ProgressLine
@@ -196,7 +205,7 @@ class Solving(MiniBatching):
         if folds is None:
             return None
         weighs = isinstance(self.relevance, str) and architecture.restarts and network.input_weights is not None
-        weighs = weighs and self._scales(architecture) and data.X.shape[1] > 1
+        weighs = weighs and self._scales(architecture) and data.X.shape[1] >= LEAST_COLUMNS
         return self._with_candidates(replace(folds, weighs=weighs), data, meaning)
 
     def _may_memorise(self, architecture: Architecture, network: Network, rows: float) -> bool:

@@ -29,7 +29,7 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
-from ._penalty import Folds, for_weighing, make_folds, searched_rows
+from ._penalty import LEAST_COLUMNS, Folds, for_weighing, make_folds, searched_rows
 from ._prepared import Prepared
 from ._prior import judge_priors
 from ._sklearn import _check_sample_weight, _fit_context
@@ -404,7 +404,7 @@ class Training(FittedNetwork, Solving):
 
     def _weighing(self, data: TrainingSet, fit: Prepared, start: np.ndarray) -> Folds | None:
         """Folds to weigh columns with, once the penalty is judged; None where that is not affordable."""
-        if data.X.shape[1] < 2 or not self._scales(fit.core["architecture_"]):
+        if data.X.shape[1] < LEAST_COLUMNS or not self._scales(fit.core["architecture_"]):
             return None
         n_parameters, n_columns = fit.problem.network.n_parameters, fit.problem.n_curvature
         most = int(np.ceil(searched_rows(n_parameters) / n_columns))

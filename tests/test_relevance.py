@@ -104,12 +104,15 @@ def test_columns_that_matter_the_same_are_left_alone():
     assert model.relevance_ is None
 
 
-def test_one_column_has_nobody_to_be_compared_with():
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_one_or_two_columns_are_not_weighed(n_columns):
     rng = np.random.default_rng(0)
-    X = rng.uniform(-1, 1, (80, 1))
-    model = LMRegressor(random_state=0).fit(X, np.sin(3 * X[:, 0]) + 0.2 * rng.normal(size=80))
+    X = rng.uniform(-1, 1, (80, n_columns))
+    y = np.sin(3 * X[:, 0]) + 0.2 * rng.normal(size=80)
+    model = LMRegressor(random_state=0).fit(X, y)
     assert model.alpha_ > 0
     assert model.relevance_ is None
+    assert LMClassifier(random_state=0)._ready(X, y > 0)[1].weighing is None
 
 
 @pytest.mark.parametrize(
