@@ -160,7 +160,7 @@ class Prepared:
         return {"problem": replace(self.problem, alpha=alphas, penalised=alpha > 0), "alpha": alpha}
 
     def weighed(self, scales: Tensor) -> Prepared:
-        """The fit with inputs multiplied by scales (F,), the largest one 1."""
+        """The fit with inputs multiplied by scales (F,), and starts for these; the same if all are 1."""
         if bool((scales == 1).all()):
             return self
         assert isinstance(self.problem.rows, TensorRows)
@@ -279,11 +279,7 @@ class Prepared:
         )
 
 
-def run_together(
-    fits: list[Prepared],
-    jacobian_max_rows: int | str | None,
-    callback: Callable[[Progress], bool | None] | None = None,
-) -> Solution:
+def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> Solution:
     """Run fits of equal keys as one batch; the result's ``leaders()`` are their best starts, in their order."""
     first, counts = fits[0], [len(fit.theta) for fit in fits]
     problem = stack_problems([fit.problem for fit in fits], jacobian_max_rows)
@@ -295,7 +291,7 @@ def run_together(
         damping = np.repeat([fit.options["damping"] for fit in fits], counts)
         options["damping"] = torch.tensor(damping, dtype=problem.y.dtype, device=problem.y.device)
     theta = np.concatenate([fit.theta for fit in fits])
-    return first.run(problem, validation, theta, callback, groups=np.repeat(np.arange(len(fits)), counts), **options)
+    return first.run(problem, validation, theta, groups=np.repeat(np.arange(len(fits)), counts), **options)
 
 
 def comparable(value: Any, origin: Any) -> Any:
