@@ -14,6 +14,8 @@ from .optim import Solution, Status, Stopping, cross_validate_alpha, weigh_input
 from .optim._growing import FINAL
 from .optim._state import joined
 
+#: what the penalty is multiplied by in a round: a judged one is rarely too small
+FACTORS = (1.0, 0.3, 0.1)
 #: no penalty below this share of that of coefficients of deviation one is tried: rows left out may all be right, with
 #: any certainty
 LEAST_PRIOR = 0.1
@@ -84,7 +86,7 @@ def _weighed(fits: list[Prepared], stopping: Stopping, models_at_once: int) -> l
     least = np.array([LEAST_PRIOR * (fit.prior or 0.0) / share for fit in fits])
     search = cross_validate_alpha(problem, theta, numbers, held, alphas=alphas, stopping=stopping, **options)
     left = stopping.left(began)
-    found = weigh_inputs(problem, search, numbers, held, least_alpha=least, stopping=left, **options)
+    found = weigh_inputs(problem, search, numbers, held, factors=FACTORS, least_alpha=least, stopping=left, **options)
     assert found.scales is not None
     result: list[Prepared | None] = []
     for fit, scales, alpha in zip(fits, found.scales, share * found.alpha, strict=True):

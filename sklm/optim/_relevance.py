@@ -64,6 +64,7 @@ def weigh_inputs(
     folds: Tensor,
     n_held_out: int,
     *,
+    factors: tuple[float, ...] = FACTORS,
     least_alpha: float | np.ndarray = 0.0,
     models_at_once: int | None = None,
     stopping: Stopping | None = None,
@@ -77,6 +78,8 @@ def weigh_inputs(
     problem, folds, n_held_out, models_at_once, damping, options
         As for the ``search`` by :func:`cross_validate_alpha` before; of a network with hidden layers.
     search : AlphaSearch
+    factors : tuple of float
+        What the penalty is multiplied by in a round, the best of which goes on.
     least_alpha : float or (M,) ndarray
         No penalty below this is tried.
     stopping : Stopping, optional
@@ -114,7 +117,7 @@ def weigh_inputs(
             rescaled(before.theta, before.scales, scales, place),
             folds if len(folds) == 1 else folds[index],
             n_held_out,
-            np.maximum(before.alpha[:, None] * np.array(FACTORS), least[rows][:, None]),
+            np.maximum(before.alpha[:, None] * np.array(factors), least[rows][:, None]),
             damping[index],
             models_at_once,
             options,
