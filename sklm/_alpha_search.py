@@ -121,11 +121,8 @@ def _with_found(
     numbers, most = np.flatnonzero(doubtful), max(len(fit.theta) for fit in fits)
     alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // most
     for part in np.array_split(numbers, -(-len(numbers) // at_once)) if len(numbers) else []:
-        try:
-            alphas[part] = _by_all_rows([result[number] for number in part], stopping, at_once, jacobian_max_rows)
-        except _ModelsAtInterrupt as models:
-            scales = None if found.scales is None else found.scales[part]
-            raise SearchInterrupted(found.alpha[part], models.theta, scales) from None
+        some, scales = [result[number] for number in part], None if found.scales is None else found.scales[part]
+        alphas[part] = _by_all_rows(some, found.alpha[part], scales, stopping, at_once, jacobian_max_rows)
     for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
         result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
     for number in np.flatnonzero((search.noiseless | doubtful) & (alphas == 0)):
@@ -133,26 +130,19 @@ def _with_found(
     return result
 
 
-class _ModelsAtInterrupt(Exception):
-    """The user stopped fits of all rows; ``theta`` (M, P) are the models so far."""
-
-    def __init__(self, theta: Tensor):
-        super().__init__("fits of all rows were interrupted")
-        self.theta = theta
-
-
 def _by_all_rows(
-    fits: list[Prepared], stopping: Stopping, fits_at_once: int, jacobian_max_rows: int | str | None
+    fits: list[Prepared],
+    chosen: np.ndarray,
+    scales: Tensor | None,
+    stopping: Stopping,
+    fits_at_once: int,
+    jacobian_max_rows: int | str | None,
 ) -> np.ndarray:
     """Return the penalties (M,) of fits: their own, or others that are evidently better by the rows left out.
 
-    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. Where
-    the loss without a penalty cannot be known, the smallest one stands for it.
-
-    Raises
-    ------
-    _ModelsAtInterrupt
-        If the user stops this.
+    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. What
+    was ``chosen`` (M,), and scales (M, F), are only reported, if the user stops this. Where the loss without a penalty
+    cannot be known, the smallest one stands for it.
     """
     began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
     own = np.array([fit.alpha for fit in fits])
@@ -174,7 +164,7 @@ def _by_all_rows(
             if not len(kept):  # the first ones are of all fits
                 kept = solution.theta[torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)]
             if Status.INTERRUPTED in solution.status:
-                raise _ModelsAtInterrupt(kept)
+                raise SearchInterrupted(chosen, kept, scales)
             if Status.TIME in solution.status:
                 return own
             for (number, _), fit, row in zip(part, some, leaders, strict=True):

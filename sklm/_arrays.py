@@ -142,8 +142,10 @@ class Scaling:
         """Standardise (N, F)."""
         return (array - self.mean) * self.inverse
 
-    def times(self, factors: np.ndarray) -> Scaling:
-        """The scaling whose standardised columns are multiplied by positive factors (F,)."""
+    def times(self, factors: np.ndarray | None) -> Scaling:
+        """The scaling whose standardised columns are multiplied by positive factors (F,), or by none."""
+        if factors is None:
+            return self
         return replace(self, scale=self.scale / factors, inverse=self.inverse * factors)
 
 

@@ -215,8 +215,14 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             return copy.deepcopy(self._make_architecture(sizes))
 
     @abstractmethod
+    def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
+        """Whether what the defaults search for is affordable with so many rows and parameters."""
+
     def _affords(self) -> Callable[[float, int], bool] | None:
         """What 'auto' sizes of hidden layers must afford, for rows and parameters; None where nothing is searched."""
+        automatic = self.alpha == "auto" and self._is_lm and self.target_loss is None
+        whole = self.early_stopping in ("auto", False) and self.batch_size in ("auto", None)
+        return self._is_affordable if automatic and whole else None
 
     @property
     def _is_lm(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -362,10 +361,8 @@ class LMClassifier(ClassProbabilities):
             )
         return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
 
-    def _affords(self) -> Callable[[float, int], bool] | None:
-        weighs = self.alpha == "auto" and self._is_lm and self.target_loss is None and not self._asks_to_hold_out
-        asked = isinstance(self.relevance, str) and self.batch_size in ("auto", None)
-        return can_weigh if weighs and asked else None
+    def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
+        return not isinstance(self.relevance, str) or can_weigh(n_rows, n_parameters)
 
     def _rows_for_units(self, data: TrainingSet) -> float:
         # more units memorise wrong labels where every class has outputs of its own

@@ -62,6 +62,8 @@ class Prepared:
         Never iterated itself, only copies of it.
     core : dict
         The fitted attributes that are known before the fit.
+    draw : callable
+        ``draw(relevance, number)`` returns the first starts (number, P) for columns with these factors (F,), or None.
     alpha : float
         The penalty, if it need not be searched for or was found.
     folds : Folds or None
@@ -70,8 +72,6 @@ class Prepared:
         What was found.
     n_noiseless : int
         Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
-    draw : callable or None
-        ``draw(scales, number)`` returns the first starts (number, P) for inputs that are multiplied by scales (F,).
     searched : (P,) float64 ndarray or None
         The best model of the search: what is left if the user stops before the first iteration.
     prior : float or None
@@ -90,11 +90,11 @@ class Prepared:
     growth: Growth | None
     batches: MiniBatches | None
     core: dict[str, Any]
+    draw: Callable[[np.ndarray | None, int], np.ndarray]
     alpha: float = 0.0
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
     n_noiseless: int = 0
-    draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     searched: np.ndarray | None = None
     prior: float | None = None
     weighing: Folds | None = None
@@ -160,27 +160,20 @@ class Prepared:
         return {"problem": replace(self.problem, alpha=alphas, penalised=alpha > 0), "alpha": alpha}
 
     def weighed(self, scales: Tensor) -> Prepared:
-        """The fit with inputs multiplied by scales (F,), and starts for these; the same if all are 1."""
+        """The fit of columns that were alike with scales (F,), and starts for these; the same if all are 1."""
         if bool((scales == 1).all()):
             return self
         assert isinstance(self.problem.rows, TensorRows)
-        factors, before = scales.cpu().double().numpy(), self.core["relevance_"]
-        core = {
-            **self.core,
-            "relevance_": factors if before is None else before * factors,
-            "x_inverse_scale_": self.core["x_inverse_scale_"] * factors,
-        }
-        rows = TensorRows(self.problem.rows.X * scales[:, None])
-        fit, draw = replace(self, problem=replace(self.problem, rows=rows), core=core), self.draw
-        if draw is None:
-            return fit
-        return replace(fit, theta=draw(factors, len(self.theta)), draw=lambda _, number: draw(factors, number))
+        factors = scales.cpu().double().numpy()
+        core = {**self.core, "relevance_": factors, "x_inverse_scale_": self.core["x_inverse_scale_"] * factors}
+        problem = replace(self.problem, rows=TensorRows(self.problem.rows.X * scales[:, None]))
+        return replace(self, problem=problem, core=core, theta=self.draw(factors, len(self.theta)))
 
     def joined(self) -> dict[str, Any]:
         """The fields that say that all starts of a fit without noise take part."""
-        if self.n_noiseless <= len(self.theta) or self.draw is None or not self.predicts_rows:
+        if self.n_noiseless <= len(self.theta) or not self.predicts_rows:
             return {}
-        theta = self.draw(np.ones(len(self.core["x_mean_"])), self.n_noiseless)
+        theta = self.draw(self.core["relevance_"], self.n_noiseless)
         every = torch.zeros(len(theta), dtype=torch.int64, device=self.problem.y.device)
         return {"problem": self.problem.models(every), "theta": theta}
 

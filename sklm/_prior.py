@@ -22,8 +22,9 @@ from .optim import (
     log_evidence,
     stack_problems,
 )
-from .optim._growing import FINAL, shifted
+from .optim._growing import shifted
 from .optim._state import joined
+from .optim._status import FINAL
 
 #: what the penalty of coefficients of deviation one is multiplied by, one after the other, and where none is better
 NARROWER, WIDER = (3.0, 10.0), 0.3
@@ -85,7 +86,7 @@ def judge_priors(
     tried = [[_Candidate(fit, first.only(np.array([row])))] for row, fit in enumerate(fits)]
     ended = None
     try:
-        settled = [candidates for candidates in tried if _came_to_an_end(candidates[0].solution)]
+        settled = [candidates for candidates in tried if candidates[0].solution.came_to_an_end()]
         for candidates in settled:
             candidates[0].judge()
         there = [candidates[0].solution for candidates in settled]
@@ -181,16 +182,11 @@ def _go_on(
     reached = before.followed_by(solution)
     results = [reached.only(np.array([row])) for row in range(len(fits))]
     for candidates, fit, result in zip(tried, fits, results, strict=True):
-        if _came_to_an_end(result):
+        if result.came_to_an_end():
             candidate = _Candidate(fit, result, factor)
             candidate.judge()
             candidates.append(candidate)
     return results
-
-
-def _came_to_an_end(solution: Solution) -> bool:
-    """Whether the fit of one model ended by itself."""
-    return solution.status[0].converged and solution.status[0] not in FINAL
 
 
 def _with_factor(fit: Prepared, factor: float) -> Prepared:

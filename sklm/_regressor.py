@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -226,9 +225,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         result = self._fitted_loss.inverse_link(self._linear_predictor(X))
         return result[:, 0] if self._flat_output else result
 
-    def _affords(self) -> Callable[[float, int], bool] | None:
-        searches = self.alpha == "auto" and self._is_lm and self.target_loss is None and not self._asks_to_hold_out
-        return can_search if searches and self.batch_size in ("auto", None) else None
+    def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
+        return can_search(n_rows, n_parameters)
 
     # -- targets ------------------------------------------------------------------------------------------------
 

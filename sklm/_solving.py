@@ -198,15 +198,24 @@ class Solving(MiniBatching):
         suits = self._may_memorise(architecture, network, rows) and can_search(rows, n_parameters)
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
-        most = int(np.ceil(searched_rows(n_parameters) / n_columns))
-        folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
+        folds = self._divided(data, n_columns, start, seed)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
-        if folds is None:
-            return None
-        weighs = isinstance(self.relevance, str) and architecture.restarts and network.input_weights is not None
-        weighs = weighs and self._scales(architecture) and data.X.shape[1] >= LEAST_COLUMNS
-        return self._with_candidates(replace(folds, weighs=weighs), data, meaning)
+        return folds and self._with_candidates(folds, data, meaning)
+
+    def _divided(self, data: TrainingSet, n_columns: int, start: np.ndarray, seed: int) -> Folds | None:
+        """Folds of the rows that a search takes, for ``n_columns`` curvature columns; None if all rows are equal."""
+        most = int(np.ceil(searched_rows(len(start)) / n_columns))
+        return make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
+
+    def _weighs(self, architecture: Architecture, network: Network, n_inputs: int) -> bool:
+        """Whether columns may be weighed, where a penalty is searched for or judged."""
+        layers = architecture.restarts and network.input_weights is not None and self._scales(architecture)
+        return isinstance(self.relevance, str) and layers and n_inputs >= LEAST_COLUMNS
+
+    def _scales(self, architecture: Architecture) -> bool:
+        """Whether inputs, and targets where the loss allows it, are standardised."""
+        return bool(architecture.standardize if self.standardize == "auto" else self.standardize)
 
     def _may_memorise(self, architecture: Architecture, network: Network, rows: float) -> bool:
         """Whether noise is worth a guard against it: rows (times outputs) are few, and the loss has no target."""

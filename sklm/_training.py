@@ -29,7 +29,7 @@ from ._arrays import (
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._fitted import FittedNetwork
-from ._penalty import LEAST_COLUMNS, Folds, for_weighing, make_folds, searched_rows
+from ._penalty import for_weighing
 from ._prepared import Prepared
 from ._prior import judge_priors
 from ._sklearn import _check_sample_weight, _fit_context
@@ -193,20 +193,21 @@ class Training(FittedNetwork, Solving):
         x, y = self._scalings(data, architecture, loss, previous)
         if previous is not None:
             self._check_continues(previous, network, data.X.shape[1])
-        relevance = self._given_relevance(network, data.X.shape[1], previous)
-        if relevance is not None:
-            x = x.times(relevance)
+        alike, relevance = x, self._given_relevance(network, data.X.shape[1], previous)
+        x = alike.times(relevance)
 
-        def draw(scales: np.ndarray, number: int) -> np.ndarray:
-            return self._starts(architecture, network, data, x.times(scales), y, loss, seed, previous, number)
+        def draw(relevance: np.ndarray | None, number: int) -> np.ndarray:
+            scaling = alike.times(relevance)
+            return self._starts(architecture, network, data, scaling, y, loss, seed, previous, number)
+
+        def unfitted() -> np.ndarray:  # a fitted model has seen the rows that folds leave out
+            return theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
 
         number = self._n_starts(architecture, network, loss, len(data.X))
-        theta = draw(np.ones(data.X.shape[1]), number)
+        theta = draw(relevance, number)
         alpha, scores = self._penalty(data, meaning), None
-        # of folds; not a fitted model, which has seen the rows to leave out
-        start = theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
         if self._alpha_is_open and not automatic:
-            folds = self._folds(architecture, network, loss, data, batches, start, seed, meaning)
+            folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
             if previous is not None and was_found:
                 alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
         else:
@@ -226,13 +227,16 @@ class Training(FittedNetwork, Solving):
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
-        fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, alpha, folds, scores)
+        weighs = relevance is None and self._weighs(architecture, network, data.X.shape[1])
+        fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:
-            return replace(fit, n_noiseless=self._n_noiseless_starts(network, loss, len(data.X), number), draw=draw)
+            most = self._n_noiseless_starts(network, loss, len(data.X), number)
+            return replace(fit, folds=replace(folds, weighs=weighs), n_noiseless=most)
         fit = self._judged(architecture, data, fit, meaning)
-        if fit.prior is not None and relevance is None and isinstance(self.relevance, str):
-            fit = replace(fit, draw=draw, weighing=self._weighing(data, fit, start))
-        return fit
+        if fit.prior is None or not weighs:
+            return fit
+        n_columns = problem.n_curvature
+        return replace(fit, weighing=for_weighing(self._divided(data, n_columns, unfitted(), seed), n_columns))
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if fit.folds is not None:
@@ -342,8 +346,7 @@ class Training(FittedNetwork, Solving):
             loss = self._make_loss(network, len(data.X), meaning)
             x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
             relevance = self._given_relevance(network, data.X.shape[1], None)
-            if relevance is not None:
-                x = x.times(relevance)
+            x = x.times(relevance)
             theta = self._random_starts(architecture, network, data, x, seed, 1)
             damping = self.damping
         else:
@@ -402,14 +405,6 @@ class Training(FittedNetwork, Solving):
         """The fit, with a ``prior`` where multiples of that penalty are to be judged, see ``judge_priors``."""
         return fit
 
-    def _weighing(self, data: TrainingSet, fit: Prepared, start: np.ndarray) -> Folds | None:
-        """Folds to weigh columns with, once the penalty is judged; None where that is not affordable."""
-        if data.X.shape[1] < LEAST_COLUMNS or not self._scales(fit.core["architecture_"]):
-            return None
-        n_parameters, n_columns = fit.problem.network.n_parameters, fit.problem.n_curvature
-        most = int(np.ceil(searched_rows(n_parameters) / n_columns))
-        return for_weighing(make_folds(np.asarray(data.X), start, most, n_columns, fit.seed, data.strata), n_columns)
-
     def _given_relevance(self, network: Network, n_inputs: int, previous: Any) -> np.ndarray | None:
         """Factors of the columns (F,) that are known before the fit, from a ``previous`` one or given; None for none.
 
@@ -429,10 +424,6 @@ class Training(FittedNetwork, Solving):
     def _check_penalty(self, network: Network) -> None:
         if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
             raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
-
-    def _scales(self, architecture: Architecture) -> bool:
-        """Whether inputs, and targets where the loss allows it, are standardised."""
-        return bool(architecture.standardize if self.standardize == "auto" else self.standardize)
 
     def _scalings(
         self,

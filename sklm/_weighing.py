@@ -11,8 +11,8 @@ import numpy as np
 from ._alpha_search import for_search
 from ._prepared import Prepared
 from .optim import Solution, Status, Stopping, cross_validate_alpha, weigh_inputs
-from .optim._growing import FINAL
 from .optim._state import joined
+from .optim._status import FINAL
 
 #: what the penalty is multiplied by in a round: a judged one is rarely too small
 FACTORS = (1.0, 0.3, 0.1)
@@ -50,7 +50,7 @@ def weigh_columns(
         Of one model a fit: the new one where it came to an end, else the one that was given. If a limit or a person
         ends this, all say so.
     """
-    numbers = [row for row, fit in enumerate(fits) if fit.weighing is not None and _came_to_an_end(solution, row)]
+    numbers = [row for row, fit in enumerate(fits) if fit.weighing is not None and solution.came_to_an_end(row)]
     if not numbers:
         return fits, solution
     began, final = time.monotonic(), None
@@ -67,7 +67,7 @@ def weigh_columns(
             again, best = solve(list(better.values()))
             final = next((status for status in again.status if status in FINAL), None)
             for (number, fit), row in zip(better.items(), best, strict=True):
-                if _came_to_an_end(again, int(row)):
+                if again.came_to_an_end(int(row)):
                     results[number], every[number] = fit, again.only(np.array([row]))
     except KeyboardInterrupt:
         final = Status.INTERRUPTED
@@ -93,8 +93,3 @@ def _weighed(fits: list[Prepared], stopping: Stopping, models_at_once: int) -> l
         weighed = fit.weighed(scales)
         result.append(None if weighed is fit else replace(weighed, **weighed.penalised(float(alpha))))
     return result
-
-
-def _came_to_an_end(solution: Solution, row: int) -> bool:
-    """Whether a model came to an end by itself."""
-    return solution.status[row].converged and solution.status[row] not in FINAL

@@ -289,6 +289,16 @@ def test_a_warm_start_keeps_the_factors(estimator):
         assert model.loss_ <= loss * (1 + 1e-2)
 
 
+def test_a_warm_start_keeps_the_factors_when_the_penalty_is_searched_for_anew():
+    X, y, _, _ = table()
+    model = LMRegressor(warm_start=True, random_state=0).fit(X, y)
+    before = model.relevance_
+    model.set_params(alpha=0.01).fit(X, y)
+    model.set_params(alpha="auto").fit(X, y)
+    assert model.alpha_scores_ is not None
+    np.testing.assert_array_equal(model.relevance_, before)
+
+
 def test_partial_fit_goes_on_with_the_factors():
     X, y, _, _ = table()
     model = LMRegressor(random_state=0).fit(X, y)

@@ -13,11 +13,8 @@ from torch import Tensor
 from ._minimize import levenberg_marquardt
 from ._problem import Problem
 from ._state import Progress, Solution
-from ._status import Status
+from ._status import FINAL
 from ._stopping import Stopping
-
-#: reasons that end the whole fit, not only a stage
-FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME)
 
 
 @dataclass(frozen=True)

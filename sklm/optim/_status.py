@@ -38,6 +38,9 @@ class Status(IntEnum):
         return self in _CONVERGED
 
 
+#: reasons that end the whole fit, not only a stage
+FINAL = (Status.INTERRUPTED, Status.CALLBACK, Status.TIME)
+
 _CONVERGED = frozenset(
     {
         Status.GRADIENT,
