@@ -92,7 +92,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "target_loss": [Interval(Real, 0, None, closed="left"), None],
         "tol": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf}), StrOptions({"auto"})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "standardize": [StrOptions({"auto"}), "boolean"],
@@ -132,7 +132,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         max_time: float | None = None,
         target_loss: float | None = None,
         tol: float | str = "auto",
-        n_iter_no_change: int = 20,
+        n_iter_no_change: int | str = "auto",
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
         standardize: bool | str = "auto",
@@ -211,6 +211,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         Sizes that are 'auto' stay what they were in a ``previous`` fit.
         """
         sizes = self._sizes_in(previous) if previous is not None else auto_sizes(n_rows, n_inputs, self._affords())
+        return self._own_copy(sizes)
+
+    def _own_copy(self, sizes: Any) -> Architecture:
+        """A copy of the architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(sizes))
 
@@ -273,7 +277,6 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
             together=True,
             race=RACE if self.n_init == "auto" else (),
             spared=AUTO_STARTS,
-            n_iter_no_change=int(min(self.n_iter_no_change, 2**31)),
             target_loss=-1.0 if self.target_loss is None else float(self.target_loss),
             gradient_tol=max(1e-10, eps),
             # identity scaling multiplies a standardised problem; the others a diagonal of any size

@@ -15,6 +15,7 @@ import torch
 from joblib import effective_n_jobs
 
 from ._alpha_search import choose_alphas
+from ._depth import Result, deepened
 from ._prepared import CannotBatchError, Prepared, run_together
 from ._prior import judge_priors
 from ._training import Training
@@ -182,10 +183,10 @@ class _Runs:
         future, bucket = self.running.popleft()
         self._finish(bucket, future.result)
 
-    def _finish(self, bucket: list[_Waiting], result: Callable[[], tuple[Solution, float]]) -> None:
+    def _finish(self, bucket: list[_Waiting], done: Callable[[], tuple[list[Result], float]]) -> None:
         """Give every fit of a run its fitted attributes."""
         try:
-            solution, seconds = result()
+            results, seconds = done()
         except Exception as error:
             warnings.warn(
                 f"{len(bucket)} fits could not be run together ({type(error).__name__}: {error}); each is done on its "
@@ -194,13 +195,13 @@ class _Runs:
                 stacklevel=5,
             )
             return
-        if Status.INTERRUPTED in solution.status:
+        if any(Status.INTERRUPTED in result.solution.status for result in results):
             raise KeyboardInterrupt
-        for waiting, row in zip(bucket, solution.leaders(), strict=True):
+        for waiting, result in zip(bucket, results, strict=True):
             began, outcome = time.perf_counter(), waiting.outcome
             try:
                 with np.errstate(all="ignore"):
-                    fitted = waiting.shadow._finish(waiting.prepared, solution, int(row), stacklevel=6)
+                    fitted = waiting.shadow._finish(result.fit, result.solution, result.row, stacklevel=6)
                 waiting.fit.estimator._adopt(waiting.shadow, fitted)
             except Exception as error:
                 outcome.error = error
@@ -253,26 +254,43 @@ def _rows_of_step(prepared: Prepared) -> int:
     return n_samples * problem.n_curvature
 
 
-def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[Solution, float]:
-    """The solution of all fits of a bucket, and how long it took."""
+def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Result], float]:
+    """The results of all fits of a bucket, and how long they took."""
     began = time.perf_counter()
-    first = bucket[0]
-    with isolated(first.prepared.problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
-        estimator, problem = first.fit.estimator, first.prepared.problem
-        at_once = estimator._check_memory(problem, first.prepared.options.get("solver"), problem.y.device)
-        most = max(len(waiting.prepared.theta) for waiting in bucket)
-        quickest = max(most, int(min(at_once, models_at_once(first.prepared))))
-        fits = choose_alphas([w.prepared for w in bucket], quickest, estimator.jacobian_max_rows)
-        solution = run_together(fits, estimator.jacobian_max_rows)
-        if fits[0].prior is not None:
-            stopping = fits[0].options["stopping"]
-            fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
+    estimator, fits = bucket[0].fit.estimator, [waiting.prepared for waiting in bucket]
+    with isolated(fits[0].problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
+        results = _run_alike(fits, estimator)
+        if fits[0].deeper is None:
+            return results, time.perf_counter() - began
 
-            def solve(some: list[Prepared]) -> tuple[Solution, np.ndarray]:
-                again = run_together(some, estimator.jacobian_max_rows)
-                return again, again.leaders()
+        def search(others: list[Prepared]) -> list[Result]:
+            alike: dict[tuple, list[int]] = {}
+            for number, other in enumerate(others):
+                alike.setdefault(other.key(None), []).append(number)
+            found: dict[int, Result] = {}
+            for numbers in alike.values():
+                found.update(zip(numbers, _run_alike([others[n] for n in numbers], estimator), strict=True))
+            return [found[number] for number in range(len(others))]
 
-            fits, solution = weigh_columns(fits, solution, stopping, quickest, solve)
-        for waiting, prepared in zip(bucket, fits, strict=True):
-            waiting.prepared = prepared
-    return solution, time.perf_counter() - began
+        return deepened(results, results[0].fit.options["stopping"], search), time.perf_counter() - began
+
+
+def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
+    """Search for the penalties of fits of equal keys, and fit them, as many at a time as is quickest."""
+    first = fits[0]
+    at_once = estimator._check_memory(first.problem, first.options.get("solver"), first.problem.y.device)
+    most = max(len(fit.theta) for fit in fits)
+    quickest = max(most, int(min(at_once, models_at_once(first))))
+    fits = choose_alphas(fits, quickest, estimator.jacobian_max_rows)
+    solution = run_together(fits, estimator.jacobian_max_rows)
+    if fits[0].prior is None:
+        return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]
+    stopping = fits[0].options["stopping"]
+    fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
+
+    def solve(some: list[Prepared]) -> tuple[Solution, np.ndarray]:
+        again = run_together(some, estimator.jacobian_max_rows)
+        return again, again.leaders()
+
+    fits, solution = weigh_columns(fits, solution, stopping, quickest, solve)
+    return [Result(fit, solution, row) for row, fit in enumerate(fits)]

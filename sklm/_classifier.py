@@ -209,7 +209,7 @@ class LMClassifier(ClassProbabilities):
         max_time: float | None = None,
         target_loss: float | None = None,
         tol: float | str = "auto",
-        n_iter_no_change: int = 20,
+        n_iter_no_change: int | str = "auto",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         standardize: bool | str = "auto",

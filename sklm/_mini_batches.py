@@ -15,6 +15,9 @@ MATRIX_ROWS_PER_PARAMETER, DUAL_WORK, MATRIX_PARAMETERS = 20, 1e10, 4000
 #: ... else they are solved in the space of their rows: at least so many mini-batches of at most so many curvature rows,
 #: but of no fewer samples than this
 LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS, LEAST_BATCH = 4, 1000, 100
+#: ``n_iter_no_change='auto'``: accepted steps, with all rows in every step; the same with rows held out; at least so
+#: many epochs, and as many as have the first number of steps
+PATIENCE, PATIENCE_HELD_OUT, LEAST_EPOCHS = 20, 10, 5
 #: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and the
 #: matrix is averaged; so many batches, where only the iterates are, but none below so many rows for each parameter:
 #: with fewer all rows can be met at once, and steps do not undo each other
@@ -22,7 +25,17 @@ MEMORY_ROWS_PER_PARAMETER, ENOUGH_ROWS_PER_PARAMETER, MEMORY_BATCHES, CONFLICTIN
 
 
 class MiniBatching(BaseLM):
-    """Sizes of mini-batches, and how their steps are solved and averaged."""
+    """Sizes of mini-batches, how their steps are solved and averaged, and when they make no progress."""
+
+    def _patience(self, batches: MiniBatches | None, holds_out: bool) -> int:
+        """Accepted steps, or epochs of mini-batches, that ``n_iter_no_change`` means."""
+        if self.n_iter_no_change != "auto":
+            return int(min(self.n_iter_no_change, 2**31))
+        if not self._is_lm:
+            return PATIENCE
+        if batches is None:
+            return PATIENCE_HELD_OUT if holds_out else PATIENCE
+        return max(LEAST_EPOCHS, -(-PATIENCE // batches.n_batches))
 
     def _batch_rows(self, network: Network, n_samples: int) -> int:
         """Samples of a mini-batch; all where there are no mini-batches."""

@@ -78,6 +78,10 @@ class Prepared:
         The penalty of coefficients of deviation one, if multiples of it are to be judged; see ``judge_priors``.
     weighing : Folds or None
         To weigh columns with after that; see ``weigh_columns``.
+    deeper_sizes : tuple of int or None
+        Hidden layers to compare with, if there are any; see ``deepened``.
+    deeper : callable or None
+        ``deeper()`` returns the same fit with these.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     """
@@ -98,6 +102,8 @@ class Prepared:
     searched: np.ndarray | None = None
     prior: float | None = None
     weighing: Folds | None = None
+    deeper_sizes: tuple[int, int] | None = None
+    deeper: Callable[[], Prepared] | None = None
     interrupted: bool = False
 
     def run(
@@ -268,6 +274,7 @@ class Prepared:
             self.folds is not None and self.folds.weighs,
             self.prior is not None,
             None if self.weighing is None else (self.weighing.n_held_out, len(self.weighing.rows)),
+            self.deeper_sizes,
             self.seed if draws else None,
         )
 

@@ -19,6 +19,7 @@ from ._sklearn import StrOptions, _fit_context
 from ._training import Training, has_partial_fit
 from .architectures import Network
 from .losses import LOSSES, Loss
+from .optim import Mask
 
 
 @document(
@@ -224,6 +225,10 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         check_is_fitted(self)
         result = self._fitted_loss.inverse_link(self._linear_predictor(X))
         return result[:, 0] if self._flat_output else result
+
+    def _may_be_deeper(self) -> bool:
+        automatic = isinstance(self.hidden_layer_sizes, str) and self.architecture is None
+        return automatic and not isinstance(self._selection(), Mask)
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         return can_search(n_rows, n_parameters)

@@ -361,7 +361,7 @@ class Solving(MiniBatching):
             tol = stopping.tol
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged, which is when the "
-                f"objective falls by less than tol={tol:g}, relative, in {self.n_iter_no_change} accepted steps or "
+                f"objective falls by less than tol={tol:g}, relative, in {stopping.n_iter_no_change} accepted steps or "
                 "epochs. The best model so far is kept. If it is good enough, raise tol; if the training loss "
                 "should be lower, raise max_iter; for noisy data raise alpha above alpha_ or set early_stopping=True.",
                 ConvergenceWarning,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -16,6 +16,7 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from ._alpha_search import choose_alphas
 from ._arrays import (
     Scaling,
     check_relevance,
@@ -26,8 +27,9 @@ from ._arrays import (
     refuse_text_and_dates,
     standard_scaling,
 )
-from ._base import DTYPES
+from ._base import AUTO_STARTS, DTYPES
 from ._callbacks import FitCallbacks, input_attributes
+from ._depth import Result, deepened, deeper_sizes
 from ._fitted import FittedNetwork
 from ._penalty import for_weighing
 from ._prepared import Prepared
@@ -38,7 +40,7 @@ from ._training_set import TrainingSet
 from ._weighing import weigh_columns
 from .architectures import Architecture, ModuleArchitecture, Network
 from .losses import Loss
-from .optim import Problem, Solution, Status, Stopping, levenberg_marquardt
+from .optim import Problem, Progress, Solution, Status, Stopping, levenberg_marquardt
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
@@ -167,6 +169,10 @@ class Training(FittedNetwork, Solving):
     #: whether y is checked to be numbers
     _numeric_targets = True
 
+    def _may_be_deeper(self) -> bool:
+        """Whether two hidden layers may be compared with one."""
+        return False
+
     def _rows_for_units(self, data: TrainingSet) -> float:
         """Rows by which to choose the units of ``hidden_layer_sizes='auto'``."""
         return data.n_units
@@ -177,11 +183,35 @@ class Training(FittedNetwork, Solving):
     def _prepare(self, data: TrainingSet, meaning: dict, previous: Training | None) -> Prepared:
         """Build what the engine needs, with the random numbers of this fit."""
         architecture = self._own_architecture(self._rows_for_units(data), data.X.shape[1], previous)
-        network = architecture.build(data.X.shape[1], data.y.shape[1])
-        self._check_penalty(network)
         if previous is not None:
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        fit = self._prepared(data, meaning, previous, architecture, seed)
+        if fit.folds is None or previous is not None or not self._may_be_deeper():
+            return fit
+        network = fit.problem.network
+        rows = data.n_units * fit.problem.n_curvature
+        sizes = deeper_sizes(rows, data.X.shape[1], network.n_outputs, network.n_parameters)
+        if sizes is None:
+            return fit
+
+        def deeper() -> Prepared:
+            return self._prepared(data, meaning, None, self._own_copy(sizes), seed, AUTO_STARTS)
+
+        return replace(fit, deeper_sizes=sizes, deeper=deeper)
+
+    def _prepared(
+        self,
+        data: TrainingSet,
+        meaning: dict,
+        previous: Training | None,
+        architecture: Architecture,
+        seed: int,
+        least_starts: int = 1,
+    ) -> Prepared:
+        """The same for an architecture; with ``n_init='auto'`` with no fewer starts."""
+        network = architecture.build(data.X.shape[1], data.y.shape[1])
+        self._check_penalty(network)
         held_out = None
         was_found = previous is not None and previous.alpha_scores_ is not None  # and stays
         automatic = not was_found and self._holds_out(architecture, network, data)
@@ -190,6 +220,8 @@ class Training(FittedNetwork, Solving):
         loss = self._make_loss(network, self._rows_at_once(network, len(data.X)), meaning)
         batches = self._batches(network, len(data.X), seed)
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
+        patience = self._patience(batches, held_out is not None)
+        options["stopping"] = replace(options["stopping"], n_iter_no_change=patience)
         x, y = self._scalings(data, architecture, loss, previous)
         if previous is not None:
             self._check_continues(previous, network, data.X.shape[1])
@@ -204,6 +236,8 @@ class Training(FittedNetwork, Solving):
             return theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
 
         number = self._n_starts(architecture, network, loss, len(data.X))
+        if self.n_init == "auto":
+            number = max(number, least_starts)
         theta = draw(relevance, number)
         alpha, scores = self._penalty(data, meaning), None
         if self._alpha_is_open and not automatic:
@@ -258,6 +292,15 @@ class Training(FittedNetwork, Solving):
                         return again, np.array([best])
 
                     (fit,), solution = weigh_columns([fit], solution, stopping.left(began), at_once, solve)
+                elif fit.deeper is not None:
+                    first, done = Result(fit, solution, row), int(solution.n_iter.max())
+
+                    def search(fits: list[Prepared]) -> list[Result]:
+                        shown.extend(fits)
+                        return [self._searched(fits[0], shifted(listener, done))]
+
+                    (result,) = deepened([first], stopping.left(began), search)
+                    fit, solution, row = result.fit, result.solution, result.row
         finally:
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
@@ -272,6 +315,16 @@ class Training(FittedNetwork, Solving):
             fitted = self._finish(fit, solution.interrupted(), row, stacklevel=5)
         callbacks.finish(fitted)
         return fitted
+
+    def _searched(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> Result:
+        """A fit of other hidden layers, with a search for its penalty."""
+        sizes = fit.core["architecture_"].hidden_layer_sizes
+        if self.verbose:
+            print(f"Trying hidden layers of {sizes} units ...", file=sys.stderr, flush=True)
+        began, stopping = time.monotonic(), fit.options["stopping"]
+        (fit,) = choose_alphas([fit], self._models_at_once(fit), self.jacobian_max_rows)
+        fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)})
+        return Result(fit, *self._solve(fit, callback))
 
     def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
         """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""

@@ -390,7 +390,7 @@ def test_start_k_is_the_same_for_every_n_init():
 def test_mini_batches_keep_the_best_full_data_iterate():
     X, y = surface(n=200, noise=0.3)
     with pytest.warns(ConvergenceWarning):
-        model = small(batch_size=30, batch_memory=None, max_iter=15, tol=0).fit(X, y)
+        model = small(batch_size=30, batch_memory=None, max_iter=15, tol=0, n_iter_no_change=np.inf).fit(X, y)
     assert model.n_iter_ == len(model.loss_curve_) == 15
     np.testing.assert_allclose(model.loss_, 0.5 * np.mean((model.predict(X) - y) ** 2), rtol=1e-9)
     np.testing.assert_allclose(model.loss_, model.loss_curve_.min(), rtol=1e-9)

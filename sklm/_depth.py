@@ -1,0 +1,125 @@
+"""``hidden_layer_sizes='auto'`` of LMRegressor: two hidden layers instead of one, where rows left out say so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ._penalty import linearisation
+from ._prepared import Prepared
+from .optim import Solution, Status, Stopping
+from .optim._status import FINAL
+
+#: two layers are tried where no more than the first share of the loss of zero outputs is left on the rows left out, as
+#: with more noise it is a matter of chance which is ahead; and more than the second, as nobody needs more digits
+LITTLE, EXACT = 0.1, 1e-10
+#: their units are as many as give so many curvature rows a parameter, but no longer linearisation than so many
+#: multiplications; not fewer than these in a layer, and not less than this share of the parameters of one layer
+ROWS_PER_PARAMETER, MOST_WORK, LEAST_UNITS, LEAST_SHARE = 2.0, 1e8, 4, 0.25
+#: their leave-one-out loss is believed if it is less than this share of that of one layer; without a penalty, where it
+#: may be a hundred times too low; and where that of one layer may be a hundred times too high, too
+BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.6, 0.1, 0.01
+#: penalties up to this one are as good as none
+NO_PENALTY = 1e-7
+
+
+@dataclass
+class Result:
+    """A fit that is done: what was asked for, a solution, and the row of its best start."""
+
+    fit: Prepared
+    solution: Solution
+    row: int
+
+
+def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int) -> tuple[int, int] | None:
+    """Two equal hidden layers to compare one with, for curvature rows and the parameters of one; None for none."""
+
+    def number(units: int) -> int:
+        return units * (n_inputs + units + 2 + n_outputs) + n_outputs
+
+    def suits(units: int) -> bool:
+        most = n_rows / ROWS_PER_PARAMETER
+        return number(units) <= most and linearisation(n_rows, number(units)) <= MOST_WORK
+
+    units = LEAST_UNITS
+    while suits(units + 1):
+        units += 1
+    return (units, units) if suits(units) and number(units) >= LEAST_SHARE * n_parameters else None
+
+
+def deepened(
+    results: list[Result], stopping: Stopping, solve: Callable[[list[Prepared]], list[Result]]
+) -> list[Result]:
+    """Fit two hidden layers, too, where that may be better, and keep what is, by the rows left out.
+
+    Parameters
+    ----------
+    results : list of Result
+        Those whose fits have something ``deeper`` may be replaced.
+    stopping : Stopping
+        With the time that is left.
+    solve : callable
+        Searches for the penalties of fits, and fits them.
+
+    Returns
+    -------
+    results : list of Result
+        If a limit or a person ends this, all say so.
+    """
+    began, chosen, final = time.monotonic(), list(results), None
+    left = {number: _left_out(result) for number, result in enumerate(results) if _may_be_deeper(result)}
+    numbers = [number for number, loss in left.items() if _is_little(results[number], loss)]
+    if not numbers:
+        return results
+    try:
+        others = []
+        for number in numbers:
+            deeper = results[number].fit.deeper
+            assert deeper is not None
+            others.append(deeper())
+        seconds = stopping.left(began).max_time
+        stops = [replace(other.options["stopping"], max_time=seconds) for other in others]
+        others = [replace(o, options={**o.options, "stopping": stop}) for o, stop in zip(others, stops, strict=True)]
+        for number, other in zip(numbers, solve(others), strict=True):
+            status = other.solution.status[other.row]
+            if status in FINAL:
+                final = status
+            elif _is_better(other, results[number], left[number]):
+                chosen[number] = other
+    except KeyboardInterrupt:
+        final = Status.INTERRUPTED
+    if final is None:
+        return chosen
+    return [replace(r, solution=replace(r.solution, status=[final] * len(r.solution.status))) for r in chosen]
+
+
+def _may_be_deeper(result: Result) -> bool:
+    return result.fit.deeper is not None and result.solution.status[result.row] not in FINAL
+
+
+def _left_out(result: Result) -> float | None:
+    """The leave-one-out loss, of few rows a rough one; None where nothing is known of it."""
+    return result.fit.leave_one_out(result.solution, result.row, rough=True)
+
+
+def _is_little(result: Result, loss: float | None) -> bool:
+    """Whether little, but not nothing, is left on rows left out, by the search for the penalty or by ``loss``."""
+    null, losses = float(result.fit.problem.null_loss()[0]), [*(result.fit.alpha_scores or {}).values()]
+    if loss is not None:
+        if result.fit.predicts_rows and loss <= EXACT * null:
+            return False
+        losses.append(loss)
+    return min(losses, default=float("inf")) <= LITTLE * null
+
+
+def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
+    """Whether the rows left out evidently speak for the new fit."""
+    loss = _left_out(new) if new.fit.predicts_rows else None
+    if loss is None or old_loss is None:
+        return False
+    share = BETTER_WITHOUT_PENALTY if new.fit.alpha <= NO_PENALTY else BETTER
+    if not old.fit.predicts_rows:
+        share = BETTER_THAN_ROUGH
+    return loss < share * old_loss

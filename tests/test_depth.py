@@ -1,0 +1,327 @@
+"""``hidden_layer_sizes='auto'``: two hidden layers instead of one where rows left out evidently say so."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _depth, _training, fit_many
+from sklm._depth import deeper_sizes
+from sklm.architectures import MLP
+from sklm.optim import Status
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def table(n_samples=150, noise=0.0, seed=0):
+    """A product, which one layer of few units has trouble with, and new rows without noise."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, (n_samples + 2000, 2))
+    y = np.sin(4 * X[:, 0]) * np.exp(X[:, 1])
+    noisy = y[:n_samples] + noise * y.std() * rng.standard_normal(n_samples)
+    return X[:n_samples], noisy, X[n_samples:], y[n_samples:]
+
+
+def error(model, X, y):
+    return np.sqrt(np.mean((model.predict(X) - y) ** 2)) / y.std()
+
+
+def sizes(model):
+    return model.architecture_.hidden_layer_sizes
+
+
+def tried(monkeypatch):
+    """A list that is filled with what is tried beside one layer."""
+    found, original = [], _depth.deepened
+
+    def spy(results, stopping, solve):
+        def noted(fits):
+            found.extend(fit.core["architecture_"].hidden_layer_sizes for fit in fits)
+            return solve(fits)
+
+        return original(results, stopping, noted)
+
+    monkeypatch.setattr(_training, "deepened", spy)
+    return found
+
+
+# -- which sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_inputs", [1, 2, 7])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("n_rows", [200, 777, 3000])
+def test_two_layers_have_two_rows_a_parameter_and_a_bounded_linearisation(n_rows, n_inputs, n_outputs):
+    units, same = deeper_sizes(n_rows, n_inputs, n_outputs, 100)
+    assert units == same >= 4
+
+    def n_parameters(units):
+        return MLP((units, units)).build(n_inputs, n_outputs).n_parameters
+
+    def suits(number):
+        return number <= n_rows / 2 and n_rows * number**2 <= 1e8
+
+    assert suits(n_parameters(units))
+    assert not suits(n_parameters(units + 1))
+
+
+def test_no_sizes_for_few_rows_or_many_parameters():
+    assert deeper_sizes(65, 1, 1, 61) is None
+    assert deeper_sizes(66, 1, 1, 61) == (4, 4)
+    assert deeper_sizes(20_000, 5, 1, 351) is None  # 70 parameters or so are no match
+
+
+# -- what it finds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_layers_are_found_where_they_are_better(seed):
+    X, y, X_new, y_new = table(seed=seed)
+    chosen, one = LMRegressor(random_state=seed).fit(X, y), LMRegressor(20, random_state=seed).fit(X, y)
+    assert sizes(chosen) == (6, 6)
+    assert error(chosen, X_new, y_new) < 0.2 * error(one, X_new, y_new)
+    assert chosen.loo_score_ > one.loo_score_
+
+
+def test_the_result_is_that_of_the_chosen_sizes():
+    X, y, X_new, _ = table()
+    model = LMRegressor(random_state=3).fit(X, y)
+    same = LMRegressor(sizes(model), random_state=3).fit(X, y)
+    for name in ("theta_", "alpha_", "alpha_scores_", "n_iter_", "loss_", "loo_score_", "status_"):
+        np.testing.assert_equal(getattr(model, name), getattr(same, name))
+    np.testing.assert_array_equal(model.predict(X_new), same.predict(X_new))
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_with_noise_one_layer_stays_as_it_is(noise):
+    X, y, *_ = table(noise=noise)
+    model, one = LMRegressor(random_state=0).fit(X, y), LMRegressor(20, random_state=0).fit(X, y)
+    assert sizes(model) == (20,)
+    np.testing.assert_array_equal(model.theta_, one.theta_)
+    assert model.status_ == one.status_
+
+
+def test_much_noise_costs_nothing(monkeypatch):
+    X, y, *_ = table(noise=0.5)
+    found = tried(monkeypatch)
+    LMRegressor(random_state=0).fit(X, y)
+    assert not found
+
+
+def test_nobody_needs_more_digits_than_a_smooth_curve_has(monkeypatch):
+    X = np.linspace(0, 3, 150)[:, None]
+    found = tried(monkeypatch)
+    model = LMRegressor(random_state=0).fit(X, np.exp(-X[:, 0]))
+    assert model.loo_score_ > 1 - 1e-10
+    assert not found
+    assert sizes(model) == (20,)
+
+
+def test_several_outputs():
+    X, y, X_new, y_new = table(150)
+    Y, Y_new = np.c_[y, y**2], np.c_[y_new, y_new**2]
+    model = LMRegressor(random_state=0, max_iter=300).fit(X, Y)
+    one = LMRegressor(20, random_state=0, max_iter=300).fit(X, Y)
+    assert len(sizes(model)) == 2
+    assert np.mean((model.predict(X_new) - Y_new) ** 2) < 0.3 * np.mean((one.predict(X_new) - Y_new) ** 2)
+
+
+# -- the rule -----------------------------------------------------------------------------------------------------
+
+
+class FakeFit:
+    def __init__(self, loss, alpha=0.0, predicts_rows=True, scores=None):
+        self.loss, self.alpha, self.predicts_rows, self.alpha_scores = loss, alpha, predicts_rows, scores
+        self.problem, self.deeper = self, lambda: None
+
+    def leave_one_out(self, solution, row, rough=False):
+        return self.loss if rough else None
+
+    def null_loss(self):
+        return torch.tensor([0.5])
+
+
+def result(loss, **options):
+    return _depth.Result(FakeFit(loss, **options), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "better"),
+    [
+        (result(0.09), result(1.0), True),
+        (result(0.11), result(1.0), False),
+        (result(0.59, alpha=1e-4), result(1.0), True),
+        (result(0.61, alpha=1e-4), result(1.0), False),
+        (result(0.2, alpha=1e-9), result(1.0), False),
+        (result(0.009), result(1.0, predicts_rows=False), True),
+        (result(0.05, alpha=1e-4), result(1.0, predicts_rows=False), False),
+        (result(0.0, predicts_rows=False), result(1.0), False),
+        (result(0.0), result(None), False),
+        (result(None), result(1.0), False),
+        (result(np.nan), result(1.0), False),
+    ],
+)
+def test_what_counts_as_evidence(new, old, better):
+    assert _depth._is_better(new, old, old.fit.loss) is better
+
+
+@pytest.mark.parametrize(
+    ("found", "little"),
+    [
+        (result(0.04), True),
+        (result(0.06), False),
+        (result(0.06, scores={1e-3: 0.04}), True),
+        (result(1e-11), False),
+        (result(1e-11, predicts_rows=False), True),
+        (result(None, scores={1e-3: 0.04}), True),
+        (result(None, scores={1e-3: 0.06}), False),
+        (result(None), False),
+    ],
+)
+def test_what_counts_as_little(found, little):
+    assert _depth._is_little(found, found.fit.loss) is little
+
+
+# -- where it is not tried ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_layer_sizes": 20},
+        {"alpha": 0.0},
+        {"target_loss": 1e-6},
+        {"early_stopping": True},
+        {"batch_size": 50},
+        {"optimizer": "lbfgs"},
+        {"param_selection": np.arange(81) < 60},
+        {"architecture": MLP((20,))},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_only_where_everything_is_automatic(monkeypatch, options):
+    X, y, *_ = table()
+    found = tried(monkeypatch)
+    LMRegressor(random_state=0, max_iter=30, **options).fit(X, y)
+    assert not found
+
+
+def test_a_classifier_that_searches_keeps_one_layer():
+    X, y, *_ = table()
+    assert sizes(LMClassifier(alpha="cv", max_iter=20, random_state=0).fit(X, y > 0)) == (20,)
+
+
+def test_a_warm_start_keeps_the_layers(monkeypatch):
+    X, y, *_ = table()
+    model = LMRegressor(random_state=0, warm_start=True, max_iter=200).fit(X, y)
+    assert sizes(model) == (6, 6)
+    before, found = model.loss_, tried(monkeypatch)
+    model.fit(X, y)
+    assert sizes(model) == (6, 6)
+    assert model.loss_ <= before
+    assert not found
+    assert sizes(LMRegressor(random_state=0, max_iter=20).partial_fit(X, y)) == (20,)
+
+
+# -- limits and faults --------------------------------------------------------------------------------------------
+
+
+def test_a_limit_of_time_keeps_one_layer_and_says_so(monkeypatch):
+    X, y, *_ = table()
+    found, original = [], _training.Training._searched
+
+    def late(self, fit, callback):
+        found.append(fit.options["stopping"].max_time)
+        fit.options["stopping"] = _training.replace(fit.options["stopping"], max_time=0.0)
+        return original(self, fit, callback)
+
+    monkeypatch.setattr(_training.Training, "_searched", late)
+    model = LMRegressor(random_state=0, max_iter=100, max_time=60).fit(X, y)
+    assert len(found) == 1
+    assert found[0] < 60
+    assert (sizes(model), model.status_, model.converged_) == ((20,), "time", False)
+
+
+@pytest.mark.parametrize("module", ["_search", "_fit"])
+def test_an_interrupt_keeps_one_layer(monkeypatch, module):
+    X, y, *_ = table()
+    one = LMRegressor(20, random_state=0, max_iter=100).fit(X, y)
+    original = _training.Training._searched
+
+    def stopped(self, fit, callback):
+        if module == "_search":
+            raise KeyboardInterrupt
+        found = original(self, fit, callback)
+        return _depth.Result(found.fit, found.solution.interrupted(), found.row)
+
+    monkeypatch.setattr(_training.Training, "_searched", stopped)
+    with pytest.warns(UserWarning, match="interrupted by the user"):
+        model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
+    assert (sizes(model), model.status_) == ((20,), "interrupted")
+    np.testing.assert_array_equal(model.theta_, one.theta_)
+
+
+def test_a_callback_sees_both_and_its_stop_ends_both():
+    X, y, *_ = table()
+    seen = []
+
+    class Watch(LMRegressor):
+        def _printers(self):
+            return [lambda progress: seen.append((progress.iteration, progress.state.theta.shape[1]))]
+
+    model = Watch(random_state=0, max_iter=200).fit(X, y)
+    assert sizes(model) == (6, 6)
+    numbers, widths = zip(*seen, strict=True)
+    assert list(numbers) == list(range(1, len(numbers) + 1))
+    assert set(widths) == {81, 67}
+    assert model.n_iter_ == 200
+
+
+def test_verbose_says_what_is_tried(capsys):
+    X, y, *_ = table()
+    LMRegressor(random_state=0, max_iter=20, verbose=1).fit(X, y)
+    assert "Trying hidden layers of (6, 6) units" in capsys.readouterr().err
+
+
+# -- many fits ----------------------------------------------------------------------------------------------------
+
+
+def test_many_fits_are_what_single_ones_are():
+    X, y, X_new, _ = table()
+    noise = np.random.default_rng(0).normal(size=len(y))
+    targets = [y, y + 0.3 * noise, y**2, 1 - y]
+    model = LMRegressor(random_state=0, max_iter=200)
+    many, together = fit_many(model, X, targets, return_batch_sizes=True)
+    assert list(together) == [4] * 4
+    assert [len(sizes(one)) for one in many] == [2, 1, 2, 2]
+    for one, target in zip(many, targets, strict=True):
+        alone = clone(model).fit(X, target)
+        assert sizes(one) == sizes(alone)
+        np.testing.assert_allclose(one.predict(X_new), alone.predict(X_new), rtol=0, atol=1e-5)  # rounding of 200 steps
+
+
+def test_a_search_gives_the_same_scores_as_scikit_learn():
+    X, y, *_ = table()
+    model, grid = LMRegressor(random_state=0, max_iter=30), {"relevance": [None], "damping": [1e-2, 1e-1]}
+    ours, theirs = LMGridSearchCV(model, grid, cv=3).fit(X, y), GridSearchCV(model, grid, cv=3).fit(X, y)
+    np.testing.assert_allclose(
+        ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=0, atol=1e-7
+    )
+    assert len(sizes(ours.best_estimator_)) == 2
+
+
+def test_an_interrupt_in_many_fits_raises(monkeypatch):
+    X, y, *_ = table()
+    original = _depth.deepened
+
+    def interrupted(results, stopping, solve):
+        def raises(fits):
+            raise KeyboardInterrupt
+
+        return original(results, stopping, raises)
+
+    monkeypatch.setattr("sklm._batching.deepened", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(LMRegressor(random_state=0, max_iter=20), X, [y, y**2])
+    assert Status.INTERRUPTED in _depth.FINAL
