@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 
 from ._penalty import linearisation
 from ._prepared import Prepared
+from ._solving import AUTO_WORK
 from .optim import Solution, Status, Stopping
 from .optim._status import FINAL
 
 #: two layers are tried where no more than the first share of the loss of zero outputs is left on the rows left out, as
 #: with more noise it is a matter of chance which is ahead; and more than the second, as nobody needs more digits
 LITTLE, EXACT = 0.1, 1e-10
-#: their units are as many as give so many curvature rows a parameter, but no longer linearisation than so many
-#: multiplications; not fewer than these in a layer, and not less than this share of the parameters of one layer
-ROWS_PER_PARAMETER, MOST_WORK, LEAST_UNITS, LEAST_SHARE = 2.0, 1e8, 4, 0.25
-#: their leave-one-out loss is believed if it is less than this share of that of one layer; without a penalty, where it
-#: may be a hundred times too low; and where that of one layer may be a hundred times too high, too
-BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.6, 0.1, 0.01
+#: their units are as many as give so many curvature rows a parameter, but no more than may have several starts; not
+#: fewer than these in a layer, and not less than this share of the parameters of one layer
+ROWS_PER_PARAMETER, LEAST_UNITS, LEAST_SHARE = 2.0, 4, 0.25
+#: two ratios to one layer, of the losses on rows left out by the search and one by one, must have a product below this;
+#: without a penalty, where the latter may be far too low; and where that of one layer may be far too high
+BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.36, 0.03, 0.003
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
 
@@ -41,7 +42,7 @@ def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int
 
     def suits(units: int) -> bool:
         most = n_rows / ROWS_PER_PARAMETER
-        return number(units) <= most and linearisation(n_rows, number(units)) <= MOST_WORK
+        return number(units) <= most and linearisation(n_rows, number(units)) <= AUTO_WORK
 
     units = LEAST_UNITS
     while suits(units + 1):
@@ -106,12 +107,11 @@ def _left_out(result: Result) -> float | None:
 
 def _is_little(result: Result, loss: float | None) -> bool:
     """Whether little, but not nothing, is left on rows left out, by the search for the penalty or by ``loss``."""
-    null, losses = float(result.fit.problem.null_loss()[0]), [*(result.fit.alpha_scores or {}).values()]
-    if loss is not None:
-        if result.fit.predicts_rows and loss <= EXACT * null:
-            return False
-        losses.append(loss)
-    return min(losses, default=float("inf")) <= LITTLE * null
+    null, least = float(result.fit.problem.null_loss()[0]), _searched_loss(result)
+    if loss is None:
+        return least <= LITTLE * null
+    exact = result.fit.predicts_rows and loss <= EXACT * null
+    return min(least, loss) <= LITTLE * null and not exact
 
 
 def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
@@ -122,4 +122,9 @@ def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
     share = BETTER_WITHOUT_PENALTY if new.fit.alpha <= NO_PENALTY else BETTER
     if not old.fit.predicts_rows:
         share = BETTER_THAN_ROUGH
-    return loss < share * old_loss
+    return loss * _searched_loss(new) < share * old_loss * _searched_loss(old)
+
+
+def _searched_loss(result: Result) -> float:
+    """The least loss on rows left out by the search for the penalty."""
+    return min((result.fit.alpha_scores or {}).values(), default=float("inf"))

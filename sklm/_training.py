@@ -27,7 +27,7 @@ from ._arrays import (
     refuse_text_and_dates,
     standard_scaling,
 )
-from ._base import AUTO_STARTS, DTYPES
+from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
 from ._fitted import FittedNetwork
@@ -196,7 +196,7 @@ class Training(FittedNetwork, Solving):
             return fit
 
         def deeper() -> Prepared:
-            return self._prepared(data, meaning, None, self._own_copy(sizes), seed, AUTO_STARTS)
+            return self._prepared(data, meaning, None, self._own_copy(sizes), seed)
 
         return replace(fit, deeper_sizes=sizes, deeper=deeper)
 
@@ -207,9 +207,8 @@ class Training(FittedNetwork, Solving):
         previous: Training | None,
         architecture: Architecture,
         seed: int,
-        least_starts: int = 1,
     ) -> Prepared:
-        """The same for an architecture; with ``n_init='auto'`` with no fewer starts."""
+        """The same for an architecture."""
         network = architecture.build(data.X.shape[1], data.y.shape[1])
         self._check_penalty(network)
         held_out = None
@@ -236,8 +235,6 @@ class Training(FittedNetwork, Solving):
             return theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
 
         number = self._n_starts(architecture, network, loss, len(data.X))
-        if self.n_init == "auto":
-            number = max(number, least_starts)
         theta = draw(relevance, number)
         alpha, scores = self._penalty(data, meaning), None
         if self._alpha_is_open and not automatic:

@@ -60,7 +60,7 @@ def test_two_layers_have_two_rows_a_parameter_and_a_bounded_linearisation(n_rows
         return MLP((units, units)).build(n_inputs, n_outputs).n_parameters
 
     def suits(number):
-        return number <= n_rows / 2 and n_rows * number**2 <= 1e8
+        return number <= n_rows / 2 and n_rows * number**2 <= 5e7
 
     assert suits(n_parameters(units))
     assert not suits(n_parameters(units + 1))
@@ -131,8 +131,8 @@ def test_several_outputs():
 
 
 class FakeFit:
-    def __init__(self, loss, alpha=0.0, predicts_rows=True, scores=None):
-        self.loss, self.alpha, self.predicts_rows, self.alpha_scores = loss, alpha, predicts_rows, scores
+    def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0):
+        self.loss, self.alpha, self.predicts_rows, self.alpha_scores = loss, alpha, predicts_rows, {1e-3: searched}
         self.problem, self.deeper = self, lambda: None
 
     def leave_one_out(self, solution, row, rough=False):
@@ -149,17 +149,21 @@ def result(loss, **options):
 @pytest.mark.parametrize(
     ("new", "old", "better"),
     [
-        (result(0.09), result(1.0), True),
-        (result(0.11), result(1.0), False),
-        (result(0.59, alpha=1e-4), result(1.0), True),
-        (result(0.61, alpha=1e-4), result(1.0), False),
+        (result(0.029), result(1.0), True),
+        (result(0.031), result(1.0), False),
+        (result(0.1, searched=0.2), result(1.0), True),
+        (result(0.02, searched=2.0), result(1.0), False),
+        (result(0.02, searched=2.0), result(1.0, searched=2.0), True),
+        (result(0.35, alpha=1e-4), result(1.0), True),
+        (result(0.37, alpha=1e-4), result(1.0), False),
         (result(0.2, alpha=1e-9), result(1.0), False),
-        (result(0.009), result(1.0, predicts_rows=False), True),
-        (result(0.05, alpha=1e-4), result(1.0, predicts_rows=False), False),
+        (result(0.002), result(1.0, predicts_rows=False), True),
+        (result(0.01, alpha=1e-4), result(1.0, predicts_rows=False), False),
         (result(0.0, predicts_rows=False), result(1.0), False),
         (result(0.0), result(None), False),
         (result(None), result(1.0), False),
         (result(np.nan), result(1.0), False),
+        (result(0.0, searched=np.inf), result(1.0), False),
     ],
 )
 def test_what_counts_as_evidence(new, old, better):
@@ -171,11 +175,11 @@ def test_what_counts_as_evidence(new, old, better):
     [
         (result(0.04), True),
         (result(0.06), False),
-        (result(0.06, scores={1e-3: 0.04}), True),
+        (result(0.06, searched=0.04), True),
         (result(1e-11), False),
         (result(1e-11, predicts_rows=False), True),
-        (result(None, scores={1e-3: 0.04}), True),
-        (result(None, scores={1e-3: 0.06}), False),
+        (result(None, searched=0.04), True),
+        (result(None, searched=0.06), False),
         (result(None), False),
     ],
 )
