@@ -17,30 +17,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ._alpha_search import choose_alphas
-from ._arrays import (
-    Scaling,
-    check_relevance,
-    flatten_images,
-    mean_scaling,
-    no_scaling,
-    output_scaling,
-    refuse_text_and_dates,
-    standard_scaling,
-)
+from ._arrays import flatten_images, refuse_text_and_dates
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
-from ._fitted import FittedNetwork
 from ._penalty import for_weighing
 from ._prepared import Prepared
 from ._prior import judge_priors
+from ._reporting import Reporting
 from ._sklearn import _check_sample_weight, _fit_context
-from ._solving import Solving, refuse_nonfinite
+from ._solving import refuse_nonfinite
 from ._training_set import TrainingSet
 from ._weighing import weigh_columns
-from .architectures import Architecture, ModuleArchitecture, Network
-from .losses import Loss
-from .optim import Problem, Progress, Solution, Status, Stopping, levenberg_marquardt
+from .architectures import Architecture, ModuleArchitecture
+from .optim import Progress, Solution, Status, Stopping, levenberg_marquardt
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
@@ -71,7 +61,7 @@ def has_partial_fit(estimator: Any) -> bool:
     return True
 
 
-class Training(FittedNetwork, Solving):
+class Training(Reporting):
     """Fitting in the order: check, encode the targets, scale, build, solve, and only then set attributes."""
 
     @abstractmethod
@@ -165,9 +155,6 @@ class Training(FittedNetwork, Solving):
 
     def _check_same_targets(self, previous: Any, meaning: dict[str, Any]) -> None:
         """Raise ValueError if the targets mean something else than in the fit that a warm start goes on from."""
-
-    #: whether y is checked to be numbers
-    _numeric_targets = True
 
     def _may_be_deeper(self) -> bool:
         """Whether two hidden layers may be compared with one."""
@@ -323,69 +310,6 @@ class Training(FittedNetwork, Solving):
         fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)})
         return Result(fit, *self._solve(fit, callback))
 
-    def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
-        """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
-        refuse_nonfinite(solution, row)
-        if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
-            self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
-        fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
-        fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
-        fitted.update(self._report(solution, row, fit.validation))
-        value = fit.leave_one_out(solution, row)
-        fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
-        return fitted
-
-    def _core(
-        self, architecture: Architecture, loss: Loss, x: Scaling, y: Scaling, meaning: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What ``predict`` needs, beside ``theta_``."""
-        return {
-            "architecture_": architecture,
-            "x_mean_": x.mean,
-            "x_inverse_scale_": x.inverse,
-            "y_mean_": y.mean,
-            "y_scale_": y.scale,
-            "n_outputs_": len(y.mean),
-            "_fitted_loss": loss,
-            **meaning,
-        }
-
-    def _report(self, solution: Solution, row: int, validation: Problem | None) -> dict[str, Any]:
-        history = {name: curve[:, row] for name, curve in solution.history.items()}
-        ran = ~np.isnan(history["damping"]) | ~np.isnan(history["objective"])
-        damping = float(solution.damping[row])
-        damped = not np.isnan(damping)  # by Levenberg-Marquardt
-        scores = best_score = None
-        if validation is not None:
-            scores = self._as_scores(-history["validation"][ran], validation)
-            best_score = float(self._as_scores(-solution.score[row], validation))
-        status = solution.status[row]
-        return {
-            "loss_": float(solution.loss[row]),
-            "loss_curve_": history["loss"][ran],
-            "damping_curve_": history["damping"][ran] if damped else None,
-            "validation_scores_": scores,
-            "best_validation_score_": best_score,
-            "n_iter_": int(solution.n_iter[row]),
-            "status_": status.name.lower(),
-            "message_": status.message,
-            "converged_": status.converged,
-            "damping_": damping if damped else None,
-        }
-
-    def _is_as_good_as_exact(self, solution: Solution, row: int, fit: Prepared) -> bool:
-        """Whether R^2 is one to ten digits: nobody need be told that it could be still nearer."""
-        return fit.problem.loss.is_squared and float(self._as_scores(-solution.score[row], fit.problem)) > 1 - 1e-10
-
-    def _as_scores(self, values: np.ndarray, problem: Problem) -> np.ndarray:
-        """Negative losses on the rows of a problem as R^2, where that measures them; otherwise as they are."""
-        if not (problem.loss.is_squared and self._numeric_targets):
-            return values
-        spread = _spread(problem)
-        if spread == 0:  # as r2_score does
-            return np.where(values == 0, 1.0, 0.0)
-        return 1 + values * (2 * problem.network.n_outputs / spread)
-
     def _step(self, data: TrainingSet, meaning: dict, previous: Training | None) -> dict[str, Any]:
         """One accepted step, for ``partial_fit``."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -454,84 +378,3 @@ class Training(FittedNetwork, Solving):
     ) -> Prepared:
         """The fit, with a ``prior`` where multiples of that penalty are to be judged, see ``judge_priors``."""
         return fit
-
-    def _given_relevance(self, network: Network, n_inputs: int, previous: Any) -> np.ndarray | None:
-        """Factors of the columns (F,) that are known before the fit, from a ``previous`` one or given; None for none.
-
-        Raises
-        ------
-        ValueError
-            If what was given cannot be used.
-        """
-        if self.relevance is None:
-            return None
-        if isinstance(self.relevance, str):
-            return None if previous is None else previous.relevance_
-        if network.input_weights is None:
-            raise ValueError("relevance is for MLPs only; leave relevance='auto' with this architecture.")
-        return check_relevance(self.relevance, n_inputs, getattr(self, "feature_names_in_", None))
-
-    def _check_penalty(self, network: Network) -> None:
-        if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
-            raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
-
-    def _scalings(
-        self,
-        data: TrainingSet,
-        architecture: Architecture,
-        loss: Loss,
-        previous: Training | None,
-        keep_constant: bool = False,
-    ) -> tuple[Scaling, Scaling]:
-        if not self._scales(architecture):
-            return no_scaling(data.X), no_scaling(data.y)
-        if previous is not None and not architecture.standardize:
-            return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
-        groups = architecture.input_groups(data.X.shape[1])
-        x = standard_scaling(data.X, data.weights, groups=groups, keep_constant=keep_constant)
-        if loss.target_scaling == "mean":
-            return x, mean_scaling(data.y, data.weights)
-        if loss.target_scaling == "standard" and self._numeric_targets:
-            return x, standard_scaling(data.y, data.weights, keep_constant=keep_constant)
-        return x, no_scaling(data.y)
-
-    def _starts(
-        self,
-        architecture: Architecture,
-        network: Network,
-        data: TrainingSet,
-        x: Scaling,
-        y: Scaling,
-        loss: Loss,
-        seed: int,
-        previous: Training | None,
-        number: int,
-    ) -> np.ndarray:
-        """Start vectors (number, P); with a warm start, the first one is the fitted model."""
-        theta = self._random_starts(architecture, network, data, x, seed, number)
-        if previous is not None:
-            old_x, old_y = previous._stored_scalings()
-            before = output_scaling(previous._fitted_loss.target_scaling, old_y)
-            now = output_scaling(loss.target_scaling, y)
-            theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
-        return theta
-
-    def _check_continues(self, previous: Any, network: Network, n_inputs: int) -> None:
-        if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != n_inputs:
-            raise ValueError(
-                "warm_start needs the same architecture and columns as the last fit: "
-                f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
-            )
-
-    def _random_starts(
-        self, architecture: Architecture, network: Network, data: TrainingSet, x: Scaling, seed: int, number: int
-    ) -> np.ndarray:
-        """The first ``number`` starts, (number, P); start k is the same for every number above k."""
-        generators = [np.random.default_rng([seed, k]) for k in range(number)]
-        return architecture.starts(network, self.init, data.inputs(x), generators)
-
-
-def _spread(problem: Problem) -> float:
-    """Weighted variance of the targets, summed over outputs."""
-    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
-    return float(((problem.y - mean).square() * problem.weights).sum())

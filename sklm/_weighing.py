@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from ._alpha_search import for_search
 from ._prepared import Prepared
@@ -80,8 +79,6 @@ def _weighed(fits: list[Prepared], stopping: Stopping, models_at_once: int) -> l
     """The fits with weighed columns and a penalty to go with that, None for those that are not better for it."""
     began, every = time.monotonic(), [fit.weighing for fit in fits if fit.weighing is not None]
     problem, theta, numbers, options = for_search(fits, every)
-    problem, theta = problem.in_precision(torch.float32), theta.float()
-    options["damping"] = options["damping"].float()
     options["models_at_once"], held = models_at_once, every[0].n_held_out
     # what takes the place of more rows weighs less beside all of them
     share = len(every[0].rows) / fits[0].problem.n_samples

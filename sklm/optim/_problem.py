@@ -224,23 +224,19 @@ class Problem:
 
     def in_double_precision(self) -> Problem:
         """The problem in float64; rows that are in memory."""
-        return self.in_precision(torch.float64)
-
-    def in_precision(self, dtype: torch.dtype) -> Problem:
-        """The problem in this precision; rows that are in memory."""
-        if self.y.dtype == dtype:
+        if self.y.dtype == torch.float64:
             return self
         assert isinstance(self.rows, TensorRows)
         return replace(
             self,
-            network=copy.deepcopy(self.network).to(self.y.device, dtype),
-            rows=TensorRows(self.rows.X.to(dtype), self.rows.samples_first),  # strides stay
-            y=self.y.to(dtype),
-            weights=self.weights.to(dtype),
-            unit_weights=None if self.unit_weights is None else self.unit_weights.to(dtype),
-            alpha=self.alpha.to(dtype),
-            penalty_mask=self.penalty_mask.to(dtype),
-            report_weights=self.report_weights.to(dtype),
+            network=copy.deepcopy(self.network).to(self.y.device, torch.float64),
+            rows=TensorRows(self.rows.X.double(), self.rows.samples_first),  # strides stay
+            y=self.y.double(),
+            weights=self.weights.double(),
+            unit_weights=None if self.unit_weights is None else self.unit_weights.double(),
+            alpha=self.alpha.double(),
+            penalty_mask=self.penalty_mask.double(),
+            report_weights=self.report_weights.double(),
             noise=None,
         )
 

@@ -1,0 +1,89 @@
+"""From a solution of the engine to fitted attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Scaling
+from ._fitted import FittedNetwork
+from ._prepared import Prepared
+from ._solving import refuse_nonfinite
+from ._starting import Starting
+from .architectures import Architecture
+from .losses import Loss
+from .optim import Problem, Solution, Status
+
+
+class Reporting(FittedNetwork, Starting):
+    """What ``predict`` needs, and how the fit went."""
+
+    def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
+        """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
+        refuse_nonfinite(solution, row)
+        if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
+            self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
+        fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
+        fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
+        fitted.update(self._report(solution, row, fit.validation))
+        value = fit.leave_one_out(solution, row)
+        fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
+        return fitted
+
+    def _core(
+        self, architecture: Architecture, loss: Loss, x: Scaling, y: Scaling, meaning: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What ``predict`` needs, beside ``theta_``."""
+        return {
+            "architecture_": architecture,
+            "x_mean_": x.mean,
+            "x_inverse_scale_": x.inverse,
+            "y_mean_": y.mean,
+            "y_scale_": y.scale,
+            "n_outputs_": len(y.mean),
+            "_fitted_loss": loss,
+            **meaning,
+        }
+
+    def _report(self, solution: Solution, row: int, validation: Problem | None) -> dict[str, Any]:
+        history = {name: curve[:, row] for name, curve in solution.history.items()}
+        ran = ~np.isnan(history["damping"]) | ~np.isnan(history["objective"])
+        damping = float(solution.damping[row])
+        damped = not np.isnan(damping)  # by Levenberg-Marquardt
+        scores = best_score = None
+        if validation is not None:
+            scores = self._as_scores(-history["validation"][ran], validation)
+            best_score = float(self._as_scores(-solution.score[row], validation))
+        status = solution.status[row]
+        return {
+            "loss_": float(solution.loss[row]),
+            "loss_curve_": history["loss"][ran],
+            "damping_curve_": history["damping"][ran] if damped else None,
+            "validation_scores_": scores,
+            "best_validation_score_": best_score,
+            "n_iter_": int(solution.n_iter[row]),
+            "status_": status.name.lower(),
+            "message_": status.message,
+            "converged_": status.converged,
+            "damping_": damping if damped else None,
+        }
+
+    def _is_as_good_as_exact(self, solution: Solution, row: int, fit: Prepared) -> bool:
+        """Whether R^2 is one to ten digits: nobody need be told that it could be still nearer."""
+        return fit.problem.loss.is_squared and float(self._as_scores(-solution.score[row], fit.problem)) > 1 - 1e-10
+
+    def _as_scores(self, values: np.ndarray, problem: Problem) -> np.ndarray:
+        """Negative losses on the rows of a problem as R^2, where that measures them; otherwise as they are."""
+        if not (problem.loss.is_squared and self._numeric_targets):
+            return values
+        spread = _spread(problem)
+        if spread == 0:  # as r2_score does
+            return np.where(values == 0, 1.0, 0.0)
+        return 1 + values * (2 * problem.network.n_outputs / spread)
+
+
+def _spread(problem: Problem) -> float:
+    """Weighted variance of the targets, summed over outputs."""
+    mean = (problem.y * problem.weights).sum(-1, keepdim=True)
+    return float(((problem.y - mean).square() * problem.weights).sum())

@@ -1,0 +1,95 @@
+"""Where a fit begins: scalings, factors of columns and starting values, of its own or from a fit before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Scaling, check_relevance, mean_scaling, no_scaling, output_scaling, standard_scaling
+from ._solving import Solving
+from ._training_set import TrainingSet
+from .architectures import Architecture, Network
+from .losses import Loss
+
+
+class Starting(Solving):
+    """From clean data to what the engine starts from; a warm start goes on from a ``previous`` estimator."""
+
+    #: whether y is checked to be numbers
+    _numeric_targets = True
+
+    def _given_relevance(self, network: Network, n_inputs: int, previous: Any) -> np.ndarray | None:
+        """Factors of the columns (F,) that are known before the fit, from a ``previous`` one or given; None for none.
+
+        Raises
+        ------
+        ValueError
+            If what was given cannot be used.
+        """
+        if self.relevance is None:
+            return None
+        if isinstance(self.relevance, str):
+            return None if previous is None else previous.relevance_
+        if network.input_weights is None:
+            raise ValueError("relevance is for MLPs only; leave relevance='auto' with this architecture.")
+        return check_relevance(self.relevance, n_inputs, getattr(self, "feature_names_in_", None))
+
+    def _check_penalty(self, network: Network) -> None:
+        if not isinstance(self.alpha, str) and self.alpha > 0 and not network.coefficient_mask.any():
+            raise ValueError("alpha > 0 would have no effect: the module has no parameter but biases.")
+
+    def _scalings(
+        self,
+        data: TrainingSet,
+        architecture: Architecture,
+        loss: Loss,
+        previous: Any,
+        keep_constant: bool = False,
+    ) -> tuple[Scaling, Scaling]:
+        if not self._scales(architecture):
+            return no_scaling(data.X), no_scaling(data.y)
+        if previous is not None and not architecture.standardize:
+            return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
+        groups = architecture.input_groups(data.X.shape[1])
+        x = standard_scaling(data.X, data.weights, groups=groups, keep_constant=keep_constant)
+        if loss.target_scaling == "mean":
+            return x, mean_scaling(data.y, data.weights)
+        if loss.target_scaling == "standard" and self._numeric_targets:
+            return x, standard_scaling(data.y, data.weights, keep_constant=keep_constant)
+        return x, no_scaling(data.y)
+
+    def _starts(
+        self,
+        architecture: Architecture,
+        network: Network,
+        data: TrainingSet,
+        x: Scaling,
+        y: Scaling,
+        loss: Loss,
+        seed: int,
+        previous: Any,
+        number: int,
+    ) -> np.ndarray:
+        """Start vectors (number, P); with a warm start, the first one is the fitted model."""
+        theta = self._random_starts(architecture, network, data, x, seed, number)
+        if previous is not None:
+            old_x, old_y = previous._stored_scalings()
+            before = output_scaling(previous._fitted_loss.target_scaling, old_y)
+            now = output_scaling(loss.target_scaling, y)
+            theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
+        return theta
+
+    def _check_continues(self, previous: Any, network: Network, n_inputs: int) -> None:
+        if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != n_inputs:
+            raise ValueError(
+                "warm_start needs the same architecture and columns as the last fit: "
+                f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
+            )
+
+    def _random_starts(
+        self, architecture: Architecture, network: Network, data: TrainingSet, x: Scaling, seed: int, number: int
+    ) -> np.ndarray:
+        """The first ``number`` starts, (number, P); start k is the same for every number above k."""
+        generators = [np.random.default_rng([seed, k]) for k in range(number)]
+        return architecture.starts(network, self.init, data.inputs(x), generators)
