@@ -15,9 +15,11 @@ from .optim._status import FINAL
 #: two layers are tried where no more than the first share of the loss of zero outputs is left on the rows left out, as
 #: with more noise it is a matter of chance which is ahead; and more than the second, as nobody needs more digits
 LITTLE, EXACT = 0.1, 1e-10
-#: their units are as many as give so many curvature rows a parameter, but no more than may have several starts; not
-#: fewer than these in a layer, and not less than this share of the parameters of one layer
-ROWS_PER_PARAMETER, LEAST_UNITS, LEAST_SHARE = 2.0, 4, 0.25
+#: their units are as many as give so many curvature rows a parameter; so many in a layer are the fewest, with so many
+#: rows a parameter; and not less than this share of the parameters of one layer
+ROWS_PER_PARAMETER, LEAST_UNITS, LEAST_ROWS, LEAST_SHARE = 2.0, 4, 1.2, 0.25
+#: they may take as many multiplications as may have several starts, or as one layer does up to these
+MOST_WORK = 5e8
 #: two ratios to one layer, of the losses on rows left out by the search and one by one, must have a product below this;
 #: without a penalty, where the latter may be far too low; and where that of one layer may be far too high
 BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.36, 0.03, 0.003
@@ -40,9 +42,11 @@ def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int
     def number(units: int) -> int:
         return units * (n_inputs + units + 2 + n_outputs) + n_outputs
 
+    most = max(AUTO_WORK, min(linearisation(n_rows, n_parameters), MOST_WORK))
+
     def suits(units: int) -> bool:
-        most = n_rows / ROWS_PER_PARAMETER
-        return number(units) <= most and linearisation(n_rows, number(units)) <= AUTO_WORK
+        rows = LEAST_ROWS if units == LEAST_UNITS else ROWS_PER_PARAMETER
+        return n_rows >= rows * number(units) and linearisation(n_rows, number(units)) <= most
 
     units = LEAST_UNITS
     while suits(units + 1):

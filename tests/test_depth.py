@@ -52,27 +52,39 @@ def tried(monkeypatch):
 @pytest.mark.parametrize("n_inputs", [1, 2, 7])
 @pytest.mark.parametrize("n_outputs", [1, 3])
 @pytest.mark.parametrize("n_rows", [200, 777, 3000])
-def test_two_layers_have_two_rows_a_parameter_and_a_bounded_linearisation(n_rows, n_inputs, n_outputs):
-    units, same = deeper_sizes(n_rows, n_inputs, n_outputs, 100)
+@pytest.mark.parametrize("n_one", [100, 300])
+def test_two_layers_have_two_rows_a_parameter_and_a_bounded_linearisation(n_rows, n_inputs, n_outputs, n_one):
+    units, same = deeper_sizes(n_rows, n_inputs, n_outputs, n_one)
     assert units == same >= 4
 
     def n_parameters(units):
         return MLP((units, units)).build(n_inputs, n_outputs).n_parameters
 
     def suits(number):
-        return number <= n_rows / 2 and n_rows * number**2 <= 5e7
+        return number <= n_rows / 2 and n_rows * number**2 <= max(5e7, n_rows * n_one**2)
 
     assert suits(n_parameters(units))
     assert not suits(n_parameters(units + 1))
 
 
 def test_no_sizes_for_few_rows_or_many_parameters():
-    assert deeper_sizes(65, 1, 1, 61) is None
-    assert deeper_sizes(66, 1, 1, 61) == (4, 4)
-    assert deeper_sizes(20_000, 5, 1, 351) is None  # 70 parameters or so are no match
+    assert deeper_sizes(39, 1, 1, 61) is None
+    assert deeper_sizes(40, 1, 1, 61) == deeper_sizes(91, 1, 1, 61) == (4, 4)  # 33 parameters
+    assert deeper_sizes(92, 1, 1, 61) == (5, 5)  # 46 parameters
+    assert deeper_sizes(10_000, 8, 1, 501) == (10, 10)  # 211 parameters, 4.5e8 multiplications
+    assert deeper_sizes(100_000, 8, 1, 501) is None  # 70 parameters are no match
 
 
 # -- what it finds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_rows_are_enough(seed):
+    """With fewer rows than parameters of one layer, whose leave-one-out loss is rough."""
+    X, y, X_new, y_new = table(70, seed=seed)
+    chosen, one = LMRegressor(random_state=0).fit(X, y), LMRegressor(20, random_state=0).fit(X, y)
+    assert sizes(chosen) == (4, 4)
+    assert error(chosen, X_new, y_new) < 0.2 * error(one, X_new, y_new)
 
 
 @pytest.mark.parametrize("seed", range(3))
