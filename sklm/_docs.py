@@ -60,8 +60,9 @@ hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     Units of each hidden layer; ``()`` is a linear model. 'auto' is one layer of 20 units, and for more than one column
     and N rows ``20 sqrt(N / 500)`` of them, rounded to tens, from 20 to 50: 30 from 782 rows on, 40 from 1532, 50 from
     2532; with fewer than four rows a parameter no more (but 20) than the search for ``alpha`` can afford. Whole sample
-    weights count as rows. Classifiers of more than two classes, or of several labels, have 20. The
-    fitted ``architecture_`` says how many; a warm start keeps them.
+    weights count as rows. Classifiers of more than two classes, or of several labels, have 20. Where ``LMRegressor``
+    searches for ``alpha`` and finds little noise, it fits two equal layers, too, and keeps what is evidently better on
+    rows left out. The fitted ``architecture_`` says what it is; a warm start keeps it.
 activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
     Activation of the hidden layers. Smooth ones suit the method.
 architecture : Architecture, torch.nn.Module or None, default=None
@@ -131,7 +132,7 @@ tol : float or 'auto', default='auto'
     multiplications, an MLP for squared errors also ends where ``(W / 3e13)^2``, at most 1e-7, of the variance is left.
 n_iter_no_change : int or 'auto', default='auto'
     Number of accepted steps (or epochs) within which the objective, or the validation loss, has to fall by ``tol``.
-    'auto' is 20 steps, 10 where rows are held out, and with mini-batches 5 epochs, or as many as have 20 steps;
+    'auto' is 20 steps, 10 where rows are held out, and with mini-batches as many epochs as have 100 steps, from 5 to 20;
     20 in any case for another ``optimizer``.
 <holdout>
 validation_fraction : float, default=0.1

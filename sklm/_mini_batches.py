@@ -15,9 +15,9 @@ MATRIX_ROWS_PER_PARAMETER, DUAL_WORK, MATRIX_PARAMETERS = 20, 1e10, 4000
 #: ... else they are solved in the space of their rows: at least so many mini-batches of at most so many curvature rows,
 #: but of no fewer samples than this
 LEAST_DUAL_BATCHES, DUAL_BATCH_ROWS, LEAST_BATCH = 4, 1000, 100
-#: ``n_iter_no_change='auto'``: accepted steps, with all rows in every step; the same with rows held out; at least so
-#: many epochs, and as many as have the first number of steps
-PATIENCE, PATIENCE_HELD_OUT, LEAST_EPOCHS = 20, 10, 5
+#: ``n_iter_no_change='auto'``: accepted steps, with all rows in every step, and most epochs; steps with rows held out;
+#: with mini-batches as many epochs as have so many steps, and at least so many
+PATIENCE, PATIENCE_HELD_OUT, PATIENT_STEPS, LEAST_EPOCHS = 20, 10, 100, 5
 #: ``batch_memory='auto'``: so many rows for each parameter, where batches have fewer than so many for each and the
 #: matrix is averaged; so many batches, where only the iterates are, but none below so many rows for each parameter:
 #: with fewer all rows can be met at once, and steps do not undo each other
@@ -35,7 +35,7 @@ class MiniBatching(BaseLM):
             return PATIENCE
         if batches is None:
             return PATIENCE_HELD_OUT if holds_out else PATIENCE
-        return max(LEAST_EPOCHS, -(-PATIENCE // batches.n_batches))
+        return min(max(LEAST_EPOCHS, -(-PATIENT_STEPS // batches.n_batches)), PATIENCE)
 
     def _batch_rows(self, network: Network, n_samples: int) -> int:
         """Samples of a mini-batch; all where there are no mini-batches."""

@@ -30,9 +30,10 @@ def data(name, noise):
     return X, y + noise * y.std() * rng.normal(size=len(y)), X_new, function(*X_new.T), hidden
 
 
-def fits(name, noise, seeds, **options):
-    """Errors on old and new rows (len(seeds), 2), and processor seconds of a fit."""
-    X, y, X_new, y_new, hidden = data(name, noise)
+def fits(name, noise, seeds, hidden=None, **options):
+    """Errors on old and new rows (len(seeds), 2), and processor seconds of a fit; with ``hidden`` units, or its own."""
+    X, y, X_new, y_new, units = data(name, noise)
+    hidden = hidden or units
     if noise == 0:
         options["max_iter"] = 400
     errors, began = [], time.process_time()
@@ -47,7 +48,8 @@ if __name__ == "__main__":
     parser.add_argument("--kinds", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    columns = KINDS if args.kinds else ("default: training, new", "best of 50: training, new", "typical: new", "cost")
+    columns = ("default: training, new", "best of 50: training, new", "typical: new", "cost", "units, too: new", "cost")
+    columns = KINDS if args.kinds else columns
     print("| problem | noise | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 2) + "|")
     for name in ROWS:
         for noise in (0, 0.1):
@@ -65,4 +67,6 @@ if __name__ == "__main__":
                 best = single[single[:, 0].argmin()]
                 cells = [f"{train:.1e}, {new:.1e}", f"{best[0]:.1e}, {best[1]:.1e}", f"{np.median(single[:, 1]):.1e}"]
                 cells.append(f"{several / one:.1f}")
+                every, seconds = fits(name, noise, range(10), "auto")
+                cells += [f"{np.median(every, axis=0)[1]:.1e}", f"{seconds / one:.1f}"]
             print(f"| {name} | {noise} | " + " | ".join(cells) + " |", flush=True)
