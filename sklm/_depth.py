@@ -83,7 +83,7 @@ def deepened(
         for number in numbers:
             deeper = results[number].fit.deeper
             assert deeper is not None
-            others.append(deeper())
+            others.append(deeper(results[number].fit))
         seconds = stopping.left(began).max_time
         stops = [replace(other.options["stopping"], max_time=seconds) for other in others]
         others = [replace(o, options={**o.options, "stopping": stop}) for o, stop in zip(others, stops, strict=True)]

@@ -81,7 +81,7 @@ class Prepared:
     deeper_sizes : tuple of int or None
         Hidden layers to compare with, if there are any; see ``deepened``.
     deeper : callable or None
-        ``deeper()`` returns the same fit with these.
+        ``deeper(fit)`` returns the same fit with these, and the columns as they are in ``fit``.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     """
@@ -103,7 +103,7 @@ class Prepared:
     prior: float | None = None
     weighing: Folds | None = None
     deeper_sizes: tuple[int, int] | None = None
-    deeper: Callable[[], Prepared] | None = None
+    deeper: Callable[[Prepared], Prepared] | None = None
     interrupted: bool = False
 
     def run(

@@ -182,8 +182,8 @@ class Training(Reporting):
         if sizes is None:
             return fit
 
-        def deeper() -> Prepared:
-            return self._prepared(data, meaning, None, self._own_copy(sizes), seed)
+        def deeper(one: Prepared) -> Prepared:
+            return self._prepared(data, meaning, None, self._own_copy(sizes), seed, like=one)
 
         return replace(fit, deeper_sizes=sizes, deeper=deeper)
 
@@ -194,8 +194,9 @@ class Training(Reporting):
         previous: Training | None,
         architecture: Architecture,
         seed: int,
+        like: Prepared | None = None,
     ) -> Prepared:
-        """The same for an architecture."""
+        """The same for an architecture; with columns weighed as in a fit ``like`` it."""
         network = architecture.build(data.X.shape[1], data.y.shape[1])
         self._check_penalty(network)
         held_out = None
@@ -212,6 +213,8 @@ class Training(Reporting):
         if previous is not None:
             self._check_continues(previous, network, data.X.shape[1])
         alike, relevance = x, self._given_relevance(network, data.X.shape[1], previous)
+        if like is not None:
+            relevance = like.core["relevance_"]
         x = alike.times(relevance)
 
         def draw(relevance: np.ndarray | None, number: int) -> np.ndarray:
@@ -245,7 +248,7 @@ class Training(Reporting):
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
-        weighs = relevance is None and self._weighs(architecture, network, data.X.shape[1])
+        weighs = like is None and relevance is None and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:
             most = self._n_noiseless_starts(network, loss, len(data.X), number)

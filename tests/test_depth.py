@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.datasets import make_friedman1
 from sklearn.model_selection import GridSearchCV
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _depth, _training, fit_many
@@ -103,6 +104,17 @@ def test_the_result_is_that_of_the_chosen_sizes():
     for name in ("theta_", "alpha_", "alpha_scores_", "n_iter_", "loss_", "loo_score_", "status_"):
         np.testing.assert_equal(getattr(model, name), getattr(same, name))
     np.testing.assert_array_equal(model.predict(X_new), same.predict(X_new))
+
+
+def test_columns_are_weighed_as_for_one_layer():
+    X, y = make_friedman1(200, noise=0.0, random_state=11)
+    options = {"random_state": 0, "max_iter": 200}
+    model, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
+    assert len(sizes(model)) == 2
+    assert model.relevance_ is not None
+    np.testing.assert_array_equal(model.relevance_, one.relevance_)
+    same = LMRegressor(sizes(model), relevance=model.relevance_, **options).fit(X, y)
+    np.testing.assert_array_equal(model.theta_, same.theta_)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.5])
