@@ -113,7 +113,8 @@ def _with_found(
         if found.scales is not None:
             fit = fit.weighed(found.scales[row])
         theta = found.theta[row].cpu().double().numpy()
-        result.append(replace(fit, **fit.penalised(share * float(found.alpha[row])), searched=theta))
+        known = {"searched": theta, "searched_losses": found.losses_of_folds[row]}
+        result.append(replace(fit, **fit.penalised(share * float(found.alpha[row])), **known))
     doubtful = search.doubtful
     if by_rows:
         # without a penalty nothing is known of rows left out by no more rows than parameters

@@ -269,10 +269,19 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
                 alike.setdefault(other.key(None), []).append(number)
             found: dict[int, Result] = {}
             for numbers in alike.values():
-                found.update(zip(numbers, _run_alike([others[n] for n in numbers], estimator), strict=True))
+                room = max(1, int(_room(others[numbers[0]], estimator)))
+                for part in np.array_split(numbers, -(-len(numbers) // room)):
+                    found.update(zip(part, _run_alike([others[n] for n in part], estimator), strict=True))
             return [found[number] for number in range(len(others))]
 
         return deepened(results, results[0].fit.options["stopping"], search), time.perf_counter() - began
+
+
+def _room(prepared: Prepared, estimator: Training) -> float:
+    """How many fits like this one are best run together, and fit in memory; few fits come to have most starts."""
+    problem = prepared.problem
+    fitting = estimator._check_memory(problem, prepared.options.get("solver"), problem.y.device)
+    return min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))
 
 
 def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:

@@ -31,16 +31,25 @@ class FitCallbacks:
         Called with the engine's progress, whether or not callbacks are registered.
     attributes : callable
         From theta (P,) float64 to the fitted attributes, for callbacks that want a fitted estimator.
+    most : int
+        Iterations that there may be.
     """
 
     def __init__(
-        self, owner: Any, shadow: Any, given: tuple, printers: list[Callable], attributes: Callable[[np.ndarray], dict]
+        self,
+        owner: Any,
+        shadow: Any,
+        given: tuple,
+        printers: list[Callable],
+        attributes: Callable[[np.ndarray], dict],
+        most: int,
     ):
+        self.most = most
         self.owner, self.shadow, self.printers, self.attributes = owner, shadow, printers, attributes
         X, y, sample_weight = given
         self.data = {"X": X, "y": y, "metadata": {} if sample_weight is None else {"sample_weight": sample_weight}}
         self.active = bool(getattr(owner, "_skl_callbacks", []))
-        self.root = owner._init_callback_context(max_subtasks=owner.max_iter if self.active else 0)
+        self.root = owner._init_callback_context(max_subtasks=most if self.active else 0)
         self.root.call_on_fit_task_begin(estimator=owner, **self.data)
         self.task: Any = None
         self.n_tasks = 0
@@ -52,7 +61,7 @@ class FitCallbacks:
         return self._iteration if self.active or self.printers else None
 
     def _begin(self) -> None:
-        if self.active and self.n_tasks < self.owner.max_iter:
+        if self.active and self.n_tasks < self.most:
             self.n_tasks += 1
             self.task = self.root.subcontext(task_name="iteration")
             self.task.call_on_fit_task_begin(estimator=self.owner, **self.data)

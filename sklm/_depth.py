@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ._penalty import linearisation
+import numpy as np
+import torch
+
+from ._penalty import ENOUGH_ROWS, linearisation
 from ._prepared import Prepared
 from ._solving import AUTO_WORK
 from .optim import Solution, Status, Stopping
@@ -51,7 +55,8 @@ def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int
     units = LEAST_UNITS
     while suits(units + 1):
         units += 1
-    return (units, units) if suits(units) and number(units) >= LEAST_SHARE * n_parameters else None
+    least = max(LEAST_SHARE * n_parameters, n_rows / ENOUGH_ROWS)  # else there is no search for a penalty
+    return (units, units) if suits(units) and number(units) > least else None
 
 
 def deepened(
@@ -74,27 +79,26 @@ def deepened(
         If a limit or a person ends this, all say so.
     """
     began, chosen, final = time.monotonic(), list(results), None
-    left = {number: _left_out(result) for number, result in enumerate(results) if _may_be_deeper(result)}
-    numbers = [number for number, loss in left.items() if _is_little(results[number], loss)]
-    if not numbers:
-        return results
     try:
-        others = []
+        left = {number: _left_out(result) for number, result in enumerate(results) if _may_be_deeper(result)}
+        numbers = [number for number, loss in left.items() if _is_little(results[number], loss)]
+        others, seconds = [], stopping.left(began).max_time
         for number in numbers:
-            deeper = results[number].fit.deeper
-            assert deeper is not None
-            others.append(deeper(results[number].fit))
-        seconds = stopping.left(began).max_time
-        stops = [replace(other.options["stopping"], max_time=seconds) for other in others]
-        others = [replace(o, options={**o.options, "stopping": stop}) for o, stop in zip(others, stops, strict=True)]
-        for number, other in zip(numbers, solve(others), strict=True):
-            status = other.solution.status[other.row]
+            one = results[number].fit
+            assert one.deeper is not None
+            other = one.deeper(one)
+            limited = replace(other.options["stopping"], max_time=seconds)
+            others.append(replace(other, options={**other.options, "stopping": limited}))
+        for number, other_result in zip(numbers, solve(others) if others else [], strict=True):
+            status = other_result.solution.status[other_result.row]
             if status in FINAL:
                 final = status
-            elif _is_better(other, results[number], left[number]):
-                chosen[number] = other
+            elif _is_better(other_result, results[number], left[number]):
+                chosen[number] = other_result
     except KeyboardInterrupt:
         final = Status.INTERRUPTED
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        warnings.warn(f"Two hidden layers could not be tried, one is kept: {error}", UserWarning, stacklevel=6)
     if final is None:
         return chosen
     return [replace(r, solution=replace(r.solution, status=[final] * len(r.solution.status))) for r in chosen]
@@ -111,24 +115,22 @@ def _left_out(result: Result) -> float | None:
 
 def _is_little(result: Result, loss: float | None) -> bool:
     """Whether little, but not nothing, is left on rows left out, by the search for the penalty or by ``loss``."""
-    null, least = float(result.fit.problem.null_loss()[0]), _searched_loss(result)
-    if loss is None:
-        return least <= LITTLE * null
+    losses = result.fit.searched_losses
+    if loss is None or losses is None:
+        return False
+    null = float(result.fit.problem.null_loss()[0])
     exact = result.fit.predicts_rows and loss <= EXACT * null
-    return min(least, loss) <= LITTLE * null and not exact
+    return min(float(np.mean(losses[np.isfinite(losses)])), loss) <= LITTLE * null and not exact
 
 
 def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
     """Whether the rows left out evidently speak for the new fit."""
     loss = _left_out(new) if new.fit.predicts_rows else None
-    if loss is None or old_loss is None:
+    ours, theirs = new.fit.searched_losses, old.fit.searched_losses
+    if loss is None or old_loss is None or ours is None or theirs is None:
         return False
     share = BETTER_WITHOUT_PENALTY if new.fit.alpha <= NO_PENALTY else BETTER
     if not old.fit.predicts_rows:
         share = BETTER_THAN_ROUGH
-    return loss * _searched_loss(new) < share * old_loss * _searched_loss(old)
-
-
-def _searched_loss(result: Result) -> float:
-    """The least loss on rows left out by the search for the penalty."""
-    return min((result.fit.alpha_scores or {}).values(), default=float("inf"))
+    same = min(len(ours), len(theirs))  # long fits leave out fewer folds
+    return loss * float(ours[:same].mean()) < share * old_loss * float(theirs[:same].mean())

@@ -70,6 +70,8 @@ class Prepared:
         To find it with; see ``choose_alphas``.
     alpha_scores : dict or None
         What was found.
+    searched_losses : (H,) float64 ndarray or None
+        Losses on the rows that each of H folds leaves out, with what was found.
     n_noiseless : int
         Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
     searched : (P,) float64 ndarray or None
@@ -98,6 +100,7 @@ class Prepared:
     alpha: float = 0.0
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
+    searched_losses: np.ndarray | None = None
     n_noiseless: int = 0
     searched: np.ndarray | None = None
     prior: float | None = None

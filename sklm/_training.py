@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -30,7 +30,7 @@ from ._solving import refuse_nonfinite
 from ._training_set import TrainingSet
 from ._weighing import weigh_columns
 from .architectures import Architecture, ModuleArchitecture
-from .optim import Progress, Solution, Status, Stopping, levenberg_marquardt
+from .optim import Solution, Status, Stopping, levenberg_marquardt
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
@@ -174,7 +174,8 @@ class Training(Reporting):
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         fit = self._prepared(data, meaning, previous, architecture, seed)
-        if fit.folds is None or previous is not None or not self._may_be_deeper():
+        suits = previous is None and self._may_be_deeper() and self._scales(architecture)
+        if not suits or fit.folds is None or not fit.has_rows_of_its_own:
             return fit
         network = fit.problem.network
         rows = data.n_units * fit.problem.n_curvature
@@ -263,7 +264,8 @@ class Training(Reporting):
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
         shown, judged = [fit], fit
-        callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t})
+        most = owner.max_iter * (1 if fit.deeper is None else 2)
+        callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t}, most)
         began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
         try:
             with isolated(fit.problem.y.device):
@@ -283,11 +285,13 @@ class Training(Reporting):
                     first, done = Result(fit, solution, row), int(solution.n_iter.max())
 
                     def search(fits: list[Prepared]) -> list[Result]:
-                        shown.extend(fits)
-                        return [self._searched(fits[0], shifted(listener, done))]
+                        shown.append(self._with_alpha_for_depth(fits[0]))
+                        return [Result(shown[-1], *self._solve(shown[-1], shifted(listener, done)))]
 
                     (result,) = deepened([first], stopping.left(began), search)
                     fit, solution, row = result.fit, result.solution, result.row
+                    if self.verbose and fit.core["architecture_"] is not shown[-1].core["architecture_"]:
+                        print("One hidden layer is kept.", file=sys.stderr, flush=True)
         finally:
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
@@ -303,15 +307,21 @@ class Training(Reporting):
         callbacks.finish(fitted)
         return fitted
 
-    def _searched(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> Result:
-        """A fit of other hidden layers, with a search for its penalty."""
-        sizes = fit.core["architecture_"].hidden_layer_sizes
-        if self.verbose:
-            print(f"Trying hidden layers of {sizes} units ...", file=sys.stderr, flush=True)
+    def _with_alpha_for_depth(self, fit: Prepared) -> Prepared:
+        """A fit of other hidden layers with the penalty that a search finds, and the time that is left.
+
+        None is left where that ended the search.
+        """
         began, stopping = time.monotonic(), fit.options["stopping"]
+        if self.verbose:
+            sizes = fit.core["architecture_"].hidden_layer_sizes
+            print(f"Trying hidden layers of {sizes} units ...", file=sys.stderr, flush=True)
         (fit,) = choose_alphas([fit], self._models_at_once(fit), self.jacobian_max_rows)
-        fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)})
-        return Result(fit, *self._solve(fit, callback))
+        seconds = time.monotonic() - began
+        if self.verbose:
+            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
+        left = replace(stopping, max_time=0.0) if seconds >= stopping.max_time / 2 else stopping.left(began)
+        return replace(fit, options={**fit.options, "stopping": left})
 
     def _step(self, data: TrainingSet, meaning: dict, previous: Training | None) -> dict[str, Any]:
         """One accepted step, for ``partial_fit``."""

@@ -30,10 +30,11 @@ class ProgressLine:
         if now - self.shown < self.every and not ends:
             return
         self.shown, elapsed = now, now - self.began
-        left = elapsed / progress.iteration * (self.max_iter - progress.iteration)
+        most = self.max_iter * -(-progress.iteration // self.max_iter)  # several fits may follow each other
+        left = elapsed / progress.iteration * (most - progress.iteration)
         leader = progress.leader
         reason = Status(int(progress.state.status[leader])).name.lower()
-        bar = "#" * (20 if ends else int(20 * progress.iteration / self.max_iter))
+        bar = "#" * (20 if ends else int(20 * progress.iteration / most))
         line = (
             f"[{bar:<20}] iteration {progress.iteration}, loss {float(progress.state.best_loss[leader]):.4g}, "
             + damping_text(progress, "damping {:.1e}, ")

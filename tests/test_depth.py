@@ -1,10 +1,11 @@
 """``hidden_layer_sizes='auto'``: two hidden layers instead of one where rows left out evidently say so."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import make_friedman1
 from sklearn.model_selection import GridSearchCV
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _depth, _training, fit_many
@@ -74,6 +75,7 @@ def test_no_sizes_for_few_rows_or_many_parameters():
     assert deeper_sizes(92, 1, 1, 61) == (5, 5)  # 46 parameters
     assert deeper_sizes(10_000, 8, 1, 501) == (10, 10)  # 211 parameters, 4.5e8 multiplications
     assert deeper_sizes(100_000, 8, 1, 501) is None  # 70 parameters are no match
+    assert deeper_sizes(17_000, 5, 1, 351) is None  # more than a hundred rows a parameter
 
 
 # -- what it finds ------------------------------------------------------------------------------------------------
@@ -107,8 +109,9 @@ def test_the_result_is_that_of_the_chosen_sizes():
 
 
 def test_columns_are_weighed_as_for_one_layer():
-    X, y = make_friedman1(200, noise=0.0, random_state=11)
-    options = {"random_state": 0, "max_iter": 200}
+    rng = np.random.default_rng(1)
+    X = rng.uniform(-1, 1, (150, 5))
+    y, options = np.sin(4 * X[:, 0]) * np.exp(X[:, 1]), {"random_state": 0, "max_iter": 200}
     model, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
     assert len(sizes(model)) == 2
     assert model.relevance_ is not None
@@ -156,7 +159,8 @@ def test_several_outputs():
 
 class FakeFit:
     def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0):
-        self.loss, self.alpha, self.predicts_rows, self.alpha_scores = loss, alpha, predicts_rows, {1e-3: searched}
+        self.loss, self.alpha, self.predicts_rows = loss, alpha, predicts_rows
+        self.searched_losses = np.atleast_1d(searched)
         self.problem, self.deeper = self, lambda: None
 
     def leave_one_out(self, solution, row, rough=False):
@@ -188,6 +192,8 @@ def result(loss, **options):
         (result(None), result(1.0), False),
         (result(np.nan), result(1.0), False),
         (result(0.0, searched=np.inf), result(1.0), False),
+        (result(0.02, searched=1.2), result(1.0, searched=[1.2, 0.1, 0.1]), True),  # the same folds
+        (result(0.02, searched=[1.0, 2.0]), result(1.0, searched=[1.0, 0.9, 1.0]), False),
     ],
 )
 def test_what_counts_as_evidence(new, old, better):
@@ -202,9 +208,7 @@ def test_what_counts_as_evidence(new, old, better):
         (result(0.06, searched=0.04), True),
         (result(1e-11), False),
         (result(1e-11, predicts_rows=False), True),
-        (result(None, searched=0.04), True),
-        (result(None, searched=0.06), False),
-        (result(None), False),
+        (result(None, searched=0.04), False),  # nothing could be said of two layers
     ],
 )
 def test_what_counts_as_little(found, little):
@@ -225,6 +229,9 @@ def test_what_counts_as_little(found, little):
         {"optimizer": "lbfgs"},
         {"param_selection": np.arange(81) < 60},
         {"architecture": MLP((20,))},
+        {"standardize": False},
+        {"solver": "dual"},
+        {"solver": "cg"},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -232,6 +239,17 @@ def test_only_where_everything_is_automatic(monkeypatch, options):
     X, y, *_ = table()
     found = tried(monkeypatch)
     LMRegressor(random_state=0, max_iter=30, **options).fit(X, y)
+    assert not found
+
+
+@pytest.mark.parametrize("what", ["copies", "weights"])
+def test_rows_of_which_a_copy_stays_say_nothing(monkeypatch, what):
+    X, y, *_ = table(50, seed=1)
+    found = tried(monkeypatch)
+    if what == "copies":
+        LMRegressor(random_state=0, max_iter=100).fit(np.tile(X, (3, 1)), np.tile(y, 3))
+    else:
+        LMRegressor(random_state=0, max_iter=100).fit(X, y, np.full(len(y), 3))
     assert not found
 
 
@@ -257,37 +275,61 @@ def test_a_warm_start_keeps_the_layers(monkeypatch):
 
 def test_a_limit_of_time_keeps_one_layer_and_says_so(monkeypatch):
     X, y, *_ = table()
-    found, original = [], _training.Training._searched
+    found, original = [], _training.Training._with_alpha_for_depth
 
-    def late(self, fit, callback):
+    def late(self, fit):
         found.append(fit.options["stopping"].max_time)
         fit.options["stopping"] = _training.replace(fit.options["stopping"], max_time=0.0)
-        return original(self, fit, callback)
+        return original(self, fit)
 
-    monkeypatch.setattr(_training.Training, "_searched", late)
+    monkeypatch.setattr(_training.Training, "_with_alpha_for_depth", late)
     model = LMRegressor(random_state=0, max_iter=100, max_time=60).fit(X, y)
     assert len(found) == 1
     assert found[0] < 60
     assert (sizes(model), model.status_, model.converged_) == ((20,), "time", False)
 
 
-@pytest.mark.parametrize("module", ["_search", "_fit"])
-def test_an_interrupt_keeps_one_layer(monkeypatch, module):
+@pytest.mark.parametrize("when", ["judging one layer", "searching", "fitting", "judging two layers"])
+def test_an_interrupt_keeps_one_layer(monkeypatch, when):
     X, y, *_ = table()
     one = LMRegressor(20, random_state=0, max_iter=100).fit(X, y)
-    original = _training.Training._searched
+    search, solve, left_out = _training.Training._with_alpha_for_depth, _training.Training._solve, _depth._left_out
 
-    def stopped(self, fit, callback):
-        if module == "_search":
+    def searching(self, fit):
+        if when == "searching":
             raise KeyboardInterrupt
-        found = original(self, fit, callback)
-        return _depth.Result(found.fit, found.solution.interrupted(), found.row)
+        return search(self, fit)
 
-    monkeypatch.setattr(_training.Training, "_searched", stopped)
+    def fitting(self, fit, callback):
+        solution, row = solve(self, fit, callback)
+        two = len(fit.core["architecture_"].hidden_layer_sizes) == 2
+        return solution.interrupted() if two and when == "fitting" else solution, row
+
+    def judging(result):
+        two = len(result.fit.core["architecture_"].hidden_layer_sizes) == 2
+        if when == ("judging two layers" if two else "judging one layer"):
+            raise KeyboardInterrupt
+        return left_out(result)
+
+    monkeypatch.setattr(_training.Training, "_with_alpha_for_depth", searching)
+    monkeypatch.setattr(_training.Training, "_solve", fitting)
+    monkeypatch.setattr(_depth, "_left_out", judging)
     with pytest.warns(UserWarning, match="interrupted by the user"):
         model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
     assert (sizes(model), model.status_) == ((20,), "interrupted")
     np.testing.assert_array_equal(model.theta_, one.theta_)
+
+
+def test_too_little_memory_keeps_one_layer_and_says_so(monkeypatch):
+    X, y, *_ = table()
+
+    def full(self, fit):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(_training.Training, "_with_alpha_for_depth", full)
+    with pytest.warns(UserWarning, match="Two hidden layers could not be tried, one is kept: full"):
+        model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
+    assert (sizes(model), model.status_) == ((20,), "max_iter")
 
 
 def test_a_callback_sees_both_and_its_stop_ends_both():
@@ -309,7 +351,10 @@ def test_a_callback_sees_both_and_its_stop_ends_both():
 def test_verbose_says_what_is_tried(capsys):
     X, y, *_ = table()
     LMRegressor(random_state=0, max_iter=20, verbose=1).fit(X, y)
-    assert "Trying hidden layers of (6, 6) units" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "Trying hidden layers of (6, 6) units" in printed
+    assert "One hidden layer is kept" in printed
+    assert "-" not in re.sub(r"e-\d+", "", printed)  # no negative times
 
 
 # -- many fits ----------------------------------------------------------------------------------------------------

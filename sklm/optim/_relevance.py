@@ -44,6 +44,8 @@ class Relevance:
         may be no noise at all.
     theta : (M, P) tensor
         The best model of the folds, for scaled inputs.
+    losses_of_folds : (M, H) ndarray
+        The losses on the rows left out by each fold; infinite for folds without weight.
     """
 
     scales: Tensor | None
@@ -51,11 +53,13 @@ class Relevance:
     score: np.ndarray
     little: np.ndarray
     theta: Tensor
+    losses_of_folds: np.ndarray
 
     @classmethod
     def unknown(cls, search: AlphaSearch) -> Relevance:
         """What is known before inputs are weighed."""
-        return cls(None, search.chosen, search.score, np.zeros(len(search.best), dtype=bool), search.theta)
+        none = np.zeros(len(search.best), dtype=bool)
+        return cls(None, search.chosen, search.score, none, search.theta, search.losses_of_folds)
 
 
 def weigh_inputs(
@@ -151,7 +155,7 @@ def weigh_inputs(
     scales = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
     models = of_best_folds(rescaled(best.theta, best.scales, scales[:, None], place), best.losses)
     little = helps & (search.alphas[:, -1] == 0) & (best.score <= NOISELESS * problem.null_loss().cpu().numpy())
-    return Relevance(scales, best.alpha, best.score, little, models)
+    return Relevance(scales, best.alpha, best.score, little, models, best.losses)
 
 
 @dataclass
