@@ -174,7 +174,7 @@ def test_a_smooth_curve_is_met_also_with_fewer_rows_than_parameters(n_samples, p
 
 def test_noise_keeps_its_penalty_with_fewer_rows_than_parameters(monkeypatch):
     calls = judged(monkeypatch)
-    model = LMRegressor(random_state=0, max_iter=300).fit(*curve(50, 0.03))
+    model = LMRegressor(20, random_state=0, max_iter=300).fit(*curve(50, 0.03))
     assert len(calls) == 1
     assert model.alpha_ >= 1e-6
     assert model.loo_score_ is None  # the estimate is too rough to be told
