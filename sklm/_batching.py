@@ -135,9 +135,7 @@ class _Runs:
             shadow, prepared = fit.estimator._ready(fit.X, fit.y, fit.sample_weight)
             key = (*prepared.key(fit.origin), fit.estimator.jacobian_max_rows)
             with isolated(prepared.problem.y.device):
-                fitting = fit.estimator._check_memory(
-                    prepared.problem, prepared.options.get("solver"), prepared.problem.y.device
-                )
+                fitting = fit.estimator._models_at_once(prepared)
         except CannotBatchError:
             return
         except Exception as error:
@@ -151,9 +149,8 @@ class _Runs:
             return
         bucket = self.waiting.setdefault(key, [])
         bucket.append(_Waiting(fit, outcome, shadow, prepared))
-        # one run for every job: they end at about the same time; few fits come to have most starts
-        room = min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))
-        if len(bucket) >= self.n_jobs * max(1, int(room)):
+        # one run for every job: they end at about the same time
+        if len(bucket) >= self.n_jobs * _room(prepared, fitting):
             for share in self._shares(self.waiting.pop(key)):
                 self._start(share)
 
@@ -269,7 +266,8 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
                 alike.setdefault(other.key(None), []).append(number)
             found: dict[int, Result] = {}
             for numbers in alike.values():
-                room = max(1, int(_room(others[numbers[0]], estimator)))
+                first = others[numbers[0]]
+                room = _room(first, estimator._models_at_once(first))
                 for part in np.array_split(numbers, -(-len(numbers) // room)):
                     found.update(zip(part, _run_alike([others[n] for n in part], estimator), strict=True))
             return [found[number] for number in range(len(others))]
@@ -277,19 +275,16 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
         return deepened(results, results[0].fit.options["stopping"], search), time.perf_counter() - began
 
 
-def _room(prepared: Prepared, estimator: Training) -> float:
-    """How many fits like this one are best run together, and fit in memory; few fits come to have most starts."""
-    problem = prepared.problem
-    fitting = estimator._check_memory(problem, prepared.options.get("solver"), problem.y.device)
-    return min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))
+def _room(prepared: Prepared, fitting: int) -> int:
+    """How many fits like this one are best run together, of ``fitting`` models in memory; few come to most starts."""
+    return max(1, int(min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))))
 
 
 def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
     """Search for the penalties of fits of equal keys, and fit them, as many at a time as is quickest."""
     first = fits[0]
-    at_once = estimator._check_memory(first.problem, first.options.get("solver"), first.problem.y.device)
     most = max(len(fit.theta) for fit in fits)
-    quickest = max(most, int(min(at_once, models_at_once(first))))
+    quickest = max(most, int(min(estimator._models_at_once(first), models_at_once(first))))
     fits = choose_alphas(fits, quickest, estimator.jacobian_max_rows)
     solution = run_together(fits, estimator.jacobian_max_rows)
     if fits[0].prior is None:

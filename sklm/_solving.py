@@ -249,26 +249,31 @@ class Solving(MiniBatching):
 
         If the user stops the search, what is returned starts from the best model of the search, and ends there.
         """
-        began, stopping = time.monotonic(), fit.options["stopping"]
         if self.verbose:
             print(f"Searching for alpha on {len(folds.rows)} rows ...", file=sys.stderr, flush=True)
-        at_once = self._models_at_once(fit)
         try:
-            fit = choose_alphas([fit], at_once, self.jacobian_max_rows)[0]
+            fit, was_late = self._searched(fit)
         except SearchInterrupted as search:
             return fit.interrupted_at(search)
-        seconds = time.monotonic() - began
-        if seconds >= stopping.max_time / 2:
+        if was_late:
             warnings.warn(
                 f"max_time={self.max_time:g} ended the search for alpha before it was done; alpha_={fit.alpha:.3g} is "
                 "the best so far. Give alpha as a number, or more time.",
                 ConvergenceWarning,
                 stacklevel=6,
             )
+        return fit
+
+    def _searched(self, fit: Prepared) -> tuple[Prepared, bool]:
+        """The same, and whether a limit of time ended the search."""
+        began, stopping = time.monotonic(), fit.options["stopping"]
+        (fit,) = choose_alphas([fit], self._models_at_once(fit), self.jacobian_max_rows)
+        seconds = time.monotonic() - began
         if self.verbose:
             weighed = "" if fit.core["relevance_"] is None else ", columns are weighed"
             print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}", file=sys.stderr, flush=True)
-        return replace(fit, options={**fit.options, "stopping": stopping.left(began)})
+        fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)})
+        return fit, seconds >= stopping.max_time / 2
 
     def _models_at_once(self, fit: Prepared) -> int:
         return self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)

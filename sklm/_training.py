@@ -16,7 +16,6 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from ._alpha_search import choose_alphas
 from ._arrays import flatten_images, refuse_text_and_dates
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
@@ -312,16 +311,13 @@ class Training(Reporting):
 
         None is left where that ended the search.
         """
-        began, stopping = time.monotonic(), fit.options["stopping"]
         if self.verbose:
             sizes = fit.core["architecture_"].hidden_layer_sizes
             print(f"Trying hidden layers of {sizes} units ...", file=sys.stderr, flush=True)
-        (fit,) = choose_alphas([fit], self._models_at_once(fit), self.jacobian_max_rows)
-        seconds = time.monotonic() - began
-        if self.verbose:
-            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s", file=sys.stderr, flush=True)
-        left = replace(stopping, max_time=0.0) if seconds >= stopping.max_time / 2 else stopping.left(began)
-        return replace(fit, options={**fit.options, "stopping": left})
+        fit, was_late = self._searched(fit)
+        if not was_late:
+            return fit
+        return replace(fit, options={**fit.options, "stopping": replace(fit.options["stopping"], max_time=0.0)})
 
     def _step(self, data: TrainingSet, meaning: dict, previous: Training | None) -> dict[str, Any]:
         """One accepted step, for ``partial_fit``."""

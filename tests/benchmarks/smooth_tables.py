@@ -12,7 +12,7 @@ import argparse
 import warnings
 
 import numpy as np
-from relevance import N_NEW, compare, regressors, relative_error
+from relevance import N_NEW, compare, friedman, regressors, relative_error
 from sklearn.datasets import make_friedman2, make_friedman3
 
 from sklm import LMRegressor
@@ -23,12 +23,6 @@ def table(function, low, high, n_samples, noise, seed):
     X = rng.uniform(low, high, (n_samples + N_NEW, len(low)))
     y = function(*X.T)
     return X[:n_samples], y[:n_samples] + noise * y.std() * rng.standard_normal(n_samples), X[n_samples:], y[n_samples:]
-
-
-def friedman(make, n_samples, noise, seed):
-    X, y = make(n_samples + N_NEW, noise=0.0, random_state=seed)
-    noisy = y[:n_samples] + noise * y.std() * np.random.default_rng(seed).standard_normal(n_samples)
-    return X[:n_samples], noisy, X[n_samples:], y[n_samples:]
 
 
 def runge(x):
