@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from ._penalty import (
 )
 from ._prepared import Prepared
 from ._training_set import TrainingSet
-from ._verbose import IterationLines, ProgressLine
+from ._verbose import IterationLines, ProgressLine, say
 from .architectures import Architecture, Network
 from .losses import Loss
 from .optim import (
@@ -250,7 +251,7 @@ class Solving(MiniBatching):
         If the user stops the search, what is returned starts from the best model of the search, and ends there.
         """
         if self.verbose:
-            print(f"Searching for alpha on {len(folds.rows)} rows ...", file=sys.stderr, flush=True)
+            say(f"Searching for alpha on {len(folds.rows)} rows ...")
         try:
             fit, was_late = self._searched(fit)
         except SearchInterrupted as search:
@@ -271,7 +272,7 @@ class Solving(MiniBatching):
         seconds = time.monotonic() - began
         if self.verbose:
             weighed = "" if fit.core["relevance_"] is None else ", columns are weighed"
-            print(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}", file=sys.stderr, flush=True)
+            say(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}")
         fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)})
         return fit, seconds >= stopping.max_time / 2
 
@@ -339,7 +340,7 @@ class Solving(MiniBatching):
     def _printers(self) -> list[Callable[[Progress], None]]:
         if not self.verbose:
             return []
-        return [ProgressLine(self.max_iter)] if self.verbose == 1 else [IterationLines()]
+        return [ProgressLine(self.max_iter, self.max_time or inf)] if self.verbose == 1 else [IterationLines()]
 
     def _warn(self, solution: Solution, row: int, stopping: Stopping, stacklevel: int) -> None:
         """Warn of what the user should know; ``stacklevel`` is that of a warning in the calling function."""

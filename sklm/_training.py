@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from ._reporting import Reporting
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import refuse_nonfinite
 from ._training_set import TrainingSet
+from ._verbose import described, say
 from ._weighing import weigh_columns
 from .architectures import Architecture, ModuleArchitecture
 from .optim import Solution, Status, Stopping, levenberg_marquardt
@@ -260,6 +260,8 @@ class Training(Reporting):
         return replace(fit, weighing=for_weighing(self._divided(data, n_columns, unfitted(), seed), n_columns))
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
+        if self.verbose:
+            say(f"Fitting {described(fit)} ...")
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
         shown, judged = [fit], fit
@@ -270,6 +272,8 @@ class Training(Reporting):
             with isolated(fit.problem.y.device):
                 solution, row = self._solve(fit, listener)
                 if fit.prior is not None:
+                    if self.verbose:
+                        say("Going on with other penalties ...")
                     left = stopping.left(began)
                     (fit,), solution = judge_priors([fit], solution, left, self.jacobian_max_rows, listener)
                     row, judged, done, at_once = 0, fit, int(solution.n_iter[0]), self._models_at_once(fit)
@@ -279,6 +283,8 @@ class Training(Reporting):
                         again, best = self._solve(fits[0], shifted(listener, done))
                         return again, np.array([best])
 
+                    if self.verbose and fit.weighing is not None:
+                        say(f"Weighing columns on {len(fit.weighing.rows)} rows ...")
                     (fit,), solution = weigh_columns([fit], solution, stopping.left(began), at_once, solve)
                 elif fit.deeper is not None:
                     first, done = Result(fit, solution, row), int(solution.n_iter.max())
@@ -290,13 +296,13 @@ class Training(Reporting):
                     (result,) = deepened([first], stopping.left(began), search)
                     fit, solution, row = result.fit, result.solution, result.row
                     if self.verbose and fit.core["architecture_"] is not shown[-1].core["architecture_"]:
-                        print("One hidden layer is kept.", file=sys.stderr, flush=True)
+                        say("One hidden layer is kept.")
         finally:
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
             tried = ", ".join(f"{alpha:.3g}" for alpha in fit.alpha_scores)
             weighed = f"; columns are weighed, alpha = {fit.alpha:.3g}" if fit is not judged else ""
-            print(f"alpha = {judged.alpha:.3g} is the best of {tried}{weighed}", file=sys.stderr, flush=True)
+            say(f"alpha = {judged.alpha:.3g} is the best of {tried}{weighed}")
         if Status.INTERRUPTED in solution.status and _ends_more.get():
             raise KeyboardInterrupt
         try:
@@ -313,7 +319,7 @@ class Training(Reporting):
         """
         if self.verbose:
             sizes = fit.core["architecture_"].hidden_layer_sizes
-            print(f"Trying hidden layers of {sizes} units ...", file=sys.stderr, flush=True)
+            say(f"Trying hidden layers of {sizes} units ...")
         fit, was_late = self._searched(fit)
         if not was_late:
             return fit

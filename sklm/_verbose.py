@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import sys
 import time
-from math import isnan
+from math import inf, isnan
 
+from ._prepared import Prepared
 from .optim import Progress, Status
 
 
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def described(fit: Prepared) -> str:
+    """What is about to be fitted: parameters, rows, batches and starts."""
+    text = f"{fit.problem.network.n_parameters} parameters on {fit.problem.n_samples} rows"
+    if fit.batches is not None:
+        text += f" in batches of {fit.batches.largest}"
+    if fit.validation is not None:
+        text += f", {fit.validation.n_samples} more held out to stop by"
+    n_starts = len(fit.theta)
+    return text + (f", {n_starts} starts" if n_starts > 1 else "")
+
+
 class ProgressLine:
-    """One line on standard error, rewritten: iterations, loss, damping, time left until max_iter.
+    """One line on standard error, rewritten: iterations, loss, damping, time left until max_iter or max_time.
 
     Parameters
     ----------
     max_iter : int
+    max_time : float
+        Seconds of the whole fit.
     every : float
         Seconds between two updates.
     """
 
-    def __init__(self, max_iter: int, every: float = 0.2):
-        self.max_iter, self.every = max_iter, every
+    def __init__(self, max_iter: int, max_time: float = inf, every: float = 0.2):
+        self.max_iter, self.max_time, self.every = max_iter, max_time, every
         self.began = self.shown = time.monotonic()
         self.is_open = False
 
@@ -31,20 +50,20 @@ class ProgressLine:
             return
         self.shown, elapsed = now, now - self.began
         most = self.max_iter * -(-progress.iteration // self.max_iter)  # several fits may follow each other
-        left = elapsed / progress.iteration * (most - progress.iteration)
+        left = min(elapsed / progress.iteration * (most - progress.iteration), max(self.max_time - elapsed, 0))
         leader = progress.leader
-        reason = Status(int(progress.state.status[leader])).name.lower()
         bar = "#" * (20 if ends else int(20 * progress.iteration / most))
         line = (
             f"[{bar:<20}] iteration {progress.iteration}, loss {float(progress.state.best_loss[leader]):.4g}, "
             + damping_text(progress, "damping {:.1e}, ")
-            + (f"{elapsed:.1f} s, stopped by {reason}" if ends else f"at most {left:.0f} s left")
+            + (f"{elapsed:.1f} s" if ends else f"at most {left:.0f} s left")
         )
         sys.stderr.write(f"\r{line:<110}")
         sys.stderr.flush()
         self.is_open = True
         if ends:
             self.close()
+            say(Status(int(progress.state.status[leader])).message)
 
     def close(self) -> None:
         """Go to a new line, if one was begun."""

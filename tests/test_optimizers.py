@@ -169,7 +169,7 @@ def test_nothing_is_said_of_a_damping(capsys):
     assert "damping" not in out
     small(optimizer="adam", verbose=1, max_iter=3).fit(X, y)
     err = capsys.readouterr().err
-    assert "stopped by max_iter" in err
+    assert "max_iter iterations were done." in err
     assert "damping" not in err
 
 

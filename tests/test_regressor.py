@@ -836,15 +836,25 @@ def test_verbose_1_shows_a_line_of_progress(capsys):
     small(verbose=1, max_iter=12).fit(X, y)
     out, err = capsys.readouterr()
     assert out == ""
-    last = err.split("\r")[-1]
-    assert re.fullmatch(r"\[#{20}\] iteration 12, loss \S+, damping \S+, \d+\.\d s, stopped by max_iter +\n", last)
+    first, last = err.split("\r")[0], err.split("\r")[-1]
+    assert first.startswith("Fitting 21 parameters on 80 rows ...\n")
+    line, why = last.splitlines()
+    assert re.fullmatch(r"\[#{20}\] iteration 12, loss \S+, damping \S+, \d+\.\d s +", line)
+    assert why == "max_iter iterations were done."
+
+
+@ignore_max_iter
+def test_verbose_says_which_rows_are_used_and_how(capsys):
+    X, y = surface(n=100)
+    small(verbose=1, max_iter=2, early_stopping=True, batch_size=30, n_init=3).fit(X, y)
+    assert "on 90 rows in batches of 30, 10 more held out to stop by, 3 starts ..." in capsys.readouterr().err
 
 
 @ignore_max_iter
 def test_verbose_1_shows_the_time_left(capsys):
     X, y = surface(n=3000)
     small(verbose=1, max_iter=10**5, max_time=0.8, hidden_layer_sizes=30, tol=0, n_iter_no_change=10**6).fit(X, y)
-    assert re.search(r"loss \S+, damping \S+, at most \d+ s left", capsys.readouterr().err)
+    assert re.search(r"loss \S+, damping \S+, at most [01] s left", capsys.readouterr().err)  # of max_time
 
 
 @pytest.mark.parametrize("growing", [False, True])
