@@ -61,7 +61,7 @@ LM_OPTIONS: dict[str, tuple] = {
     "jacobian_max_rows": ("auto",),
     "growing": ("auto", False),
     "curvature": ("auto",),
-    "curvature_samples": (1,),
+    "curvature_samples": ("auto",),
 }
 
 

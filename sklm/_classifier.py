@@ -31,6 +31,8 @@ EXACT_WORK = 3e8
 #: ... and up to the first number where drawn columns would be fewer than so many for every parameter, or the second
 #: where they would be fewer than parameters: steps are then solved in their space, which is quick
 FEW_ROWS_WORK, FEWER_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2.5e9, 2
+#: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
+TWO_COLUMNS_WORK = 2e9
 #: ``alpha='cv'``: what the default penalty is multiplied by
 PRIOR_FACTORS = (10.0, 3.0, 1.0, 0.3, 0.1)
 
@@ -87,8 +89,9 @@ class LMClassifier(ClassProbabilities):
         How the Hessian of the log-loss of more than two classes enters: in full (as many columns a row as classes), by
         random mixtures of these columns (right in the mean), or by the empirical Fisher
         matrix (one column). 'auto' draws where the exact one is expensive, see the user guide.
-    curvature_samples : int, default=1
-        Columns drawn a row.
+    curvature_samples : int or 'auto', default='auto'
+        Columns drawn a row. 'auto' is 2 for four and more classes where N K P^2 is above 2e9 (N rows, K classes, P
+        parameters) and N between P and 2 P, else 1.
 
     Attributes
     ----------
@@ -106,8 +109,8 @@ class LMClassifier(ClassProbabilities):
         The score there of the model that is kept.
     loo_score_ : float or None
         Approximate negative leave-one-out log-loss on the training rows. None with mini-batches, drawn curvature,
-        ``early_stopping`` and a mask as ``param_selection``, and where there are no more rows (times classes) than
-        parameters.
+        ``early_stopping`` and a mask as ``param_selection``, where there are no more rows (times classes) than
+        parameters, and for a fit that ended at its ``target_loss``.
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer for raw X. The last layer gives the log-odds of two classes or of each label, or the
         unnormalised log-probabilities of several classes.
@@ -173,7 +176,7 @@ class LMClassifier(ClassProbabilities):
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "curvature": [StrOptions({"auto", "exact", "sampled", "fisher"})],
-        "curvature_samples": [Interval(Integral, 1, None, closed="left")],
+        "curvature_samples": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
 
     _numeric_targets = False
@@ -223,7 +226,7 @@ class LMClassifier(ClassProbabilities):
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         curvature: str = "auto",
-        curvature_samples: int = 1,
+        curvature_samples: int | str = "auto",
     ):
         super().__init__(
             hidden_layer_sizes,
@@ -385,7 +388,7 @@ class LMClassifier(ClassProbabilities):
             changed = {
                 "label_smoothing": self.label_smoothing != 0,
                 "curvature": self.curvature != "auto",
-                "curvature_samples": self.curvature_samples != 1,
+                "curvature_samples": self.curvature_samples != "auto",
             }
             ignored = [name for name, differs in changed.items() if differs]
             if ignored:
@@ -397,7 +400,7 @@ class LMClassifier(ClassProbabilities):
                 raise ValueError(
                     "curvature='sampled' cannot be used with solver='qr'; use 'cholesky', 'eigh' or 'exact'."
                 )
-            loss = SoftmaxCrossEntropy(self.label_smoothing, curvature, int(self.curvature_samples))
+            loss = SoftmaxCrossEntropy(self.label_smoothing, curvature, self._n_drawn(network, n_rows))
         elif self.curvature in ("sampled", "fisher"):
             raise ValueError(
                 f"curvature={self.curvature!r} is for more than two classes; the exact curvature of two, or of "
@@ -448,14 +451,26 @@ class LMClassifier(ClassProbabilities):
     def _columns(self, network: Network) -> int:
         if self.loss != "log_loss" or self.curvature == "exact" or network.n_outputs == 1:
             return network.n_outputs
-        return min(int(self.curvature_samples), network.n_outputs)
+        return 1 if self.curvature_samples == "auto" else min(int(self.curvature_samples), network.n_outputs)
+
+    def _n_drawn(self, network: Network, n_rows: int) -> int:
+        """Columns that are drawn a row, if any: two where one would make too few, and all many more."""
+        if self.curvature_samples != "auto":
+            return int(self.curvature_samples)
+        long = self._exact_work(network, n_rows) > TWO_COLUMNS_WORK and network.n_outputs >= 4
+        few = network.n_parameters <= n_rows < DRAWN_ROWS_PER_PARAMETER * network.n_parameters
+        return 2 if long and few else 1
+
+    def _exact_work(self, network: Network, n_rows: int) -> float:
+        """Multiplications of a linearisation with the exact curvature."""
+        return n_rows * network.n_outputs * network.n_parameters**2
 
     def _curvature(self, network: Network, n_rows: int) -> str:
         """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""
-        work = n_rows * network.n_outputs * network.n_parameters**2
+        work = self._exact_work(network, n_rows)
         if self._solver_name() == "qr":  # cannot take a gradient beside its rows
             return "exact"
-        drawn, n_parameters = n_rows * self.curvature_samples, network.n_parameters
+        drawn, n_parameters = n_rows * self._n_drawn(network, n_rows), network.n_parameters
         most = EXACT_WORK
         if drawn < DRAWN_ROWS_PER_PARAMETER * n_parameters:
             most = FEW_ROWS_WORK if drawn >= n_parameters else FEWER_ROWS_WORK

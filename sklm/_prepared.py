@@ -237,7 +237,8 @@ class Prepared:
         With ``rough`` also where it can be ten times too high, with a penalty and no more rows than parameters.
         """
         known = self.predicts_rows or (rough and self.alpha > 0 and self._knows_few_rows)
-        if not known or Status.INTERRUPTED in solution.status:
+        short_of_a_minimum = solution.status[row] is Status.TARGET
+        if not known or short_of_a_minimum or Status.INTERRUPTED in solution.status:
             return None
         device, value = self.problem.y.device, leave_one_out if self.predicts_rows else leave_one_out_in_rows
         with isolated(device):

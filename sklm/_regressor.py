@@ -96,7 +96,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         Approximate leave-one-out R^2 on the training rows (as ``validation_scores_`` for other losses), by which starts
         are compared. Where sample weights are whole numbers they count equal rows, of which one is left out at a time;
         other weights are those of single rows. None with mini-batches, ``early_stopping``, a mask of parameters, solver
-        'dual' or 'cg', another optimizer, and where there are no more rows than parameters.
+        'dual' or 'cg', another optimizer, where there are no more rows than parameters, and for a fit that ended at its
+        ``target_loss``, short of a minimum.
     alpha_ : float
         The penalty of the fit.
     alpha_scores_ : dict of float to float, or None

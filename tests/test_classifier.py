@@ -438,27 +438,38 @@ def test_the_kinds_of_curvature_differ():
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "hidden", "options", "curvature"),
+    ("n_rows", "hidden", "options", "n_columns"),
     [
-        (150, 20, {}, "exact"),  # 150 rows * 10 classes * 430^2 parameters: below three hundred million
-        (850, 20, {}, "exact"),  # above, but less than two rows for each parameter
-        (870, 20, {}, "sampled"),
-        (1650, 40, {}, "exact"),  # 850 parameters
-        (1750, 40, {}, "sampled"),
-        (900, 40, {"curvature_samples": 2}, "sampled"),
-        (1800, 160, {}, "sampled"),  # 3370 parameters: few rows, but above twenty thousand million
-        (300, 40, {}, "exact"),  # 2.2e9, and fewer rows than parameters
-        (400, 40, {}, "sampled"),  # 2.9e9
-        (3500, 40, {"batch_size": 300, "batch_memory": None}, "exact"),  # a batch is what is drawn from
-        (3500, 40, {"batch_size": 300}, "sampled"),  # or what is averaged
+        (150, 20, {}, 10),  # 150 rows * 10 classes * 430^2 parameters: below three hundred million
+        (425, 20, {}, 10),  # above, but less than a row for each parameter
+        (850, 20, {}, 10),  # less than two rows for each parameter
+        (850, 20, {"curvature_samples": 2}, 2),
+        (870, 20, {}, 1),
+        (860, 40, {}, 2),  # 850 parameters: above two thousand million
+        (1650, 40, {}, 2),
+        (1650, 40, {"curvature_samples": 1}, 10),
+        (1750, 40, {}, 1),
+        (1750, 40, {"curvature_samples": 3}, 3),
+        (1800, 160, {}, 1),  # 3370 parameters: few rows, but above twenty thousand million
+        (300, 40, {}, 10),  # 2.2e9, and fewer rows than parameters
+        (400, 40, {}, 1),  # 2.9e9
+        (3500, 40, {"batch_size": 300, "batch_memory": None}, 10),  # a batch is what is drawn from
+        (3500, 40, {"batch_size": 300}, 1),  # or what is averaged
     ],
 )
-def test_automatic_curvature_draws_where_the_exact_one_is_expensive(n_rows, hidden, options, curvature):
+def test_automatic_curvature_draws_where_the_exact_one_is_expensive(n_rows, hidden, options, n_columns):
     model, network = LMClassifier(hidden, **options), MLP(hidden).build(10, 10)
     assert network.n_parameters == {20: 430, 40: 850, 160: 3370}[hidden]
     loss = model._make_loss(network, model._rows_at_once(network, n_rows), {"_kind": "multiclass"})
-    assert loss.curvature == curvature
-    assert loss.curvature_columns(10) == (10 if curvature == "exact" else options.get("curvature_samples", 1))
+    assert loss.curvature == ("exact" if n_columns == 10 else "sampled")
+    assert loss.curvature_columns(10) == n_columns
+
+
+@pytest.mark.parametrize(("n_classes", "expected"), [(3, "exact"), (4, "sampled")])
+def test_two_columns_are_drawn_only_where_that_is_half_of_them(n_classes, expected):
+    network = MLP(40).build(30, n_classes)
+    model, n_rows = LMClassifier(40), int(1.5 * network.n_parameters)
+    assert model._make_loss(network, n_rows, {"_kind": "multiclass"}).curvature == expected
 
 
 def test_two_classes_have_no_curvature_to_choose():

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ._minimize import levenberg_marquardt
 from ._problem import Problem
-from ._state import Progress, Solution
-from ._status import FINAL
+from ._state import Progress, Solution, joined
+from ._status import FINAL, Status
 from ._stopping import Stopping
 
 
@@ -70,7 +70,8 @@ def fit_growing(
     iterations, after half of ``max_iter`` (then half of what is left, and so on), or for any other reason to stop; the
     next one starts from its best parameters there, with its damping. Every model's path is its own, whatever else is in
     the batch. The result, its score and its status are those of all rows, for ``growth.finalists`` models of every
-    group if that is set.
+    group if that is set. The starts of a single fit with a ``target_loss`` are then tried one after the other on the
+    first subset, until one reaches it there; and whatever reaches it on a subset ends if it does so on all rows.
 
     Parameters
     ----------
@@ -86,18 +87,25 @@ def fit_growing(
             stage = problem.take(np.sort(order[:size]))
             fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
             until = int(np.ceil(stopping.max_iter * (1 - 0.5 ** (number + 1))))  # the rest is for more rows
-            current = levenberg_marquardt(
-                stage,
-                theta,
-                damping=damping,
-                stopping=replace(stopping.left(began), tol=0.02, n_iter_no_change=8, max_iter=until),
-                validation=replace(fresh, penalised=False),
-                callback=shifted(callback, latest),
-                done=done,
-                groups=groups,
-                **options,
-            )
-            latest += len(current.history["loss"])
+            limits = replace(stopping.left(began), tol=0.02, n_iter_no_change=8, max_iter=until)
+            fresh = replace(fresh, penalised=False)
+            if number == 0 and growth.finalists == 1 and groups is None and stopping.target_loss >= 0:
+                current = _one_by_one(stage, theta, fresh, damping, limits, callback, options)
+                current, problem, validation = _keep(np.arange(len(current.score)), current, problem, validation)
+                latest += int(current.n_iter.sum())
+            else:
+                current = levenberg_marquardt(
+                    stage,
+                    theta,
+                    damping=damping,
+                    stopping=limits,
+                    validation=fresh,
+                    callback=shifted(callback, latest),
+                    done=done,
+                    groups=groups,
+                    **options,
+                )
+                latest += len(current.history["loss"])
             solution = current if solution is None else solution.followed_by(current)
             if growth.finalists is not None and growth.finalists < np.bincount(solution.group).max():
                 keep = solution.leaders(growth.finalists)
@@ -108,6 +116,10 @@ def fit_growing(
             if final:
                 solution = replace(solution, status=[final[0]] * len(solution.status))
                 return _on_all_rows(solution, problem, validation)
+            if all(status is Status.TARGET for status in solution.status):
+                result = _on_all_rows(solution, problem, validation)
+                if np.all(result.loss <= stopping.target_loss):
+                    return result
         current = levenberg_marquardt(
             problem,
             theta,
@@ -124,6 +136,40 @@ def fit_growing(
         if solution is None:
             raise
         return _on_all_rows(solution.interrupted(), problem, validation)
+
+
+def _one_by_one(
+    problem: Problem,
+    theta: Tensor,
+    validation: Problem,
+    damping: float | Tensor,
+    stopping: Stopping,
+    callback: Any,
+    options: dict[str, Any],
+) -> Solution:
+    """Run the starts of one fit until one reaches ``target_loss``, and return those that ran."""
+    began, latest, solutions = time.monotonic(), 0, []
+    try:
+        for row in range(len(theta)):
+            one = torch.tensor([row], device=theta.device)
+            solution = levenberg_marquardt(
+                problem.models(one),
+                theta[one],
+                damping=damping[one] if isinstance(damping, Tensor) else damping,
+                stopping=stopping.left(began),
+                validation=validation.models(one),
+                callback=shifted(callback, latest),
+                **options,
+            )
+            latest += len(solution.history["loss"])
+            solutions.append(solution)
+            if solution.status[0] in (Status.TARGET, *FINAL):
+                break
+    except KeyboardInterrupt:  # between two starts
+        if not solutions:
+            raise
+        return joined(solutions).interrupted()
+    return joined(solutions)
 
 
 def shifted(callback: Any, latest: int) -> Any:

@@ -12,6 +12,7 @@ from sklm.optim import (
     Growth,
     Status,
     Stopping,
+    _growing,
     fit_growing,
     levenberg_marquardt,
 )
@@ -320,3 +321,122 @@ def test_iterations_are_left_for_all_rows(max_iter):
     grow(problem, theta, acceleration=Counting(), stopping=stopping)
     assert n_rows.count(40) <= max_iter / 2
     assert n_rows.count(40) + n_rows.count(320) <= 3 * max_iter / 4
+
+
+def hopeless_then_good(n_good=2):
+    """A start that can at best become a constant, and some near the truth."""
+    return torch.cat([torch.zeros((1, 10), dtype=torch.float64), MANY.starts(n_good, near=0.1)])
+
+
+class Sizes(Geodesic):
+    """Notes how many models are in a batch, and how many rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def correct(self, at, *arguments):
+        self.seen.append((len(at.theta), at.problem.n_samples))
+        return super().correct(at, *arguments)
+
+
+TARGET = replace(STOPPING, target_loss=1e-3, together=True)
+
+
+def test_with_a_target_starts_are_tried_one_by_one_until_one_reaches_it():
+    theta, sizes, numbers = hopeless_then_good(), Sizes(), []
+    problem = MANY.problem(3)
+    solution = grow(
+        problem,
+        theta,
+        replace(GROWTH, finalists=1),
+        TARGET,
+        acceleration=sizes,
+        callback=lambda progress: numbers.append(progress.iteration),
+    )
+    assert {models for models, _ in sizes.seen} == {1}
+    assert {rows for _, rows in sizes.seen} == {40}  # all rows confirm it
+    assert numbers == list(range(1, len(numbers) + 1))
+    one = torch.tensor([1])
+    alone = grow(problem.models(one), theta[one], stopping=TARGET)
+    np.testing.assert_allclose(solution.theta, alone.theta, rtol=1e-6)
+    assert len(numbers) > solution.n_iter[0] == alone.n_iter[0] == len(curve_of(solution, 0))
+    assert solution.status == [Status.TARGET]
+    np.testing.assert_allclose(problem.models(one).evaluate(solution.theta).loss, solution.loss, rtol=1e-12)
+    assert solution.loss[0] <= 1e-3
+
+
+def test_a_target_that_all_rows_do_not_confirm_is_gone_on_to():
+    """The first rows of the subset alone are without noise."""
+    order, problem, sizes = np.random.default_rng(GROWTH.seed).permutation(3000), MANY.problem(), Sizes()
+    noise = torch.from_numpy(np.random.default_rng(0).normal(scale=0.1, size=3000))
+    noise[torch.from_numpy(order[:40])] = 0
+    noisy = replace(problem, y=problem.y + noise)
+    stopping = replace(TARGET, target_loss=0.0045)
+    solution = grow(noisy, MANY.truth(), replace(GROWTH, finalists=1), stopping, acceleration=sizes)
+    assert {rows for _, rows in sizes.seen} == {40, 320, 3000}
+    assert solution.loss[0] > 0.0045
+    assert solution.status[0] is not Status.TARGET
+
+
+def test_without_a_start_that_reaches_the_target_the_best_goes_on():
+    theta = torch.cat([hopeless_then_good(1), torch.zeros((1, 10), dtype=torch.float64)])
+    stopping = replace(TARGET, target_loss=0.0)
+    solution = grow(MANY.problem(3), theta, replace(GROWTH, finalists=1), stopping)
+    one = torch.tensor([1])
+    alone = grow(MANY.problem(1), theta[one], stopping=stopping)
+    np.testing.assert_allclose(solution.theta, alone.theta, rtol=1e-6)
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_an_interrupt_while_starts_are_tried_keeps_the_best_so_far(between, monkeypatch):
+    calls = []
+
+    def interrupt(progress):
+        calls.append(progress.iteration)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+
+    if between:
+        run = _growing.levenberg_marquardt
+
+        def once(*arguments, **options):
+            if calls:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return run(*arguments, **options)
+
+        monkeypatch.setattr(_growing, "levenberg_marquardt", once)
+    problem, theta = MANY.problem(3), hopeless_then_good()
+    stopping = replace(TARGET, target_loss=0.0, tol=0)
+    callback = None if between else interrupt
+    solution = grow(problem, theta, replace(GROWTH, finalists=1), stopping, callback=callback)
+    assert set(solution.status) == {Status.INTERRUPTED}
+    one = torch.tensor([0])
+    np.testing.assert_allclose(problem.models(one).evaluate(solution.theta).objective, solution.score, rtol=1e-12)
+
+
+def test_an_interrupt_before_the_first_start_is_for_the_caller(monkeypatch):
+    def at_once(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_growing, "levenberg_marquardt", at_once)
+    with pytest.raises(KeyboardInterrupt):
+        grow(MANY.problem(3), hopeless_then_good(), replace(GROWTH, finalists=1), TARGET)
+
+
+def test_time_ends_the_trying_of_starts():
+    stopping = replace(TARGET, target_loss=0.0, max_time=0.0)
+    solution = grow(MANY.problem(3), hopeless_then_good(), replace(GROWTH, finalists=1), stopping)
+    assert solution.status == [Status.TIME]
+    assert solution.n_iter.tolist() == [1]
+
+
+def test_dampings_of_starts_that_are_tried_one_by_one_may_differ():
+    theta, problem = hopeless_then_good(1), MANY.problem(2)
+    damping = torch.tensor([1e-2, 1.0], dtype=torch.float64)
+    growth, one = replace(GROWTH, finalists=1), torch.tensor([1])
+    solution = fit_growing(problem, theta, growth, damping=damping, stopping=TARGET)
+    alone = fit_growing(problem.models(one), theta[one], growth, damping=1.0, stopping=TARGET)
+    np.testing.assert_allclose(curve_of(solution, 0, "damping"), curve_of(alone, 0, "damping"), rtol=1e-6)
+    np.testing.assert_allclose(solution.theta, alone.theta, rtol=1e-6)
