@@ -70,6 +70,8 @@ def choose_alphas(
         try:
             found = Relevance.unknown(search)
             if first.folds.weighs:
+                options["factors"] = first.folds.factors
+                options["least_alpha"] = np.array([folds.least_alpha for folds in every])
                 found = weigh_inputs(problem, search, numbers, held, stopping=half.left(began), **options)
             return _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
         except SearchInterrupted:

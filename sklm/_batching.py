@@ -19,8 +19,7 @@ from ._depth import Result, deepened
 from ._prepared import CannotBatchError, Prepared, run_together
 from ._prior import judge_priors
 from ._training import Training
-from ._weighing import weigh_columns
-from .optim import Solution, Status
+from .optim import Status
 from .optim._dual import Dual
 from .optim._isolation import isolated
 from .optim._linear import LinearSolver
@@ -289,12 +288,5 @@ def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
     solution = run_together(fits, estimator.jacobian_max_rows)
     if fits[0].prior is None:
         return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]
-    stopping = fits[0].options["stopping"]
-    fits, solution = judge_priors(fits, solution, stopping, estimator.jacobian_max_rows)
-
-    def solve(some: list[Prepared]) -> tuple[Solution, np.ndarray]:
-        again = run_together(some, estimator.jacobian_max_rows)
-        return again, again.leaders()
-
-    fits, solution = weigh_columns(fits, solution, stopping, quickest, solve)
+    fits, solution = judge_priors(fits, solution, fits[0].options["stopping"], estimator.jacobian_max_rows)
     return [Result(fit, solution, row) for row, fit in enumerate(fits)]

@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from ._base import BaseLM
 from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
-from ._penalty import Folds, can_weigh, has_twins
+from ._penalty import Folds, can_search_classes, for_classes, has_twins
 from ._prepared import Prepared
 from ._prior import JUDGING_WORK, judging_work
 from ._probabilities import ClassProbabilities
@@ -23,6 +23,7 @@ from ._training import has_partial_fit
 from ._training_set import TrainingSet
 from .architectures import Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
+from .optim import MiniBatches
 
 #: ``tol='auto'`` of MLPs and CNNs: the log-loss of fitted rows goes on falling when that of new ones does not
 CLASSIFIER_TOL = 1e-2
@@ -33,8 +34,11 @@ EXACT_WORK = 3e8
 FEW_ROWS_WORK, FEWER_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2.5e9, 2
 #: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
 TWO_COLUMNS_WORK = 2e9
-#: ``alpha='cv'``: what the default penalty is multiplied by
+#: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
 PRIOR_FACTORS = (10.0, 3.0, 1.0, 0.3, 0.1)
+#: the same with 'auto'; what is tried while columns are weighed, times that: rarely more; and the least of all that, as
+#: rows left out may all be right, with any certainty
+AUTO_FACTORS, WEIGHED_FACTORS, LEAST_FACTOR = (10.0, 3.0, 1.0, 0.3), (1.0, 0.3, 0.1), 0.1
 
 
 @document(
@@ -365,7 +369,7 @@ class LMClassifier(ClassProbabilities):
         return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
-        return not isinstance(self.relevance, str) or can_weigh(n_rows, n_parameters)
+        return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
 
     def _rows_for_units(self, data: TrainingSet) -> float:
         # more units memorise wrong labels where every class has outputs of its own
@@ -424,29 +428,59 @@ class LMClassifier(ClassProbabilities):
         # the loss of several labels is their mean
         return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 
+    def _may_judge(self, architecture: Architecture, data: TrainingSet, batches: MiniBatches | None) -> bool:
+        """Whether ``alpha='auto'`` means more than one penalty, were there time for it."""
+        # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
+        suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
+        plain = self._is_lm and self.target_loss is None and self._selection() is None
+        return suits and plain and batches is None and not self._asks_to_hold_out and not data.is_large
+
+    def _folds(
+        self,
+        architecture: Architecture,
+        network: Network,
+        loss: Loss,
+        data: TrainingSet,
+        batches: MiniBatches | None,
+        start: np.ndarray,
+        seed: int,
+        meaning: dict[str, Any],
+    ) -> Folds | None:
+        if self.alpha == "cv":
+            return super()._folds(architecture, network, loss, data, batches, start, seed, meaning)
+        n_columns = loss.curvature_columns(network.n_outputs)
+        affordable = can_search_classes(len(data.X) * n_columns, network.n_parameters)
+        if not (affordable and self._may_judge(architecture, data, batches)):
+            return None
+        # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
+        distinct = np.unique(np.asarray(data.X), axis=0)
+        folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
+        if folds is None or has_twins(distinct, len(distinct)):
+            return None
+        prior = self._prior_of(folds, data, meaning)
+        alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR
+        return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least)
+
     def _judged(
         self, architecture: Architecture, data: TrainingSet, fit: Prepared, meaning: dict[str, Any]
     ) -> Prepared:
         network, problem = fit.problem.network, fit.problem
-        # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
-        suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
-        plain = (
-            self._is_lm and self.target_loss is None and self._selection() is None and problem.y.device.type != "mps"
-        )
-        whole = fit.batches is None and fit.validation is None and not data.is_large
         work = judging_work(len(data.X), network.n_outputs, network.n_parameters)
-        if not (suits and plain and whole and work <= JUDGING_WORK):
+        affordable = work <= JUDGING_WORK and problem.y.device.type != "mps"  # in double precision
+        if not (affordable and self._may_judge(architecture, data, fit.batches)):
             return fit
-        # where copies of a row that is left out stay in the fit, nothing is learned of new ones
-        if has_twins(np.asarray(data.X), data.n_units):
+        if has_twins(np.asarray(data.X), data.n_units):  # copies of a row that is left out stay in the fit
             return fit
         return replace(fit, prior=self._prior_penalty(data, meaning))
 
     def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
         # one confident error may outweigh a fold: all rows have to be left out once
-        share = len(folds.rows) / len(data.X)
-        alphas = self._prior_penalty(data, meaning) / share * np.array(PRIOR_FACTORS)
+        alphas = self._prior_of(folds, data, meaning) * np.array(PRIOR_FACTORS)
         return replace(folds, n_held_out=int(folds.of_row.max()) + 1, alphas=alphas)
+
+    def _prior_of(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> float:
+        """The penalty of coefficients of deviation one for the rows of folds: what these take the place of counts."""
+        return self._prior_penalty(data, meaning) * len(data.X) / len(folds.rows)
 
     def _columns(self, network: Network) -> int:
         if self.loss != "log_loss" or self.curvature == "exact" or network.n_outputs == 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .optim._cross_validation import ALPHAS
+from .optim._relevance import FACTORS
 
 #: ``alpha='auto'``: from so many curvature rows a parameter on, the data alone hold the parameters
 ENOUGH_ROWS = 100.0
@@ -19,9 +20,9 @@ FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
 #: with fewer columns nobody need find out which ones matter
 LEAST_COLUMNS = 3
-#: columns are weighed, once a penalty is judged, on so many folds: the first number over the multiplications of one
-#: linearisation, at least the second and at most all; not where these are more than the last number
-WEIGHING_WORK, LEAST_WEIGHED, MOST_WEIGHING_WORK = 5e8, 2, 4e8
+#: of classes so many folds are left out: the first number over the multiplications of one linearisation, at least the
+#: second and at most all; with 'auto' there is no search where these are more than the last number
+CLASSES_WORK, LEAST_HELD_OUT, MOST_CLASSES_WORK = 5e8, 2, 4e8
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
 #: cells than this share of the rows
 TWINS, OWN_CELLS = 3e-4, 0.8
@@ -34,7 +35,7 @@ class Folds:
     rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
     these rows; repeats : bool, some rows are equal, or many almost; weighs : bool, inputs may be weighed by how much
-    they matter
+    they matter; factors : tuple of float, what is tried then, times the penalty; least_alpha : float, and no less
     """
 
     rows: np.ndarray
@@ -44,6 +45,8 @@ class Folds:
     alphas: np.ndarray
     repeats: bool
     weighs: bool = False
+    factors: tuple[float, ...] = FACTORS
+    least_alpha: float = 0.0
 
 
 def make_folds(
@@ -71,14 +74,14 @@ def make_folds(
     return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats)
 
 
-def for_weighing(folds: Folds | None, n_columns: int) -> Folds | None:
-    """Folds to weigh columns with where a penalty is known, of which more are left out; None where that is too long."""
+def for_classes(folds: Folds | None, n_columns: int) -> Folds | None:
+    """Folds of classes, of which more are left out: one confident error may outweigh a fold; None where too long."""
     if folds is None:
         return None
     work = linearisation(len(folds.rows) * n_columns, len(folds.start))
-    if work > MOST_WEIGHING_WORK:
+    if work > MOST_CLASSES_WORK:
         return None
-    number = max(round(WEIGHING_WORK / work), LEAST_WEIGHED)
+    number = max(round(CLASSES_WORK / work), LEAST_HELD_OUT)
     return replace(folds, n_held_out=min(number, int(folds.of_row.max()) + 1))
 
 
@@ -99,9 +102,9 @@ def can_search(rows: float, n_parameters: int) -> bool:
     return linearisation(min(rows, SEARCHED_ROWS * n_parameters), n_parameters) <= SEARCH_WORK
 
 
-def can_weigh(rows: float, n_parameters: int) -> bool:
-    """Whether columns can be weighed with so many curvature rows, once a penalty is judged."""
-    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters) <= MOST_WEIGHING_WORK
+def can_search_classes(rows: float, n_parameters: int) -> bool:
+    """The same of classes."""
+    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters) <= MOST_CLASSES_WORK
 
 
 def searched_rows(n_parameters: int) -> float:

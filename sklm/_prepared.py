@@ -78,8 +78,6 @@ class Prepared:
         The best model of the search: what is left if the user stops before the first iteration.
     prior : float or None
         The penalty of coefficients of deviation one, if multiples of it are to be judged; see ``judge_priors``.
-    weighing : Folds or None
-        To weigh columns with after that; see ``weigh_columns``.
     deeper_sizes : tuple of int or None
         Hidden layers to compare with, if there are any; see ``deepened``.
     deeper : callable or None
@@ -104,7 +102,6 @@ class Prepared:
     n_noiseless: int = 0
     searched: np.ndarray | None = None
     prior: float | None = None
-    weighing: Folds | None = None
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
     interrupted: bool = False
@@ -275,9 +272,8 @@ class Prepared:
             None if self.validation is None else self.validation.n_samples,
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
-            self.folds is not None and self.folds.weighs,
+            None if self.folds is None else (self.folds.weighs, self.folds.factors),
             self.prior is not None,
-            None if self.weighing is None else (self.weighing.n_held_out, len(self.weighing.rows)),
             self.deeper_sizes,
             self.seed if draws else None,
         )

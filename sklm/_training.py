@@ -19,7 +19,6 @@ from ._arrays import flatten_images, refuse_text_and_dates
 from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
-from ._penalty import for_weighing
 from ._prepared import Prepared
 from ._prior import judge_priors
 from ._reporting import Reporting
@@ -27,9 +26,8 @@ from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import refuse_nonfinite
 from ._training_set import TrainingSet
 from ._verbose import described, say
-from ._weighing import weigh_columns
 from .architectures import Architecture, ModuleArchitecture
-from .optim import Solution, Status, Stopping, levenberg_marquardt
+from .optim import Status, Stopping, levenberg_marquardt
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
@@ -226,13 +224,12 @@ class Training(Reporting):
 
         number = self._n_starts(architecture, network, loss, len(data.X))
         theta = draw(relevance, number)
-        alpha, scores = self._penalty(data, meaning), None
-        if self._alpha_is_open and not automatic:
+        alpha, scores, folds = self._penalty(data, meaning), None, None
+        if isinstance(self.alpha, str) and not automatic:
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
-            if previous is not None and was_found:
-                alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
-        else:
-            folds = None
+        stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
+        if previous is not None and stays:
+            alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
@@ -253,18 +250,14 @@ class Training(Reporting):
         if folds is not None:
             most = self._n_noiseless_starts(network, loss, len(data.X), number)
             return replace(fit, folds=replace(folds, weighs=weighs), n_noiseless=most)
-        fit = self._judged(architecture, data, fit, meaning)
-        if fit.prior is None or not weighs:
-            return fit
-        n_columns = problem.n_curvature
-        return replace(fit, weighing=for_weighing(self._divided(data, n_columns, unfitted(), seed), n_columns))
+        return fit if stays else self._judged(architecture, data, fit, meaning)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if self.verbose:
             say(f"Fitting {described(fit)} ...")
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
-        shown, judged = [fit], fit
+        shown = [fit]
         most = owner.max_iter * (1 if fit.deeper is None else 2)
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t}, most)
         began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
@@ -276,16 +269,7 @@ class Training(Reporting):
                         say("Going on with other penalties ...")
                     left = stopping.left(began)
                     (fit,), solution = judge_priors([fit], solution, left, self.jacobian_max_rows, listener)
-                    row, judged, done, at_once = 0, fit, int(solution.n_iter[0]), self._models_at_once(fit)
-
-                    def solve(fits: list[Prepared]) -> tuple[Solution, np.ndarray]:
-                        shown.append(fits[0])
-                        again, best = self._solve(fits[0], shifted(listener, done))
-                        return again, np.array([best])
-
-                    if self.verbose and fit.weighing is not None:
-                        say(f"Weighing columns on {len(fit.weighing.rows)} rows ...")
-                    (fit,), solution = weigh_columns([fit], solution, stopping.left(began), at_once, solve)
+                    row = 0
                 elif fit.deeper is not None:
                     first, done = Result(fit, solution, row), int(solution.n_iter.max())
 
@@ -301,8 +285,7 @@ class Training(Reporting):
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
             tried = ", ".join(f"{alpha:.3g}" for alpha in fit.alpha_scores)
-            weighed = f"; columns are weighed, alpha = {fit.alpha:.3g}" if fit is not judged else ""
-            say(f"alpha = {judged.alpha:.3g} is the best of {tried}{weighed}")
+            say(f"alpha = {fit.alpha:.3g} is the best of {tried}")
         if Status.INTERRUPTED in solution.status and _ends_more.get():
             raise KeyboardInterrupt
         try:

@@ -112,7 +112,7 @@ def test_one_or_two_columns_are_not_weighed(n_columns):
     model = LMRegressor(random_state=0).fit(X, y)
     assert model.alpha_ > 0
     assert model.relevance_ is None
-    assert LMClassifier(random_state=0)._ready(X, y > 0)[1].weighing is None
+    assert not LMClassifier(random_state=0)._ready(X, y > 0)[1].folds.weighs
 
 
 @pytest.mark.parametrize(
@@ -356,51 +356,6 @@ def test_an_interrupt_of_what_follows_keeps_a_model_for_weighed_columns(monkeypa
     assert model.score(X, y) > 0.9
 
 
-def judged_before(X, y):
-    return LMClassifier(relevance=None, random_state=0).fit(X, y)
-
-
-@pytest.mark.parametrize("where", ["folds", "fit"])
-def test_an_interrupt_keeps_the_classifier_that_was_judged(monkeypatch, where):
-    X, y, X_new, _ = classes()
-    before, model = judged_before(X, y), LMClassifier(random_state=0)
-    if where == "folds":
-        interrupted_from(monkeypatch, _penalty_race, 3)
-    else:
-        original = model._solve
-
-        def stopped(fit, callback):
-            def stop(progress):
-                if progress.iteration > 3:
-                    raise KeyboardInterrupt
-
-            return original(fit, stop if fit.core["relevance_"] is not None else callback)
-
-        monkeypatch.setattr(model, "_solve", stopped)
-    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
-        model.fit(X, y)
-    assert (model.status_, model.relevance_, model.alpha_) == ("interrupted", None, before.alpha_)
-    np.testing.assert_array_equal(model.predict_proba(X_new), before.predict_proba(X_new))
-
-
-def test_a_refit_that_does_not_come_to_an_end_is_not_kept(monkeypatch, capsys):
-    X, y, X_new, _ = classes()
-    before, model = judged_before(X, y), LMClassifier(random_state=0, verbose=1)
-    original = model._solve
-
-    def cut(fit, callback):
-        solution, row = original(fit, callback)
-        if fit.core["relevance_"] is not None:
-            solution.status = [Status.MAX_ITER] * len(solution.status)
-        return solution, row
-
-    monkeypatch.setattr(model, "_solve", cut)
-    model.fit(X, y)
-    assert (model.status_, model.relevance_) == (before.status_, None)
-    np.testing.assert_array_equal(model.predict_proba(X_new), before.predict_proba(X_new))
-    assert "columns are weighed" not in capsys.readouterr().err
-
-
 def test_nearly_separable_classes_keep_a_penalty():
     """All rows left out may be right with any certainty, which speaks for no penalty at all."""
     X, y = load_wine(return_X_y=True)
@@ -439,10 +394,10 @@ def test_folds_of_a_warm_start_do_not_start_from_the_fitted_model():
     X, y, _, _ = classes()
     model = LMClassifier(5, alpha=0.01, warm_start=True, random_state=0).fit(X, y)
     _, prepared = model.set_params(alpha="auto")._ready(X, y)
-    fresh = prepared.weighing.start
+    fresh = prepared.folds.start
     shadow = model._shadow()
     data, meaning = shadow._validate(X, y, None, reset=True)
-    np.testing.assert_array_equal(shadow._prepare(data, meaning, model).weighing.start, fresh)
+    np.testing.assert_array_equal(shadow._prepare(data, meaning, model).folds.start, fresh)
 
 
 def test_more_columns_mean_fewer_units_where_a_search_is_too_long_otherwise():
@@ -474,7 +429,7 @@ def test_verbose_says_so(capsys):
     X, y, _, _ = classes()
     LMClassifier(random_state=0, verbose=1).fit(X, y)
     said = capsys.readouterr().err
-    assert f"Weighing columns on {len(X)} rows ..." in said
+    assert f"Searching for alpha on {len(X)} rows ..." in said
     assert "columns are weighed" in said
     X, y, _, _ = table()
     LMRegressor(random_state=0, verbose=1).fit(X, y)

@@ -1,0 +1,201 @@
+"""``alpha='auto'`` of LMClassifier where there is time to leave rows out in turn."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris, make_classification, make_moons
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV
+
+from sklm import LMClassifier, LMGridSearchCV, fit_many
+from sklm._classifier import AUTO_FACTORS, LEAST_FACTOR, WEIGHED_FACTORS
+from sklm.optim import _penalty_race
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def checkerboard(n_samples=2300, seed=0):
+    """Classes of four fields each, with sharp corners, in the plane."""
+    X = np.random.default_rng(seed).uniform(-2, 2, (n_samples, 2))
+    return X, (np.floor(X).sum(1) % 2).astype(int)
+
+
+def overlapping(n_samples, n_classes=4, seed=0):
+    return make_classification(
+        n_samples, 10, n_informative=6, n_redundant=2, n_classes=n_classes, flip_y=0.1, class_sep=0.8, random_state=seed
+    )
+
+
+def small(**options):
+    return LMClassifier(**{"hidden_layer_sizes": 5, "relevance": None, "random_state": 0, **options})
+
+
+def factors(model, total):
+    return np.array(list(model.alpha_scores_)) * total
+
+
+def judged(monkeypatch, X, y, **options):
+    """The same by evidence and single rows left out, as for fits that are too long."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
+        return LMClassifier(**{"relevance": None, "random_state": 0, **options}).fit(X, y)
+
+
+def test_scores_are_losses_on_rows_left_out():
+    X, y = overlapping(120)
+    model = small().fit(X, y)
+    np.testing.assert_allclose(factors(model, 120), AUTO_FACTORS)
+    scores = list(model.alpha_scores_.values())
+    assert model.alpha_ == list(model.alpha_scores_)[int(np.argmin(scores))]
+    held_out = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(120)
+        train, test = order[:96], order[96:]
+        fit = small(alpha=model.alpha_ * 120 / 96).fit(X[train], y[train])
+        held_out.append(log_loss(y[test], fit.predict_proba(X[test]), labels=[0, 1, 2, 3]))
+    assert min(scores) == pytest.approx(np.mean(held_out), rel=0.35)
+
+
+@pytest.mark.parametrize("kind", [checkerboard, lambda: overlapping(2300, 4)], ids=["checkerboard", "overlapping"])
+def test_probabilities_are_better_than_those_of_a_judged_penalty(kind, monkeypatch):
+    """Of sharp corners and of many classes, evidence and single rows that are left out are too sure of themselves."""
+    X, y = kind()
+    losses = [
+        log_loss(y[300:], model.predict_proba(X[300:]))
+        for model in (small(hidden_layer_sizes=20).fit(X[:300], y[:300]), judged(monkeypatch, X[:300], y[:300]))
+    ]
+    assert losses[0] < 0.97 * losses[1]
+
+
+def test_penalties_go_down_with_weighed_columns_but_not_for_ever():
+    X, y = make_moons(150, noise=0.2, random_state=0)
+    X = np.c_[X, np.random.default_rng(0).normal(size=(150, 3))]
+    model = LMClassifier(random_state=0).fit(X, y)
+    assert model.relevance_[2:].max() < 0.5 * model.relevance_[:2].max()
+    assert LEAST_FACTOR * (1 - 1e-12) <= model.alpha_ * 150 <= max(AUTO_FACTORS)
+    _, prepared = LMClassifier(random_state=0)._ready(X, y)
+    assert prepared.folds.factors == WEIGHED_FACTORS
+    assert prepared.folds.least_alpha == pytest.approx(LEAST_FACTOR / 150)
+    assert prepared.prior is None
+
+
+@pytest.mark.parametrize(
+    ("options", "n_rows"),
+    [
+        ({"alpha": 0.02}, 100),
+        ({"early_stopping": True}, 90),
+        ({"target_loss": 0.4}, 100),
+        ({"batch_size": 30}, 100),
+        ({"loss": "squared_error"}, 100),
+        ({"optimizer": "lbfgs"}, 100),
+        ({"hidden_layer_sizes": ()}, 100),
+        ({"param_selection": "random"}, 100),
+    ],
+    ids=lambda options: next(iter(options)) if isinstance(options, dict) else "",
+)
+def test_where_no_rows_are_left_out(options, n_rows):
+    X, y = overlapping(100)
+    model = small(max_iter=5, **options)
+    _, prepared = model._ready(X, y)
+    assert (prepared.folds, prepared.prior) == (None, None)
+    fitted = model.fit(X, y)
+    assert (fitted.alpha_, fitted.alpha_scores_) == (options.get("alpha", 1 / n_rows), None)
+
+
+def test_long_fits_are_judged_and_longer_ones_are_not(monkeypatch):
+    X, y = overlapping(100)
+    assert small()._ready(X, y)[1].folds is not None
+    monkeypatch.setattr("sklm._penalty.MOST_CLASSES_WORK", 1e5)
+    _, prepared = small()._ready(X, y)
+    assert prepared.folds is None
+    assert prepared.prior == 0.01
+    monkeypatch.setattr("sklm._classifier.JUDGING_WORK", 1e5)
+    assert small()._ready(X, y)[1].prior is None
+
+
+def test_a_weight_counts_as_so_many_rows():
+    X, y = overlapping(60, 3)
+    weight = np.where(np.arange(60) < 10, 2, 1)
+    weighted, repeated = small().fit(X, y, weight), small().fit(np.repeat(X, weight, 0), np.repeat(y, weight))
+    assert weighted.alpha_scores_ is not None
+    np.testing.assert_allclose(weighted.alpha_, repeated.alpha_)
+    np.testing.assert_allclose(list(weighted.alpha_scores_.values()), list(repeated.alpha_scores_.values()), rtol=1e-4)
+    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
+
+
+def test_rows_that_are_nearly_equal_say_nothing_of_new_ones():
+    X, y = overlapping(60)
+    model = small().fit(np.r_[X, X + 1e-9], np.r_[y, y])
+    assert (model.alpha_, model.alpha_scores_) == (1 / 120, None)
+
+
+def test_a_class_of_one_row_is_fitted():
+    X, y = overlapping(60, 3)
+    y[:] = np.where(y == 2, 0, y)
+    y[7] = 2
+    model = small().fit(X, y)
+    assert model.alpha_scores_ is not None
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_an_interrupt_keeps_the_best_model_of_the_search(monkeypatch):
+    X, y = overlapping(150)
+    calls, original = [], _penalty_race.levenberg_marquardt
+
+    def run(*given, callback=None, **options):
+        calls.append(1)
+
+        def stop(progress):
+            if len(calls) == 2 and progress.iteration == 3:
+                raise KeyboardInterrupt
+
+        return original(*given, callback=stop, **options)
+
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", run)
+    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
+        model = LMClassifier(random_state=0).fit(X, y)
+    assert model.status_ == "interrupted"
+    assert log_loss(y, model.predict_proba(X)) < 0.9 * np.log(4)
+
+
+def test_time_ends_the_search_with_a_warning():
+    X, y = overlapping(300)
+    with pytest.warns(ConvergenceWarning, match="ended the search for alpha before it was done"):
+        model = LMClassifier(max_time=0.3, random_state=0).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_a_warm_start_keeps_what_was_found():
+    X, y = overlapping(80)
+    model = small(warm_start=True).fit(X, y)
+    found, scores = model.alpha_, model.alpha_scores_
+    model.fit(X, y)
+    assert (model.alpha_, model.alpha_scores_) == (found, scores)
+
+
+def test_together_they_find_what_they_find_alone():
+    X, y = overlapping(90)
+    grid = {"damping": [1e-2, 1.0], "hidden_layer_sizes": [3, 5]}
+    with np.errstate(all="ignore"):
+        together = LMGridSearchCV(small(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
+        apart = GridSearchCV(small(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
+    np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
+    assert together.best_estimator_.alpha_scores_ is not None
+    targets = [y, np.roll(y, 7)]
+    for model, target in zip(fit_many(small(), X, targets), targets, strict=True):
+        alone = small().fit(X, target)
+        np.testing.assert_allclose(list(model.alpha_scores_.values()), list(alone.alpha_scores_.values()), rtol=1e-6)
+        np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), atol=1e-6)
+
+
+def test_labels_of_several_columns_are_searched_for_too():
+    X, y = overlapping(80, 2)
+    model = small().fit(X, np.c_[y, 1 - y])
+    np.testing.assert_allclose(factors(model, 160), AUTO_FACTORS)
+
+
+def test_what_comes_first_on_iris():
+    X, y = load_iris(return_X_y=True)
+    model = LMClassifier(random_state=0).fit(X[::2], y[::2])
+    assert model.score(X[1::2], y[1::2]) > 0.93
+    assert model.alpha_scores_ is not None
