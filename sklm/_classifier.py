@@ -50,12 +50,12 @@ loss : {'log_loss', 'squared_error'}, default='log_loss'
 alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. One over the sum of the weights
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
-    coefficient is normal with deviation one beforehand. 'auto' takes 0.3, 1, 3 or 10 times that, by how well the
-    training rows tell each other: their leave-one-out loss and the evidence. This takes two to four times as long as
-    a fit with a number. It is just one over the sum without hidden layers, for CNNs and modules, with mini-batches,
-    ``early_stopping``, ``target_loss`` or another loss, and in ``partial_fit``, where the rows are those of the batch:
-    give a number there. 'cv' chooses among 10, 3, 1, 0.3 and 0.1 times that by the log-loss on rows left out, for five
-    to twenty times the cost of the fit; see the user guide.
+    coefficient is normal with deviation one beforehand. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on
+    rows left out or, where fits are too long for that, by the leave-one-out loss of the finished fit and the evidence.
+    This takes two to ten times as long as a fit with a number. It is just one over the sum without hidden layers, for
+    CNNs and modules, with mini-batches, ``early_stopping``, ``target_loss`` or another loss, and in ``partial_fit``,
+    where the rows are those of the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries
+    0.1 times that, too; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
@@ -125,8 +125,9 @@ class LMClassifier(ClassProbabilities):
         Factor of each standardised column; None where all are alike. ``alpha_`` is for the weights of columns that have
         these factors.
     alpha_scores_ : dict of float to float, or None
-        What every penalty that was tried was judged by, an estimate of the mean loss of rows that were not seen. With
-        ``alpha='cv'`` those well behind the best one were not trained to the end. None where none was judged.
+        What every penalty that was tried was judged by, an estimate of the mean loss of rows that were not seen, before
+        columns were weighed. Of rows left out, those well behind the best one were not trained to the end. None where
+        nothing was chosen.
     batch_size_ : int
         Rows of a step: those of the largest mini-batch, or all training rows.
     n_iter_ : int

@@ -73,7 +73,7 @@ architecture : Architecture, torch.nn.Module or None, default=None
 <alpha>
 relevance : 'auto', array-like of shape (n_features,) or None, default='auto'
     Factor of each column after standardisation: the penalty of its weights is divided by the square. 'auto' finds them
-    with ``alpha``, where that is searched for or judged and the loss on rows left out falls by 4 % or more: from about 1
+    with ``alpha``, where rows are left out for that and their loss falls by 4 % or more: from about 1
     for the column that matters most to 0.02 for one that does not (``relevance_``). None leaves all columns alike and
     takes less time. See the user guide, "Columns that do not matter".
 optimizer : {'lm', 'lbfgs', 'lbfgs_armijo', 'adam', 'sgd'} or Optimizer, default='lm'

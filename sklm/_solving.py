@@ -96,6 +96,26 @@ class Solving(MiniBatching):
             jacobian_max_rows=self.jacobian_max_rows,
         )
 
+    def _built(self, architecture: Architecture, data: TrainingSet) -> Network:
+        """The network for these columns and targets, if there is room for a few copies of its parameters.
+
+        Raises
+        ------
+        MemoryError
+            If there is not.
+        """
+        free = _free(torch.device("cpu"))
+        try:
+            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            if 4 * 8 * network.n_parameters <= free:
+                return network
+            size = f"The {network.n_parameters} parameters"
+        except MemoryError:
+            size = "The parameters"
+        raise MemoryError(
+            f"{size} of {architecture} do not fit in memory, where {human(free)} are free. Use fewer or smaller layers."
+        )
+
     def _suited(self, problem: Problem, options: dict[str, Any], device: torch.device) -> dict[str, Any]:
         """Options with the solver that 'auto' means for this problem and memory, and the acceleration that suits it."""
         if "solver" not in options:

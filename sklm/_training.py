@@ -195,7 +195,7 @@ class Training(Reporting):
         like: Prepared | None = None,
     ) -> Prepared:
         """The same for an architecture; with columns weighed as in a fit ``like`` it."""
-        network = architecture.build(data.X.shape[1], data.y.shape[1])
+        network = self._built(architecture, data)
         self._check_penalty(network)
         held_out = None
         was_found = previous is not None and previous.alpha_scores_ is not None  # and stays
@@ -313,7 +313,7 @@ class Training(Reporting):
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         if previous is None:
             architecture = self._own_architecture(self._rows_for_units(data), data.X.shape[1])
-            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            network = self._built(architecture, data)
             self._check_penalty(network)
             loss = self._make_loss(network, len(data.X), meaning)
             x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
@@ -323,7 +323,7 @@ class Training(Reporting):
             damping = self.damping
         else:
             architecture = previous.architecture_
-            network = architecture.build(data.X.shape[1], data.y.shape[1])
+            network = self._built(architecture, data)
             loss = self._make_loss(network, len(data.X), meaning)
             x, y = previous._stored_scalings()
             relevance = previous.relevance_

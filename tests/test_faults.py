@@ -306,6 +306,13 @@ def test_too_large_a_network_is_refused_before_allocating(monkeypatch):
         check_is_fitted(model)
 
 
+@pytest.mark.parametrize("hidden", [10**9, 10**12, (10**6, 10**6)])
+def test_parameters_that_do_not_fit_alone_are_refused(hidden):
+    X, y = surface(50)
+    with pytest.raises(MemoryError, match=r"parameters of MLP\(.*10000.*do not fit in memory.* free\. Use fewer"):
+        LMRegressor(hidden).fit(X, y)
+
+
 @ignore_max_iter
 def test_the_memory_message_names_an_option_that_helps(monkeypatch):
     for module in (sklm._solving, sklm._training_set):
