@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/fit_times.py --kinds "two classes" --rows 200 1000 --columns 5
 
 Columns are uniform in [-1, 1], of which at most four matter: ``sin(3 a) + 2 b c + d / 2``. Targets are that without
-noise, with noise (deviation 0.1; that of the function is 1), or classes: its sign, or fifths, after noise of 0.3. Beside
-``LMRegressor()`` and ``LMClassifier()``, scikit-learn's MLPs with default options but ``max_iter=1000``, on scaled X.
-Seconds of the processor, each fit in a process of its own that is ended after ``--limit`` seconds; errors are the
-mean square of what is left of the function on 2000 new rows over its variance, or the log-loss on these rows.
+noise, with noise (deviation 0.1; that of the function is 1), or classes: its sign, or fifths, after noise of 0.3.
+Beside ``LMRegressor()`` and ``LMClassifier()``, scikit-learn's MLPs with default options but ``max_iter=1000``, on
+scaled X. Seconds of the processor, each fit in a process of its own that is ended after ``--limit`` seconds; errors are
+the mean square of what is left of the function on 2000 new rows over its variance, or the log-loss on these rows.
 """
 
 import argparse
