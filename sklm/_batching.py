@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from .optim._isolation import isolated
 from .optim._linear import LinearSolver
 from .optim._minimize import resolve_solver
 from .optim._threads import openmp_threads
+
+Made = TypeVar("Made")
 
 #: bytes of what a step of all models of a run works on, on a CPU: with more, operations wait for memory; but so many
 #: models are quicker than fewer however large they are (docs/performance.md)
@@ -259,19 +261,29 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
         if fits[0].deeper is None:
             return results, time.perf_counter() - began
 
-        def search(others: list[Prepared]) -> list[Result]:
-            alike: dict[tuple, list[int]] = {}
-            for number, other in enumerate(others):
-                alike.setdefault(other.key(None), []).append(number)
-            found: dict[int, Result] = {}
-            for numbers in alike.values():
-                first = others[numbers[0]]
-                room = _room(first, estimator._models_at_once(first))
-                for part in np.array_split(numbers, -(-len(numbers) // room)):
-                    found.update(zip(part, _run_alike([others[n] for n in part], estimator), strict=True))
-            return [found[number] for number in range(len(others))]
+        def search(others: list[Prepared]) -> list[Prepared]:
+            return _by_keys(others, estimator, _searched_alike)
 
-        return deepened(results, results[0].fit.options["stopping"], search), time.perf_counter() - began
+        def solve(others: list[Prepared]) -> list[Result]:
+            return _by_keys(others, estimator, _run_alike)
+
+        return deepened(results, results[0].fit.options["stopping"], search, solve), time.perf_counter() - began
+
+
+def _by_keys(
+    fits: list[Prepared], estimator: Training, run: Callable[[list[Prepared], Training], list[Made]]
+) -> list[Made]:
+    """What ``run`` makes of fits, those of equal keys together, as many at a time as there is room for."""
+    alike: dict[tuple, list[int]] = {}
+    for number, fit in enumerate(fits):
+        alike.setdefault(fit.key(None), []).append(number)
+    found: dict[int, Made] = {}
+    for numbers in alike.values():
+        first = fits[numbers[0]]
+        room = _room(first, estimator._models_at_once(first))
+        for part in np.array_split(numbers, -(-len(numbers) // room)):
+            found.update(zip(part, run([fits[n] for n in part], estimator), strict=True))
+    return [found[number] for number in range(len(fits))]
 
 
 def _room(prepared: Prepared, fitting: int) -> int:
@@ -279,12 +291,16 @@ def _room(prepared: Prepared, fitting: int) -> int:
     return max(1, int(min(fitting / prepared.most_starts, models_at_once(prepared) / len(prepared.theta))))
 
 
-def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
-    """Search for the penalties of fits of equal keys, and fit them, as many at a time as is quickest."""
-    first = fits[0]
-    most = max(len(fit.theta) for fit in fits)
+def _searched_alike(fits: list[Prepared], estimator: Training) -> list[Prepared]:
+    """Fits of equal keys with the penalties that a search finds, as many models at a time as is quickest."""
+    first, most = fits[0], max(len(fit.theta) for fit in fits)
     quickest = max(most, int(min(estimator._models_at_once(first), models_at_once(first))))
-    fits = choose_alphas(fits, quickest, estimator.jacobian_max_rows)
+    return choose_alphas(fits, quickest, estimator.jacobian_max_rows)
+
+
+def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
+    """Search for the penalties of fits of equal keys, where they have none, and fit them."""
+    fits = _searched_alike(fits, estimator)
     solution = run_together(fits, estimator.jacobian_max_rows)
     if fits[0].prior is None:
         return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]

@@ -29,6 +29,8 @@ MOST_WORK = 5e8
 BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.36, 0.03, 0.003
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
+#: with a penalty, the search alone rules two layers out where its ratio is above this
+HOPELESS = 0.8
 
 
 @dataclass
@@ -60,7 +62,10 @@ def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int
 
 
 def deepened(
-    results: list[Result], stopping: Stopping, solve: Callable[[list[Prepared]], list[Result]]
+    results: list[Result],
+    stopping: Stopping,
+    search: Callable[[list[Prepared]], list[Prepared]],
+    solve: Callable[[list[Prepared]], list[Result]],
 ) -> list[Result]:
     """Fit two hidden layers, too, where that may be better, and keep what is, by the rows left out.
 
@@ -70,8 +75,10 @@ def deepened(
         Those whose fits have something ``deeper`` may be replaced.
     stopping : Stopping
         With the time that is left.
+    search : callable
+        Finds the penalties of fits.
     solve : callable
-        Searches for the penalties of fits, and fits them.
+        Runs fits with their penalties.
 
     Returns
     -------
@@ -89,7 +96,9 @@ def deepened(
             other = one.deeper(one)
             limited = replace(other.options["stopping"], max_time=seconds)
             others.append(replace(other, options={**other.options, "stopping": limited}))
-        for number, other_result in zip(numbers, solve(others) if others else [], strict=True):
+        searched = zip(numbers, search(others) if others else [], strict=True)
+        hopeful = {number: fit for number, fit in searched if not _is_hopeless(fit, results[number].fit)}
+        for number, other_result in zip(hopeful, solve(list(hopeful.values())) if hopeful else [], strict=True):
             status = other_result.solution.status[other_result.row]
             if status in FINAL:
                 final = status
@@ -123,14 +132,28 @@ def _is_little(result: Result, loss: float | None) -> bool:
     return min(float(np.mean(losses[np.isfinite(losses)])), loss) <= LITTLE * null and not exact
 
 
+def _searched_ratio(new: Prepared, old: Prepared) -> float:
+    """The loss on rows left out by the search over that of another fit's; NaN where one is not known."""
+    ours, theirs = new.searched_losses, old.searched_losses
+    if ours is None or theirs is None:
+        return np.nan
+    same = min(len(ours), len(theirs))  # long fits leave out fewer folds
+    with np.errstate(all="ignore"):
+        return float(ours[:same].mean() / theirs[:same].mean())
+
+
+def _is_hopeless(new: Prepared, old: Prepared) -> bool:
+    """Whether a fit is not worth while after the search for its penalty; one without time says so itself."""
+    in_time = new.options["stopping"].max_time > 0
+    return in_time and new.alpha > NO_PENALTY and _searched_ratio(new, old) > HOPELESS
+
+
 def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
     """Whether the rows left out evidently speak for the new fit."""
     loss = _left_out(new) if new.fit.predicts_rows else None
-    ours, theirs = new.fit.searched_losses, old.fit.searched_losses
-    if loss is None or old_loss is None or ours is None or theirs is None:
+    if loss is None or old_loss is None:
         return False
     share = BETTER_WITHOUT_PENALTY if new.fit.alpha <= NO_PENALTY else BETTER
     if not old.fit.predicts_rows:
         share = BETTER_THAN_ROUGH
-    same = min(len(ours), len(theirs))  # long fits leave out fewer folds
-    return loss * float(ours[:same].mean()) < share * old_loss * float(theirs[:same].mean())
+    return loss * _searched_ratio(new.fit, old.fit) < share * old_loss

@@ -273,11 +273,14 @@ class Training(Reporting):
                 elif fit.deeper is not None:
                     first, done = Result(fit, solution, row), int(solution.n_iter.max())
 
-                    def search(fits: list[Prepared]) -> list[Result]:
+                    def search(fits: list[Prepared]) -> list[Prepared]:
                         shown.append(self._with_alpha_for_depth(fits[0]))
-                        return [Result(shown[-1], *self._solve(shown[-1], shifted(listener, done)))]
+                        return shown[-1:]
 
-                    (result,) = deepened([first], stopping.left(began), search)
+                    def solve(fits: list[Prepared]) -> list[Result]:
+                        return [Result(fits[0], *self._solve(fits[0], shifted(listener, done)))]
+
+                    (result,) = deepened([first], stopping.left(began), search, solve)
                     fit, solution, row = result.fit, result.solution, result.row
                     if self.verbose and fit.core["architecture_"] is not shown[-1].core["architecture_"]:
                         say("One hidden layer is kept.")

@@ -8,10 +8,10 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _depth, _training, fit_many
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _batching, _depth, _training, fit_many
 from sklm._depth import deeper_sizes
 from sklm.architectures import MLP
-from sklm.optim import Status
+from sklm.optim import Status, Stopping
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -37,12 +37,12 @@ def tried(monkeypatch):
     """A list that is filled with what is tried beside one layer."""
     found, original = [], _depth.deepened
 
-    def spy(results, stopping, solve):
+    def spy(results, stopping, search, solve):
         def noted(fits):
             found.extend(fit.core["architecture_"].hidden_layer_sizes for fit in fits)
-            return solve(fits)
+            return search(fits)
 
-        return original(results, stopping, noted)
+        return original(results, stopping, noted, solve)
 
     monkeypatch.setattr(_training, "deepened", spy)
     return found
@@ -198,6 +198,47 @@ def result(loss, **options):
 )
 def test_what_counts_as_evidence(new, old, better):
     assert _depth._is_better(new, old, old.fit.loss) is better
+
+
+@pytest.mark.parametrize(
+    ("new", "max_time", "hopeless"),
+    [
+        (FakeFit(1.0, alpha=1e-4, searched=0.81), 1.0, True),
+        (FakeFit(1.0, alpha=1e-4, searched=0.79), 1.0, False),
+        (FakeFit(1.0, alpha=0.0, searched=10.0), 1.0, False),
+        (FakeFit(1.0, alpha=1e-9, searched=10.0), 1.0, False),
+        (FakeFit(1.0, alpha=1e-4, searched=2.0), 0.0, False),
+        (FakeFit(1.0, alpha=1e-4, searched=np.nan), 1.0, False),
+        (FakeFit(1.0, alpha=1e-4, searched=np.inf), 1.0, True),
+        (FakeFit(1.0, alpha=1e-4, searched=[0.9, 9.0]), 1.0, True),
+    ],
+)
+def test_what_is_hopeless_after_the_search(new, max_time, hopeless):
+    new.options = {"stopping": Stopping(max_time=max_time)}
+    assert _depth._is_hopeless(new, FakeFit(1.0)) is hopeless
+
+
+def test_what_is_hopeless_is_not_fitted(monkeypatch):
+    """With noise two layers are level with one on the folds; alone and among many."""
+    X, y, *_ = table(noise=0.1, seed=1)
+    searched, solved = [], []
+    for where in (_training, _batching):
+
+        def spy(results, stopping, search, solve, original=where.deepened):
+            return original(
+                results,
+                stopping,
+                lambda fits: searched.append(len(fits)) or search(fits),
+                lambda fits: solved.append(len(fits)) or solve(fits),
+            )
+
+        monkeypatch.setattr(where, "deepened", spy)
+    model = LMRegressor(random_state=0).fit(X, y)
+    assert len(sizes(model)) == 1
+    for one in fit_many(LMRegressor(random_state=0), X, [y, y]):
+        np.testing.assert_allclose(one.predict(X), model.predict(X), atol=1e-6)
+    assert searched == [1, 2]
+    assert not solved
 
 
 @pytest.mark.parametrize(
@@ -384,15 +425,16 @@ def test_a_search_gives_the_same_scores_as_scikit_learn():
     assert len(sizes(ours.best_estimator_)) == 2
 
 
-def test_an_interrupt_in_many_fits_raises(monkeypatch):
+@pytest.mark.parametrize("stage", ["search", "fit"])
+def test_an_interrupt_in_many_fits_raises(monkeypatch, stage):
     X, y, *_ = table()
     original = _depth.deepened
 
-    def interrupted(results, stopping, solve):
+    def interrupted(results, stopping, search, solve):
         def raises(fits):
             raise KeyboardInterrupt
 
-        return original(results, stopping, raises)
+        return original(results, stopping, *((raises, solve) if stage == "search" else (search, raises)))
 
     monkeypatch.setattr("sklm._batching.deepened", interrupted)
     with pytest.raises(KeyboardInterrupt):
