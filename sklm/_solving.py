@@ -133,11 +133,11 @@ class Solving(MiniBatching):
         plain = solver == "cg" and self.acceleration == "auto"
         return {**options, "solver": solver, "acceleration": [] if plain else options["acceleration"]}
 
-    def _negligible(self, architecture: Architecture, problem: Problem, batches: MiniBatches | None) -> float:
+    def _negligible(self, architecture: Architecture, problem: Problem) -> float:
         """Share of the loss of zero outputs that is not worth long iterations; 0 where every digit is wanted."""
         work = linearisation(problem.n_samples * problem.n_curvature, problem.network.n_parameters)
         asked = self.tol != "auto" or self.target_loss is not None
-        suits = self._is_lm and batches is None and architecture.restarts and problem.loss.is_squared
+        suits = self._is_lm and architecture.restarts and problem.loss.is_squared
         return min((work / NEGLIGIBLE_WORK) ** 2, MOST_NEGLIGIBLE) if suits and work > LONG_WORK and not asked else 0.0
 
     def _need(self, problem: Problem, solver: Any) -> int:

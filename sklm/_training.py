@@ -239,7 +239,7 @@ class Training(Reporting):
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
             options = self._suited(problem, options, device)
             if self._numeric_targets and loss.target_scaling == "standard" and self._scales(architecture):
-                negligible = self._negligible(architecture, problem, batches)
+                negligible = self._negligible(architecture, problem)
                 options["stopping"] = replace(options["stopping"], negligible=negligible)
         growth = self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)

@@ -39,7 +39,7 @@ def negligible(model, X, y):
         (60_000, {"hidden_layer_sizes": 100}, 1e-7),  # (60 000 * 401^2 / 3e13)^2 = 1.03e-7
         (8000, {"hidden_layer_sizes": 60, "tol": 1e-3}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "target_loss": 0.0}, 0.0),
-        (8000, {"hidden_layer_sizes": 60, "batch_size": 1000}, 0.0),
+        (8000, {"hidden_layer_sizes": 60, "batch_size": 1000}, (8000 * 241**2 / 3e13) ** 2),
         (8000, {"hidden_layer_sizes": 60, "loss": "huber"}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "standardize": False}, 0.0),  # zero is no scale of y then
         (8000, {"hidden_layer_sizes": 60, "optimizer": "lbfgs"}, 0.0),
@@ -68,6 +68,15 @@ def test_a_long_fit_without_noise_ends_early():
     assert (model.status_, model.converged_) == ("negligible", True)
     assert 1 - level <= model.score(X, y) < 1
     assert 1 - 2 * model.loss_curve_[-2] / y.var() < 1 - level  # not before
+
+
+def test_so_does_one_on_mini_batches(monkeypatch):
+    monkeypatch.setattr("sklm._solving.NEGLIGIBLE_WORK", 1e10)
+    X, y = surface(8000)
+    model = LMRegressor(60, early_stopping=False, alpha=0.0, batch_size=1000, random_state=0).fit(X, y)
+    assert model.status_ == "negligible"
+    assert 1 - 1e-7 <= model.score(X, y) < 1
+    assert 1 - 2 * model.loss_curve_[-2] / y.var() < 1 - 1e-7
 
 
 @pytest.mark.parametrize(
