@@ -210,13 +210,18 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
         Sizes that are 'auto' stay what they were in a ``previous`` fit.
         """
-        sizes = self._sizes_in(previous) if previous is not None else auto_sizes(n_rows, n_inputs, self._affords())
+        if previous is not None:
+            return self._own_copy(self._sizes_in(previous))
+        sizes = auto_sizes(n_rows, n_inputs, self._affords(), self._searching_rows)
         return self._own_copy(sizes)
 
     def _own_copy(self, sizes: Any) -> Architecture:
         """A copy of the architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(sizes))
+
+    #: rows a parameter below which units are fewer, if a search is affordable then
+    _searching_rows = SEARCHING_ROWS
 
     @abstractmethod
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
@@ -327,10 +332,16 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         }
 
 
-def auto_sizes(n_rows: float, n_inputs: int, affords: Callable[[float, int], bool] | None = None) -> tuple[int, ...]:
+def auto_sizes(
+    n_rows: float,
+    n_inputs: int,
+    affords: Callable[[float, int], bool] | None = None,
+    searching_rows: float = SEARCHING_ROWS,
+) -> tuple[int, ...]:
     """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens.
 
-    With few rows a parameter, no more units than ``affords`` allows, which is asked for rows and parameters.
+    With less than ``searching_rows`` a parameter, no more units than ``affords`` allows, which is asked for rows and
+    parameters.
     """
     if n_inputs == 1:
         return (AUTO_UNITS,)
@@ -339,7 +350,7 @@ def auto_sizes(n_rows: float, n_inputs: int, affords: Callable[[float, int], boo
     def n_parameters(units: int) -> int:
         return units * (n_inputs + 2) + 1
 
-    if affords is None or n_rows >= SEARCHING_ROWS * n_parameters(wanted):
+    if affords is None or n_rows >= searching_rows * n_parameters(wanted):
         return (wanted,)
     fewer = (units for units in range(wanted, AUTO_UNITS - 1, -10) if affords(n_rows, n_parameters(units)))
     return (next(fewer, wanted),)

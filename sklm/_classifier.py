@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from ._base import BaseLM
 from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
+from ._mini_batches import MATRIX_ROWS_PER_PARAMETER
 from ._penalty import Folds, can_search_classes, for_classes, has_twins
 from ._prepared import Prepared
 from ._prior import JUDGING_WORK, judging_work
@@ -189,6 +190,7 @@ class LMClassifier(ClassProbabilities):
     _full_work = 5e9
     _batch_share = 0.5  # rows of images are what costs
     _searches_alpha = False
+    _searching_rows = MATRIX_ROWS_PER_PARAMETER  # with more there are mini-batches, and no search
 
     def __init__(
         self,
@@ -401,6 +403,8 @@ class LMClassifier(ClassProbabilities):
             return SquaredError()
         elif several:
             curvature = self._curvature(network, n_rows) if self.curvature == "auto" else self.curvature
+            if self.curvature_samples != "auto":
+                self._check_samples(network.n_outputs)
             if curvature == "sampled" and self._solver_name() == "qr":
                 raise ValueError(
                     "curvature='sampled' cannot be used with solver='qr'; use 'cholesky', 'eigh' or 'exact'."
@@ -415,6 +419,18 @@ class LMClassifier(ClassProbabilities):
             loss = LogisticLoss(self.label_smoothing)
         loss.validate()
         return loss
+
+    def _check_samples(self, n_classes: int) -> None:
+        if self.curvature in ("exact", "fisher"):
+            raise ValueError(
+                f"curvature_samples={self.curvature_samples} would be ignored with curvature={self.curvature!r}; use "
+                "'auto' or 'sampled', or leave curvature_samples='auto'."
+            )
+        if int(self.curvature_samples) > n_classes:
+            raise ValueError(
+                f"curvature_samples={self.curvature_samples} are more columns than the exact curvature of {n_classes} "
+                "classes has; use curvature='exact'."
+            )
 
     def _auto_tol(self, architecture: Architecture) -> float:
         return max(architecture.tol, CLASSIFIER_TOL) if architecture.standardize else architecture.tol

@@ -189,6 +189,14 @@ class Prepared:
         return max(len(self.theta), self.n_noiseless)
 
     @property
+    def most_runs(self) -> int:
+        """How many times ``max_iter`` iterations there may be, one run after the other."""
+        if self.deeper is not None or self.prior is not None:  # another network; penalties one way and the other
+            return 2
+        growing = self.growth is not None and bool(self.growth.sizes(self.problem))
+        return len(self.theta) if growing and self.options["stopping"].target_loss >= 0 else 1
+
+    @property
     def n_units(self) -> float:
         """Number of rows, counted as often as their weights count them."""
         problem = self.problem
@@ -257,6 +265,8 @@ class Prepared:
             raise CannotBatchError("X is read in pieces")
         if self.options["stopping"].max_time < float("inf"):
             raise CannotBatchError("max_time would be shared")
+        if self.options["stopping"].target_loss >= 0 and self.growth is not None and self.growth.sizes(problem):
+            raise CannotBatchError("a growing fit with target_loss tries its starts one by one")
         rows = None if self.batches is None else (self.batches.n_batches, self.batches.memory)
         selection = self.options.get("param_selection")
         draws = self.batches is not None or (self.growth is not None and bool(self.growth.sizes(problem)))

@@ -61,6 +61,12 @@ NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-7
 
 
+#: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision)
+VECTORS = 32
+#: ends by themselves at which a ``target_loss`` may not have been reached
+FELL_SHORT = (Status.GRADIENT, Status.STEP, Status.DECREASE, Status.DAMPING, Status.VALIDATION)
+
+
 class Solving(MiniBatching):
     """Builds problems, runs the engine on all starts and reports how it went."""
 
@@ -97,7 +103,7 @@ class Solving(MiniBatching):
         )
 
     def _built(self, architecture: Architecture, data: TrainingSet) -> Network:
-        """The network for these columns and targets, if there is room for a few copies of its parameters.
+        """The network for these columns and targets, if there is room for the vectors of parameters that a fit needs.
 
         Raises
         ------
@@ -107,13 +113,14 @@ class Solving(MiniBatching):
         free = _free(torch.device("cpu"))
         try:
             network = architecture.build(data.X.shape[1], data.y.shape[1])
-            if 4 * 8 * network.n_parameters <= free:
+            need = VECTORS * 8 * network.n_parameters
+            if need <= free:
                 return network
-            size = f"The {network.n_parameters} parameters"
+            size = f"about {human(need)} for its {network.n_parameters} parameters and steps"
         except MemoryError:
-            size = "The parameters"
+            size = "more than that for its parameters"
         raise MemoryError(
-            f"{size} of {architecture} do not fit in memory, where {human(free)} are free. Use fewer or smaller layers."
+            f"{human(free)} are free in memory, and {architecture} needs {size}. Use fewer or smaller layers."
         )
 
     def _suited(self, problem: Problem, options: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -271,7 +278,7 @@ class Solving(MiniBatching):
         If the user stops the search, what is returned starts from the best model of the search, and ends there.
         """
         if self.verbose:
-            say(f"Searching for alpha on {len(folds.rows)} rows ...")
+            say(f"Searching for alpha on {len(folds.rows)} of {fit.problem.n_samples} rows ...")
         try:
             fit, was_late = self._searched(fit)
         except SearchInterrupted as search:
@@ -366,8 +373,11 @@ class Solving(MiniBatching):
         """Warn of what the user should know; ``stacklevel`` is that of a warning in the calling function."""
         stacklevel += 1
         if Status.INTERRUPTED in solution.status:
+            early = " It comes from the search for alpha, before the fit itself." if solution.n_iter[row] == 0 else ""
             warnings.warn(
-                "Training interrupted by the user; the best model so far is kept.", UserWarning, stacklevel=stacklevel
+                f"Training interrupted by the user; the best model so far is kept.{early}",
+                UserWarning,
+                stacklevel=stacklevel,
             )
         elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
             warnings.warn(
@@ -380,6 +390,13 @@ class Solving(MiniBatching):
             warnings.warn(
                 f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is kept. "
                 "Lower the learning rate of the optimizer.",
+                ConvergenceWarning,
+                stacklevel=stacklevel,
+            )
+        elif stopping.target_loss >= 0 and solution.status[row] in FELL_SHORT:
+            warnings.warn(
+                f"{type(self).__name__} did not reach target_loss={self.target_loss:g}: {solution.status[row].message} "
+                f"The loss is {solution.loss[row]:.3g}. Try a larger n_init, more hidden units, or a lower tol.",
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )

@@ -198,7 +198,8 @@ class Training(Reporting):
         network = self._built(architecture, data)
         self._check_penalty(network)
         held_out = None
-        was_found = previous is not None and previous.alpha_scores_ is not None  # and stays
+        # by rows left out: then it stays
+        was_found = previous is not None and previous.alpha_scores_ is not None and previous._alpha_searched
         automatic = not was_found and self._holds_out(architecture, network, data)
         if automatic or self._asks_to_hold_out:
             data, held_out = data.hold_out(self.validation_fraction, seed, whole=automatic)
@@ -229,7 +230,11 @@ class Training(Reporting):
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
         stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
         if previous is not None and stays:
-            alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
+            share = (
+                alpha / previous._prior if previous._prior else 1.0
+            )  # of classes it is that of another number of rows
+            alpha, folds = share * previous.alpha_, None
+            scores = {share * tried: score for tried, score in previous.alpha_scores_.items()}
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
@@ -245,6 +250,7 @@ class Training(Reporting):
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
+        core["_prior"], core["_alpha_searched"] = self._penalty(data, meaning), folds is not None or stays
         weighs = like is None and relevance is None and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:
@@ -258,7 +264,7 @@ class Training(Reporting):
         if fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
         shown = [fit]
-        most = owner.max_iter * (1 if fit.deeper is None else 2)
+        most = owner.max_iter * fit.most_runs
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t}, most)
         began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
         try:
@@ -282,8 +288,8 @@ class Training(Reporting):
 
                     (result,) = deepened([first], stopping.left(began), search, solve)
                     fit, solution, row = result.fit, result.solution, result.row
-                    if self.verbose and fit.core["architecture_"] is not shown[-1].core["architecture_"]:
-                        say("One hidden layer is kept.")
+                    if self.verbose and len(shown) > 1:
+                        say("Two hidden layers are kept." if fit is shown[-1] else "One hidden layer is kept.")
         finally:
             callbacks.close()
         if self.verbose and fit.prior is not None and fit.alpha_scores:
@@ -296,6 +302,8 @@ class Training(Reporting):
         except KeyboardInterrupt:  # in the leave-one-out loss, which an interrupted fit has not
             fitted = self._finish(fit, solution.interrupted(), row, stacklevel=5)
         callbacks.finish(fitted)
+        if self.verbose:
+            say(fitted["message_"])
         return fitted
 
     def _with_alpha_for_depth(self, fit: Prepared) -> Prepared:

@@ -7,7 +7,7 @@ import time
 from math import inf, isnan
 
 from ._prepared import Prepared
-from .optim import Progress, Status
+from .optim import Progress
 
 
 def say(text: str) -> None:
@@ -22,6 +22,9 @@ def described(fit: Prepared) -> str:
         text += f" in batches of {fit.batches.largest}"
     if fit.validation is not None:
         text += f", {fit.validation.n_samples} more held out to stop by"
+    sizes = [] if fit.growth is None else fit.growth.sizes(fit.problem)
+    if sizes:
+        text += f", on {sizes[0]} of them first"
     n_starts = len(fit.theta)
     return text + (f", {n_starts} starts" if n_starts > 1 else "")
 
@@ -63,7 +66,6 @@ class ProgressLine:
         self.is_open = True
         if ends:
             self.close()
-            say(Status(int(progress.state.status[leader])).message)
 
     def close(self) -> None:
         """Go to a new line, if one was begun."""

@@ -465,6 +465,21 @@ def test_automatic_curvature_draws_where_the_exact_one_is_expensive(n_rows, hidd
     assert loss.curvature_columns(10) == n_columns
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curvature": "exact", "curvature_samples": 2}, "would be ignored with curvature='exact'"),
+        ({"curvature": "fisher", "curvature_samples": 1}, "would be ignored with curvature='fisher'"),
+        ({"curvature": "sampled", "curvature_samples": 4}, "more columns than the exact curvature of 3 classes has"),
+        ({"curvature_samples": 1000}, "more columns than the exact curvature"),
+    ],
+)
+def test_columns_that_make_no_sense_are_refused(options, message):
+    X, y = blobs()
+    with pytest.raises(ValueError, match=message):
+        small(**options).fit(X, y)
+
+
 @pytest.mark.parametrize(("n_classes", "expected"), [(3, "exact"), (4, "sampled")])
 def test_two_columns_are_drawn_only_where_that_is_half_of_them(n_classes, expected):
     network = MLP(40).build(30, n_classes)

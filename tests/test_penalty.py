@@ -453,7 +453,7 @@ def test_a_search_is_announced(capsys):
     X, y = noisy()
     model = LMRegressor(4, random_state=0, verbose=1).fit(X, y)
     shown = capsys.readouterr().err
-    assert "Searching for alpha on 60 rows" in shown
+    assert "Searching for alpha on 60 of 60 rows" in shown
     assert f"alpha = {model.alpha_:.3g} after" in shown
 
 

@@ -339,4 +339,5 @@ def test_few_rows_are_judged_in_their_own_space(n_rows):
 def test_verbose_says_what_was_chosen(capsys):
     X, y = noisy()
     small(verbose=1).fit(X, y)
-    assert capsys.readouterr().err.splitlines()[-1] == "alpha = 0.1 is the best of 0.1, 0.03, 0.01"
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2] == "alpha = 0.1 is the best of 0.1, 0.03, 0.01"

@@ -429,7 +429,7 @@ def test_verbose_says_so(capsys):
     X, y, _, _ = classes()
     LMClassifier(random_state=0, verbose=1).fit(X, y)
     said = capsys.readouterr().err
-    assert f"Searching for alpha on {len(X)} rows ..." in said
+    assert f"Searching for alpha on {len(X)} of {len(X)} rows ..." in said
     assert "columns are weighed" in said
     X, y, _, _ = table()
     LMRegressor(random_state=0, verbose=1).fit(X, y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
@@ -100,14 +100,19 @@ class CNNNetwork(Network):
         self.lengths = [length for la in layers for length in (la.n_filters * la.fan_in, la.n_filters)]
         self.n_parameters = layers[-1].bias.stop
         self.n_outputs = layers[-1].n_filters
-        self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
-        for layer in layers:
-            self.coefficient_mask[layer.weight] = True
         self.floats_per_row = sum(2 * prod(la.output_shape) + la.n_positions * la.fan_in for la in layers)
         # of max pooling, 64-bit integers
         self.floats_per_row += sum(2 * prod(pooling.output_shape) for pooling in poolings if pooling is not None)
         self.layer_floats = sum(la.n_positions * (la.fan_in + la.n_filters) for la in layers)
         self._pixels = layers[0].pixels()
+
+    @cached_property
+    def coefficient_mask(self) -> np.ndarray:  # type: ignore[override]
+        """1 at weights; made when it is asked for, as networks may be too large to have one."""
+        mask = np.zeros(self.n_parameters, dtype=bool)
+        for layer in self.layers:
+            mask[layer.weight] = True
+        return mask
 
     def to(self, device: torch.device, dtype: torch.dtype) -> CNNNetwork:
         self._pixels = self._pixels.to(device)

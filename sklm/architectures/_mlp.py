@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -146,9 +146,6 @@ class MLPNetwork(Network):
         self.lengths = [length for la in self.layers for length in (la.fan_in * la.fan_out, la.fan_out)]
         self.n_parameters = self.layers[-1].bias.stop
         self.n_outputs = sizes[-1]
-        self.coefficient_mask = np.zeros(self.n_parameters, dtype=bool)
-        for layer in self.layers:
-            self.coefficient_mask[layer.weight] = True
         self.input_weights = self.layers[0].weight
         if self.n_outputs > 1:
             head = self.layers[-1]
@@ -156,6 +153,14 @@ class MLPNetwork(Network):
             self.output_places = np.c_[weights, np.arange(head.bias.start, head.bias.stop)]
         self.floats_per_row = 2 * sum(sizes[1:])
         self.layer_floats = sum(layer.fan_in + layer.fan_out for layer in self.layers)
+
+    @cached_property
+    def coefficient_mask(self) -> np.ndarray:  # type: ignore[override]
+        """1 at weights; made when it is asked for, as networks may be too large to have one."""
+        mask = np.zeros(self.n_parameters, dtype=bool)
+        for layer in self.layers:
+            mask[layer.weight] = True
+        return mask
 
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
         theta, first = np.array(theta), self.layers[0]

@@ -70,106 +70,169 @@ def fit_growing(
     iterations, after half of ``max_iter`` (then half of what is left, and so on), or for any other reason to stop; the
     next one starts from its best parameters there, with its damping. Every model's path is its own, whatever else is in
     the batch. The result, its score and its status are those of all rows, for ``growth.finalists`` models of every
-    group if that is set. The starts of a single fit with a ``target_loss`` are then tried one after the other on the
-    first subset, until one reaches it there; and whatever reaches it on a subset ends if it does so on all rows.
+    group if that is set.
+
+    What reaches ``target_loss`` on a subset is done if all rows confirm it. The starts of a single fit with one
+    finalist are then tried one after the other on the first subset: one that reaches the target there goes on alone,
+    and the next one is tried if it does not come to it on all rows. If none does, the best goes on.
 
     Parameters
     ----------
     problem, theta, damping, stopping, validation, callback, groups, options
-        As in :func:`levenberg_marquardt`. Iterations and time count over all stages.
+        As in :func:`levenberg_marquardt`. Iterations of a model and time count over all stages.
     growth : Growth
     """
-    began, solution = time.monotonic(), None
-    done, latest = np.zeros(len(theta), dtype=int), 0
-    order = np.random.default_rng(growth.seed).permutation(problem.n_samples)
-    try:
-        for number, size in enumerate(growth.sizes(problem)):
-            stage = problem.take(np.sort(order[:size]))
-            fresh = problem.take(np.sort(order[size : 2 * size])) if validation is None else validation
-            until = int(np.ceil(stopping.max_iter * (1 - 0.5 ** (number + 1))))  # the rest is for more rows
-            limits = replace(stopping.left(began), tol=0.02, n_iter_no_change=8, max_iter=until)
-            fresh = replace(fresh, penalised=False)
-            if number == 0 and growth.finalists == 1 and groups is None and stopping.target_loss >= 0:
-                current = _one_by_one(stage, theta, fresh, damping, limits, callback, options)
-                current, problem, validation = _keep(np.arange(len(current.score)), current, problem, validation)
-                latest += int(current.n_iter.sum())
-            else:
-                current = levenberg_marquardt(
-                    stage,
-                    theta,
-                    damping=damping,
-                    stopping=limits,
-                    validation=fresh,
-                    callback=shifted(callback, latest),
-                    done=done,
-                    groups=groups,
-                    **options,
-                )
-                latest += len(current.history["loss"])
-            solution = current if solution is None else solution.followed_by(current)
-            if growth.finalists is not None and growth.finalists < np.bincount(solution.group).max():
-                keep = solution.leaders(growth.finalists)
-                solution, problem, validation = _keep(keep, solution, problem, validation)
-            theta, damping, done = solution.theta, solution.damping.clamp(max=1.0), solution.n_iter
-            groups = solution.groups
-            final = [status for status in current.status if status in FINAL]
-            if final:
-                solution = replace(solution, status=[final[0]] * len(solution.status))
-                return _on_all_rows(solution, problem, validation)
-            if all(status is Status.TARGET for status in solution.status):
-                result = _on_all_rows(solution, problem, validation)
-                if np.all(result.loss <= stopping.target_loss):
-                    return result
-        current = levenberg_marquardt(
+    fit = _Growing(problem, growth, stopping, validation, callback, options)
+    alone = groups is None and growth.finalists == 1 and len(theta) > 1
+    if alone and stopping.target_loss >= 0 and growth.sizes(problem):
+        return fit.one_by_one(theta, damping)
+    return fit.together(problem, validation, theta, damping, groups)
+
+
+class _Growing:
+    """What all models of a run share, the time it began, and iterations that the callback has seen."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        growth: Growth,
+        stopping: Stopping,
+        validation: Problem | None,
+        callback: Any,
+        options: dict[str, Any],
+    ):
+        self.problem, self.growth, self.stopping, self.validation = problem, growth, stopping, validation
+        self.callback, self.options = callback, options
+        self.began, self.latest = time.monotonic(), 0
+        self.order = np.random.default_rng(growth.seed).permutation(problem.n_samples)
+
+    def together(
+        self,
+        problem: Problem,
+        validation: Problem | None,
+        theta: Tensor,
+        damping: float | Tensor,
+        groups: np.ndarray | None = None,
+        solution: Solution | None = None,
+    ) -> Solution:
+        """All stages of some models, after a ``solution`` of the first one if that is done."""
+        sizes = self.growth.sizes(problem)
+        try:
+            for number, size in enumerate(sizes):
+                current = solution
+                if number > 0 or current is None:
+                    done = np.zeros(len(theta), dtype=int) if solution is None else solution.n_iter
+                    current = self.stage(number, size, problem, validation, theta, damping, done, groups)
+                    solution = current if solution is None else solution.followed_by(current)
+                assert solution is not None
+                finalists = self.growth.finalists
+                if finalists is not None and finalists < np.bincount(solution.group).max():
+                    keep = solution.leaders(finalists)
+                    solution, problem, validation = _keep(keep, solution, problem, validation)
+                theta, damping, groups = solution.theta, solution.damping.clamp(max=1.0), solution.groups
+                final = [status for status in current.status if status in FINAL]
+                if final:
+                    solution = replace(solution, status=[final[0]] * len(solution.status))
+                    return _on_all_rows(solution, problem, validation)
+                if all(status is Status.TARGET for status in solution.status):
+                    result = _on_all_rows(solution, problem, validation)
+                    if np.all(result.loss <= self.stopping.target_loss):
+                        return result
+            done = np.zeros(len(theta), dtype=int) if solution is None else solution.n_iter
+            current = self.run(problem, theta, damping, self.stopping, validation, done, groups)
+            return current if solution is None else solution.followed_by(current)
+        except KeyboardInterrupt:  # between two stages; inside one, the loop handles it
+            if solution is None:
+                raise
+            return _on_all_rows(solution.interrupted(), problem, validation)
+
+    def one_by_one(self, theta: Tensor, damping: float | Tensor) -> Solution:
+        """The starts of one fit, until one reaches ``target_loss`` on all rows."""
+        size, ended = self.growth.sizes(self.problem)[0], None
+        tried: list[tuple[int, Solution]] = []
+        results: list[Solution] = []
+        try:
+            for row in range(len(theta)):
+                problem, validation, start, first = self.only(row, theta, damping)
+                none = np.zeros(1, dtype=int)
+                solution = self.stage(0, size, problem, validation, start, first, none, None)
+                if solution.status[0] is Status.TARGET:
+                    solution = self.together(problem, validation, start, first, None, solution)
+                    results.append(solution)
+                    if solution.status[0] is Status.TARGET:
+                        return solution
+                else:
+                    tried.append((row, solution))
+                if solution.status[0] in FINAL:
+                    ended = solution.status[0]
+                    break
+        except KeyboardInterrupt:  # between two starts
+            if not results and not tried:
+                raise
+            ended = Status.INTERRUPTED
+        if results:
+            best = results[joined(results).best]
+            return best if ended is None else replace(best, status=[ended])
+        row, best = tried[joined([solution for _, solution in tried]).best]
+        problem, validation, start, first = self.only(row, theta, damping)
+        if ended is None:
+            return self.together(problem, validation, start, first, None, best)
+        return _on_all_rows(replace(best, status=[ended]), problem, validation)
+
+    def only(
+        self, row: int, theta: Tensor, damping: float | Tensor
+    ) -> tuple[Problem, Problem | None, Tensor, float | Tensor]:
+        """The problem, validation rows, start and damping of one model."""
+        one = torch.tensor([row], device=theta.device)
+        validation = None if self.validation is None else self.validation.models(one)
+        return (
+            self.problem.models(one),
+            validation,
+            theta[one],
+            damping[one] if isinstance(damping, Tensor) else damping,
+        )
+
+    def stage(
+        self,
+        number: int,
+        size: int,
+        problem: Problem,
+        validation: Problem | None,
+        theta: Tensor,
+        damping: float | Tensor,
+        done: np.ndarray,
+        groups: np.ndarray | None,
+    ) -> Solution:
+        """Go on on so many rows, until as many fresh ones no longer improve."""
+        rows = problem.take(np.sort(self.order[:size]))
+        fresh = problem.take(np.sort(self.order[size : 2 * size])) if validation is None else validation
+        until = int(np.ceil(self.stopping.max_iter * (1 - 0.5 ** (number + 1))))  # the rest is for more rows
+        limits = replace(self.stopping, tol=0.02, n_iter_no_change=8, max_iter=until)
+        return self.run(rows, theta, damping, limits, replace(fresh, penalised=False), done, groups)
+
+    def run(
+        self,
+        problem: Problem,
+        theta: Tensor,
+        damping: float | Tensor,
+        stopping: Stopping,
+        validation: Problem | None,
+        done: np.ndarray,
+        groups: np.ndarray | None,
+    ) -> Solution:
+        solution = levenberg_marquardt(
             problem,
             theta,
             damping=damping,
-            stopping=stopping.left(began),
+            stopping=stopping.left(self.began),
             validation=validation,
-            callback=shifted(callback, latest),
+            callback=shifted(self.callback, self.latest),
             done=done,
             groups=groups,
-            **options,
+            **self.options,
         )
-        return current if solution is None else solution.followed_by(current)
-    except KeyboardInterrupt:  # between two stages; inside one, the loop handles it
-        if solution is None:
-            raise
-        return _on_all_rows(solution.interrupted(), problem, validation)
-
-
-def _one_by_one(
-    problem: Problem,
-    theta: Tensor,
-    validation: Problem,
-    damping: float | Tensor,
-    stopping: Stopping,
-    callback: Any,
-    options: dict[str, Any],
-) -> Solution:
-    """Run the starts of one fit until one reaches ``target_loss``, and return those that ran."""
-    began, latest, solutions = time.monotonic(), 0, []
-    try:
-        for row in range(len(theta)):
-            one = torch.tensor([row], device=theta.device)
-            solution = levenberg_marquardt(
-                problem.models(one),
-                theta[one],
-                damping=damping[one] if isinstance(damping, Tensor) else damping,
-                stopping=stopping.left(began),
-                validation=validation.models(one),
-                callback=shifted(callback, latest),
-                **options,
-            )
-            latest += len(solution.history["loss"])
-            solutions.append(solution)
-            if solution.status[0] in (Status.TARGET, *FINAL):
-                break
-    except KeyboardInterrupt:  # between two starts
-        if not solutions:
-            raise
-        return joined(solutions).interrupted()
-    return joined(solutions)
+        self.latest += len(solution.history["loss"])
+        return solution
 
 
 def shifted(callback: Any, latest: int) -> Any:

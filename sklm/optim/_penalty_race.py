@@ -92,8 +92,12 @@ class PenaltyRace:
         return np.asarray(ended.all(axis=2)), time.monotonic() - self.began < stopping.max_time
 
     def leaders(self) -> tuple[np.ndarray, Tensor]:
-        """The penalties (M,) with the least loss so far on a fold's rows, and the models (M, P) that have it."""
-        alpha = self._losses_that_count().min(axis=2).argmin(axis=1)
+        """The penalties (M,) with the least loss so far on a fold's rows, and the models (M, P) that have it.
+
+        Where no loss is known yet, that is a penalty from the middle.
+        """
+        least = self._losses_that_count().min(axis=2)
+        alpha = np.where(np.isfinite(least).any(axis=1), least.argmin(axis=1), self.shape[1] // 2)
         theta, losses = self.models(alpha)
         return np.take_along_axis(self.alphas, alpha[:, None], axis=1)[:, 0], of_best_folds(theta, losses)
 
