@@ -173,6 +173,42 @@ def test_a_warm_start_keeps_what_was_found():
     assert (model.alpha_, model.alpha_scores_) == (found, scores)
 
 
+def test_a_warm_start_takes_what_was_found_as_a_multiple_of_the_prior():
+    X, y = overlapping(120)
+    model = small(warm_start=True).fit(X, y)
+    multiple, scores = model.alpha_ * 120, list(model.alpha_scores_.values())
+    model.fit(X[:80], y[:80])
+    assert model.alpha_ * 80 == pytest.approx(multiple)
+    assert list(model.alpha_scores_.values()) == scores
+    assert model.alpha_ in model.alpha_scores_
+
+
+def test_a_warm_start_searches_where_a_penalty_was_judged(monkeypatch):
+    X, y = overlapping(120)
+    with monkeypatch.context() as patch:
+        patch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
+        model = small(warm_start=True).fit(X, y)
+    assert model.alpha_scores_ is not None
+    _, prepared = model._ready(X, y)
+    shadow = model._shadow()
+    data, meaning = shadow._validate(X, y, None, reset=True)
+    assert shadow._prepare(data, meaning, model).folds is not None
+    assert prepared.folds is not None
+
+
+def test_an_interrupt_before_any_row_was_predicted_takes_a_penalty_from_the_middle(monkeypatch):
+    X, y = overlapping(120)
+
+    def raises(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_penalty_race.PenaltyRace, "_part", raises)
+    with pytest.warns(UserWarning, match="It comes from the search for alpha, before the fit itself"):
+        model = small().fit(X, y)
+    assert (model.status_, model.n_iter_) == ("interrupted", 0)
+    assert model.alpha_ == pytest.approx(1 / 120)
+
+
 def test_together_they_find_what_they_find_alone():
     X, y = overlapping(90)
     grid = {"damping": [1e-2, 1.0], "hidden_layer_sizes": [3, 5]}

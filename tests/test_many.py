@@ -324,3 +324,14 @@ def test_an_interrupt_ends_it(monkeypatch):
     monkeypatch.setattr(SquaredError, "factor", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit_many(LMRegressor(2, random_state=0), X, CURVES)
+
+
+def test_a_growing_fit_with_a_target_is_done_alone():
+    """It tries its starts one by one, so that company would change it."""
+    X = np.random.default_rng(0).uniform(-2, 2, (600, 1))
+    estimator = LMRegressor(5, target_loss=1e-3, random_state=0)
+    for target in (np.sin(4 * X[:, 0]), np.cos(3 * X[:, 0])):
+        alone = clone(estimator).fit(X, target)
+        for model in fit_many(estimator, X, [target, target]):
+            np.testing.assert_array_equal(model.theta_, alone.theta_)
+            assert (model.n_iter_, model.status_) == (alone.n_iter_, alone.status_)

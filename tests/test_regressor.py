@@ -843,6 +843,52 @@ def test_verbose_1_shows_a_line_of_progress(capsys):
     assert why == "max_iter iterations were done."
 
 
+def sine(n=600, seed=0):
+    X = np.random.default_rng(seed).uniform(-2, 2, (n, 1))
+    return X, np.sin(4 * X[:, 0])
+
+
+def test_another_start_is_tried_where_all_rows_do_not_confirm_a_target():
+    """The first start reaches 1e-3 on 64 rows, and ends at 1.1e-3 on all."""
+    X, y = sine()
+    options = {"hidden_layer_sizes": 5, "target_loss": 1e-3, "random_state": 0}
+    with pytest.warns(ConvergenceWarning, match=r"did not reach target_loss=0\.001: .* The loss is 0\.0011\d\."):
+        assert LMRegressor(n_init=1, **options).fit(X, y).status_ == "decrease"
+    model = LMRegressor(**options).fit(X, y)
+    assert (model.status_, model.loo_score_) == ("target", None)
+    assert model.loss_ <= 1e-3
+
+
+def test_a_target_that_is_not_reached_is_said_to_be():
+    X, y = surface()
+    with pytest.warns(ConvergenceWarning, match="did not reach target_loss=1e-30"):
+        small(target_loss=1e-30, hidden_layer_sizes=1, max_iter=500).fit(X, y)
+
+
+@ignore_max_iter
+def test_hooks_see_all_starts_that_a_target_tries():
+    X, y = sine()
+    numbers = []
+
+    class Hook:
+        def setup(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            numbers.append(1)
+
+        def teardown(self, estimator, context): ...
+
+    printed = []
+    model = LMRegressor(3, target_loss=1e-9, random_state=0, max_iter=10)
+    model._printers = lambda: [lambda progress: printed.append(progress.iteration)]
+    model.set_callbacks(Hook()).fit(X, y)
+    assert len(printed) > 10
+    assert printed == list(range(1, len(printed) + 1))
+    assert len(numbers) == len(printed) + 1  # and the fit itself
+
+
 @ignore_max_iter
 def test_verbose_says_which_rows_are_used_and_how(capsys):
     X, y = surface(n=100)
