@@ -61,8 +61,9 @@ NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-7
 
 
-#: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision)
-VECTORS = 32
+#: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision); for so many parameters
+#: and more somebody looks whether there is room for these
+VECTORS, MANY_PARAMETERS = 32, 1_000_000
 #: ends by themselves at which a ``target_loss`` may not have been reached
 FELL_SHORT = (Status.GRADIENT, Status.STEP, Status.DECREASE, Status.DAMPING, Status.VALIDATION)
 
@@ -114,7 +115,7 @@ class Solving(MiniBatching):
         try:
             network = architecture.build(data.X.shape[1], data.y.shape[1])
             need = VECTORS * 8 * network.n_parameters
-            if need <= free:
+            if network.n_parameters < MANY_PARAMETERS or need <= free:
                 return network
             size = f"about {human(need)} for its {network.n_parameters} parameters and steps"
         except MemoryError:

@@ -230,11 +230,10 @@ class Training(Reporting):
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
         stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
         if previous is not None and stays:
-            share = (
-                alpha / previous._prior if previous._prior else 1.0
-            )  # of classes it is that of another number of rows
-            alpha, folds = share * previous.alpha_, None
-            scores = {share * tried: score for tried, score in previous.alpha_scores_.items()}
+            alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
+            share = self._penalty(data, meaning) / previous._prior if previous._prior else 1.0
+            if share != 1:  # the penalty of classes goes with the number of rows
+                alpha, scores = share * alpha, {share * tried: score for tried, score in scores.items()}
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
