@@ -407,6 +407,11 @@ def test_more_columns_mean_fewer_units_where_a_search_is_too_long_otherwise():
     assert LMClassifier()._own_architecture(2000, 20).hidden_layer_sizes == (20,)
     assert LMClassifier(relevance=None)._own_architecture(2000, 20).hidden_layer_sizes == (40,)
     assert LMRegressor()._own_architecture(5000, 8).hidden_layer_sizes == (50,)
+    assert LMRegressor()._own_architecture(5000, 20).hidden_layer_sizes == (50,)
+    assert LMClassifier()._own_architecture(5000, 20).hidden_layer_sizes == (20,)  # 4.5 rows a parameter of 50 units
+    assert LMClassifier()._own_architecture(5000, 10).hidden_layer_sizes == (40,)
+    assert LMClassifier()._own_architecture(30_000, 20).hidden_layer_sizes == (50,)
+    assert LMClassifier(batch_size=100)._own_architecture(5000, 20).hidden_layer_sizes == (50,)
 
 
 def test_max_time_is_kept():
