@@ -415,6 +415,11 @@ class LMClassifier(ClassProbabilities):
                 f"curvature={self.curvature!r} is for more than two classes; the exact curvature of two, or of "
                 "several labels a row, costs no more. Use 'auto' or 'exact'."
             )
+        elif self.curvature_samples != "auto":
+            raise ValueError(
+                f"curvature_samples={self.curvature_samples} would be ignored: it is for more than two classes and one "
+                "label a row. Leave it at 'auto'."
+            )
         else:
             loss = LogisticLoss(self.label_smoothing)
         loss.validate()

@@ -300,7 +300,12 @@ class Training(Reporting):
             fitted = self._finish(fit, solution, row, stacklevel=5)
         except KeyboardInterrupt:  # in the leave-one-out loss, which an interrupted fit has not
             fitted = self._finish(fit, solution.interrupted(), row, stacklevel=5)
-        callbacks.finish(fitted)
+        try:
+            callbacks.finish(fitted)
+        except KeyboardInterrupt:
+            if _ends_more.get():
+                raise
+            fitted = self._finish(fit, solution.interrupted(), row, stacklevel=5)
         if self.verbose:
             say(fitted["message_"])
         return fitted

@@ -480,6 +480,14 @@ def test_columns_that_make_no_sense_are_refused(options, message):
         small(**options).fit(X, y)
 
 
+@pytest.mark.parametrize("curvature", ["auto", "exact"])
+def test_two_classes_and_labels_have_no_columns_to_draw(curvature):
+    X, y = blobs(n_classes=2)
+    for targets in (y, np.c_[y, 1 - y]):
+        with pytest.raises(ValueError, match="curvature_samples=2 would be ignored"):
+            small(curvature=curvature, curvature_samples=2).fit(X, targets)
+
+
 @pytest.mark.parametrize(("n_classes", "expected"), [(3, "exact"), (4, "sampled")])
 def test_two_columns_are_drawn_only_where_that_is_half_of_them(n_classes, expected):
     network = MLP(40).build(30, n_classes)

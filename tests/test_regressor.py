@@ -3,10 +3,12 @@
 import itertools
 import re
 import time
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -863,6 +865,72 @@ def test_a_target_that_is_not_reached_is_said_to_be():
     X, y = surface()
     with pytest.warns(ConvergenceWarning, match="did not reach target_loss=1e-30"):
         small(target_loss=1e-30, hidden_layer_sizes=1, max_iter=500).fit(X, y)
+
+
+class At:
+    """Asks for an end, or raises, at a task's end."""
+
+    def __init__(self, number, interrupts=False):
+        self.number, self.interrupts, self.n_calls = number, interrupts, 0
+
+    def setup(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context):
+        self.n_calls += 1
+        if self.n_calls == self.number and self.interrupts:
+            raise KeyboardInterrupt
+        return self.n_calls == self.number
+
+    def teardown(self, estimator, context): ...
+
+
+@pytest.mark.parametrize("options", [{"target_loss": 0.0255}, {"n_init": 1}, {}], ids=str)
+def test_an_end_is_one_at_the_last_iteration_of_a_stage_too(options):
+    """Nothing follows, and the best model so far is kept."""
+    X = np.random.default_rng(1).uniform(-2, 2, (3000, 1))
+    y = np.sin(3 * X[:, 0]) + 0.3 * X[:, 0] ** 2
+    model = LMRegressor(2, alpha=0.0, random_state=0, **options)
+    printed = []
+    model._printers = lambda: [lambda progress: printed.append(progress.n_active)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+        ends = [number for number, n_active in enumerate(printed, 1) if n_active == 0]
+        assert len(ends) > 1
+        for number in ends[:-1]:
+            hook = At(number)
+            stopped = clone(model).set_callbacks(hook).fit(X, y)
+            assert (stopped.status_, hook.n_calls) == ("callback", number + 1)
+            assert np.isfinite(stopped.loss_)
+
+
+def test_an_interrupt_at_the_very_end_keeps_the_model():
+    X, y = surface()
+    free = At(0)
+    whole = small(alpha=0.0, max_iter=500).set_callbacks(free).fit(X, y)
+    with pytest.warns(UserWarning, match="interrupted by the user"):
+        model = small(alpha=0.0, max_iter=500).set_callbacks(At(free.n_calls, interrupts=True)).fit(X, y)
+    assert model.status_ == "interrupted"
+    np.testing.assert_array_equal(model.theta_, whole.theta_)
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_target_is_reached_by_the_model_that_is_kept(growing):
+    """Held-out rows may prefer an earlier one."""
+    reached = 0
+    for seed in range(12):
+        X = np.random.default_rng(seed).uniform(-2, 2, (600, 1))
+        y = np.sin(3 * X[:, 0]) + 0.3 * X[:, 0] ** 2 + 0.1 * np.random.default_rng(seed + 99).normal(size=600)
+        for target in (0.05, 0.1):
+            options = {"target_loss": target, "early_stopping": True, "growing": growing, "max_iter": 50}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model = LMRegressor(3, n_init=1, random_state=seed, **options).fit(X, y)
+            assert (model.loss_ <= target) == (model.status_ == "target")
+            reached += model.status_ == "target"
+    assert reached > 6
 
 
 @ignore_max_iter

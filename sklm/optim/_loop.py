@@ -79,10 +79,7 @@ class Loop(ABC):
                     result = _store(result, state)
                     state, work = self._drop(state, work)
         except KeyboardInterrupt:
-            running = state.status == _RUNNING
-            # after the last iteration, too, somebody has asked for an end
-            marked = running if bool(running.any()) else torch.ones_like(running)
-            state = replace(state, status=state.status.masked_fill(marked, int(Status.INTERRUPTED)))
+            state = replace(state, status=_ended(state.status, Status.INTERRUPTED))
             result = _store(result, state)
         solution = _solution(result, history, done)
         moved = (solution.theta != theta).any(1).cpu().numpy()
@@ -166,7 +163,8 @@ class Loop(ABC):
             stall = (state.stall + self._waited(work)).masked_fill_(progress.mask, 0)
         reasons = [(exact(state, self.problem.loss.exact_power), Status.EXACT)]
         if options.target_loss >= 0:
-            reasons = [(state.loss <= options.target_loss, Status.TARGET), *reasons]
+            # of what is kept, which need not be the last iterate
+            reasons = [(better(state.loss, state.best_loss) <= options.target_loss, Status.TARGET), *reasons]
         if options.negligible > 0:
             reasons += [(state.objective <= options.negligible * state.start, Status.NEGLIGIBLE)]
         reasons += self._reasons(state, work, progress)
@@ -232,7 +230,7 @@ class Loop(ABC):
             return state
         n_active = int((state.status == Status.RUNNING).sum())
         if self.callback(Progress(iteration, state, n_active)):
-            return replace(state, status=_mark(state.status, Status.CALLBACK))
+            return replace(state, status=_ended(state.status, Status.CALLBACK))
         return state
 
     def _drop(self, state: State, work: Any) -> tuple[State, Any]:
@@ -250,6 +248,12 @@ class Loop(ABC):
 def _mark(status: Tensor, reason: Status) -> Tensor:
     """Give every running model this status."""
     return status.where(status != _RUNNING, int(reason))
+
+
+def _ended(status: Tensor, reason: Status) -> Tensor:
+    """The same where somebody asks for an end: after the last iteration, too, as others may follow."""
+    running = status == _RUNNING
+    return status.masked_fill(running if bool(running.any()) else torch.ones_like(running), int(reason))
 
 
 def _store(result: State, state: State) -> State:
