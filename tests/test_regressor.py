@@ -967,7 +967,8 @@ def test_verbose_says_which_rows_are_used_and_how(capsys):
 @ignore_max_iter
 def test_verbose_1_shows_the_time_left(capsys):
     X, y = surface(n=3000)
-    small(verbose=1, max_iter=10**5, max_time=0.8, hidden_layer_sizes=30, tol=0, n_iter_no_change=10**6).fit(X, y)
+    options = {"max_iter": 10**5, "max_time": 0.8, "hidden_layer_sizes": 30, "tol": 0, "n_iter_no_change": 10**6}
+    small(verbose=1, alpha=0.0, **options).fit(X, y)
     assert re.search(r"loss \S+, damping \S+, at most [01] s left", capsys.readouterr().err)  # of max_time
 
 
