@@ -474,10 +474,9 @@ class LMClassifier(ClassProbabilities):
         affordable = can_search_classes(len(data.X) * n_columns, network.n_parameters)
         if not (affordable and self._may_judge(architecture, data, batches)):
             return None
-        # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
-        distinct = np.unique(np.asarray(data.X), axis=0)
         folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
-        if folds is None or has_twins(distinct, len(distinct)):
+        # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
+        if folds is None or folds.twins:
             return None
         prior = self._prior_of(folds, data, meaning)
         alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR

@@ -34,8 +34,9 @@ class Folds:
 
     rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
-    these rows; repeats : bool, some rows are equal, or many almost; weighs : bool, inputs may be weighed by how much
-    they matter; factors : tuple of float, what is tried then, times the penalty; least_alpha : float, and no less
+    these rows; repeats : bool, some rows are equal, or many almost; twins : bool, many different ones are almost equal;
+    weighs : bool, inputs may be weighed by how much they matter; factors : tuple of float, what is tried then, times
+    the penalty; least_alpha : float, and no less
     """
 
     rows: np.ndarray
@@ -44,6 +45,7 @@ class Folds:
     start: np.ndarray
     alphas: np.ndarray
     repeats: bool
+    twins: bool = False
     weighs: bool = False
     factors: tuple[float, ...] = FACTORS
     least_alpha: float = 0.0
@@ -70,8 +72,9 @@ def make_folds(
         taken = np.argsort(np.argsort(strata[first], kind="stable"))[taken]
     work = linearisation(len(rows) * n_columns, len(start))
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
-    repeats = len(distinct) < len(X) or has_twins(X, len(X))
-    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats)
+    twins = has_twins(distinct, len(distinct))
+    repeats = twins or len(distinct) < len(X)
+    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats, twins)
 
 
 def for_classes(folds: Folds | None, n_columns: int) -> Folds | None:

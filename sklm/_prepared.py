@@ -193,8 +193,12 @@ class Prepared:
         """How many times ``max_iter`` iterations there may be, one run after the other."""
         if self.deeper is not None or self.prior is not None:  # another network; penalties one way and the other
             return 2
-        growing = self.growth is not None and bool(self.growth.sizes(self.problem))
-        return len(self.theta) if growing and self.options["stopping"].target_loss >= 0 else 1
+        return len(self.theta) if self.stages and self.options["stopping"].target_loss >= 0 else 1
+
+    @property
+    def stages(self) -> list[int]:
+        """Rows of the stages that the fit grows by, before all; empty where it takes all from the start."""
+        return [] if self.growth is None else self.growth.sizes(self.problem)
 
     @property
     def n_units(self) -> float:
@@ -265,11 +269,11 @@ class Prepared:
             raise CannotBatchError("X is read in pieces")
         if self.options["stopping"].max_time < float("inf"):
             raise CannotBatchError("max_time would be shared")
-        if self.options["stopping"].target_loss >= 0 and self.growth is not None and self.growth.sizes(problem):
+        if self.options["stopping"].target_loss >= 0 and self.stages:
             raise CannotBatchError("a growing fit with target_loss tries its starts one by one")
         rows = None if self.batches is None else (self.batches.n_batches, self.batches.memory)
         selection = self.options.get("param_selection")
-        draws = self.batches is not None or (self.growth is not None and bool(self.growth.sizes(problem)))
+        draws = self.batches is not None or bool(self.stages)
         draws = draws or problem.loss.n_draws > 0 or (selection is not None and selection.varies)
         options = {name: value for name, value in self.options.items() if name not in ("damping", "stopping")}
         return (

@@ -225,13 +225,14 @@ class Training(Reporting):
 
         number = self._n_starts(architecture, network, loss, len(data.X))
         theta = draw(relevance, number)
-        alpha, scores, folds = self._penalty(data, meaning), None, None
+        prior = self._penalty(data, meaning)
+        alpha, scores, folds = prior, None, None
         if isinstance(self.alpha, str) and not automatic:
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
         stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
         if previous is not None and stays:
             alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
-            share = self._penalty(data, meaning) / previous._prior if previous._prior else 1.0
+            share = prior / previous._prior if previous._prior else 1.0
             if share != 1:  # the penalty of classes goes with the number of rows
                 alpha, scores = share * alpha, {share * tried: score for tried, score in scores.items()}
         work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
@@ -249,7 +250,7 @@ class Training(Reporting):
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
-        core["_prior"], core["_alpha_searched"] = self._penalty(data, meaning), folds is not None or stays
+        core["_prior"], core["_alpha_searched"] = prior, folds is not None or stays
         weighs = like is None and relevance is None and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:

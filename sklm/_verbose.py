@@ -22,9 +22,8 @@ def described(fit: Prepared) -> str:
         text += f" in batches of {fit.batches.largest}"
     if fit.validation is not None:
         text += f", {fit.validation.n_samples} more held out to stop by"
-    sizes = [] if fit.growth is None else fit.growth.sizes(fit.problem)
-    if sizes:
-        text += f", on {sizes[0]} of them first"
+    if fit.stages:
+        text += f", on {fit.stages[0]} of them first"
     n_starts = len(fit.theta)
     return text + (f", {n_starts} starts" if n_starts > 1 else "")
 

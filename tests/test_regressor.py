@@ -936,25 +936,14 @@ def test_a_target_is_reached_by_the_model_that_is_kept(growing):
 @ignore_max_iter
 def test_hooks_see_all_starts_that_a_target_tries():
     X, y = sine()
-    numbers = []
-
-    class Hook:
-        def setup(self, estimator, context): ...
-
-        def on_fit_task_begin(self, estimator, context): ...
-
-        def on_fit_task_end(self, estimator, context):
-            numbers.append(1)
-
-        def teardown(self, estimator, context): ...
-
     printed = []
     model = LMRegressor(3, target_loss=1e-9, random_state=0, max_iter=10)
     model._printers = lambda: [lambda progress: printed.append(progress.iteration)]
-    model.set_callbacks(Hook()).fit(X, y)
+    hook = At(0)
+    model.set_callbacks(hook).fit(X, y)
     assert len(printed) > 10
     assert printed == list(range(1, len(printed) + 1))
-    assert len(numbers) == len(printed) + 1  # and the fit itself
+    assert hook.n_calls == len(printed) + 1  # and the fit itself
 
 
 @ignore_max_iter

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -197,6 +198,20 @@ class Network(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> Network:
         """Move constants that the network holds, if any. Returns the network."""
         return self
+
+
+class LayeredNetwork(Network):
+    """A network whose parameters are those of ``layers``, each with the slice of its ``weight``."""
+
+    layers: Sequence[Any]
+
+    @cached_property
+    def coefficient_mask(self) -> np.ndarray:  # type: ignore[override]
+        """1 at weights; made when it is asked for, as networks may be too large to have one."""
+        mask = np.zeros(self.n_parameters, dtype=bool)
+        for layer in self.layers:
+            mask[layer.weight] = True
+        return mask
 
 
 class Architecture(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._activations import ACTIVATIONS
-from ._base import Affine, Forward, LayerFactors, Network, rescale_outputs
+from ._base import Affine, Forward, LayeredNetwork, LayerFactors, rescale_outputs
 from ._layers import Convolution, Pooling
 
 #: up to here a product with the filters as rows is quicker, although its result must be transposed (measured with MKL)
@@ -58,7 +58,7 @@ class Part:
     inside: Tensor | None = None
 
 
-class CNNNetwork(Network):
+class CNNNetwork(LayeredNetwork):
     """The function a :class:`CNN` defines, for fixed shapes.
 
     Parameters
@@ -105,14 +105,6 @@ class CNNNetwork(Network):
         self.floats_per_row += sum(2 * prod(pooling.output_shape) for pooling in poolings if pooling is not None)
         self.layer_floats = sum(la.n_positions * (la.fan_in + la.n_filters) for la in layers)
         self._pixels = layers[0].pixels()
-
-    @cached_property
-    def coefficient_mask(self) -> np.ndarray:  # type: ignore[override]
-        """1 at weights; made when it is asked for, as networks may be too large to have one."""
-        mask = np.zeros(self.n_parameters, dtype=bool)
-        for layer in self.layers:
-            mask[layer.weight] = True
-        return mask
 
     def to(self, device: torch.device, dtype: torch.dtype) -> CNNNetwork:
         self._pixels = self._pixels.to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._parameters import Parameters
 from ._activations import ACTIVATIONS, check_activation
-from ._base import Affine, Architecture, Forward, LayerFactors, Network, rescale_outputs
+from ._base import Affine, Architecture, Forward, LayeredNetwork, LayerFactors, Network, rescale_outputs
 from ._starts import PORTFOLIO, STARTS, Inputs
 
 
@@ -126,7 +126,7 @@ class MLP(Parameters, Architecture):
         return np.stack(theta)
 
 
-class MLPNetwork(Network):
+class MLPNetwork(LayeredNetwork):
     """The function an :class:`MLP` defines, for fixed layer sizes (F, H1, ..., K).
 
     Notes
@@ -153,14 +153,6 @@ class MLPNetwork(Network):
             self.output_places = np.c_[weights, np.arange(head.bias.start, head.bias.stop)]
         self.floats_per_row = 2 * sum(sizes[1:])
         self.layer_floats = sum(layer.fan_in + layer.fan_out for layer in self.layers)
-
-    @cached_property
-    def coefficient_mask(self) -> np.ndarray:  # type: ignore[override]
-        """1 at weights; made when it is asked for, as networks may be too large to have one."""
-        mask = np.zeros(self.n_parameters, dtype=bool)
-        for layer in self.layers:
-            mask[layer.weight] = True
-        return mask
 
     def rescale(self, theta: np.ndarray, old_x: Affine, new_x: Affine, old_y: Affine, new_y: Affine) -> np.ndarray:
         theta, first = np.array(theta), self.layers[0]
