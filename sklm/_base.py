@@ -205,15 +205,16 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         """Sizes of the hidden layers of a fitted model."""
         return getattr(previous.architecture_, "hidden_layer_sizes", (AUTO_UNITS,))
 
-    def _own_architecture(self, n_rows: float, n_inputs: int, previous: Any = None) -> Architecture:
-        """A copy of the architecture for the data that later changes of the parameter do not reach.
+    def _own_architecture(self, n_rows: float, shape: tuple[int, int], previous: Any = None) -> Architecture:
+        """A copy of the architecture that later changes of the parameter do not reach; ``shape`` is (inputs, outputs).
 
         Sizes that are 'auto' stay what they were in a ``previous`` fit.
         """
-        if previous is not None:
-            return self._own_copy(self._sizes_in(previous))
-        sizes = auto_sizes(n_rows, n_inputs, self._affords(), self._searching_rows)
-        return self._own_copy(sizes)
+        return self._own_copy(self._auto_sizes(n_rows, *shape) if previous is None else self._sizes_in(previous))
+
+    def _auto_sizes(self, n_rows: float, n_inputs: int, n_outputs: int) -> tuple[int, ...]:
+        """Sizes of the hidden layers that 'auto' means."""
+        return auto_sizes(n_rows, n_inputs, self._affords(), self._searching_rows)
 
     def _own_copy(self, sizes: Any) -> Architecture:
         """A copy of the architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
@@ -332,6 +333,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         }
 
 
+def units_by_rows(n_rows: float, most: int = MOST_AUTO_UNITS) -> int:
+    """Units of a hidden layer, which go with the root of the rows, in tens."""
+    return min(max(10 * round(AUTO_UNITS / 10 * (n_rows / AUTO_UNITS_ROWS) ** 0.5), AUTO_UNITS), most)
+
+
 def auto_sizes(
     n_rows: float,
     n_inputs: int,
@@ -345,7 +351,7 @@ def auto_sizes(
     """
     if n_inputs == 1:
         return (AUTO_UNITS,)
-    wanted = min(max(10 * round(AUTO_UNITS / 10 * (n_rows / AUTO_UNITS_ROWS) ** 0.5), AUTO_UNITS), MOST_AUTO_UNITS)
+    wanted = units_by_rows(n_rows)
 
     def n_parameters(units: int) -> int:
         return units * (n_inputs + 2) + 1

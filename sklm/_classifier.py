@@ -11,18 +11,28 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from ._base import BaseLM
+from ._base import AUTO_UNITS, BaseLM, units_by_rows
 from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
-from ._mini_batches import MATRIX_ROWS_PER_PARAMETER
-from ._penalty import Folds, can_search_classes, for_classes, has_twins
+from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
+from ._penalty import (
+    BATCHED_ROWS,
+    ENOUGH_BATCHED_ROWS,
+    LEAST_BATCHED_ROWS,
+    Folds,
+    can_search_classes,
+    for_classes,
+    for_mini_batches,
+    has_twins,
+    make_folds,
+)
 from ._prepared import Prepared
 from ._prior import JUDGING_WORK, judging_work
 from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import has_partial_fit
 from ._training_set import TrainingSet
-from .architectures import Architecture, Network
+from .architectures import MLP, Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 from .optim import MiniBatches
 
@@ -33,6 +43,11 @@ EXACT_WORK = 3e8
 #: ... and up to the first number where drawn columns would be fewer than so many for every parameter, or the second
 #: where they would be fewer than parameters: steps are then solved in their space, which is quick
 FEW_ROWS_WORK, FEWER_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2.5e9, 2
+#: ``batch_size='auto'``: mini-batches where a linearisation of all rows takes more multiplications than the first, or,
+#: with several outputs and fewer rows than parameters, the second
+BATCHED_WORK, BATCHED_FEW_WORK = 4e9, 1e9
+#: ``hidden_layer_sizes='auto'`` where more than two classes are fitted in mini-batches: at most so many units
+MOST_CLASSES_UNITS = 100
 #: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
 TWO_COLUMNS_WORK = 2e9
 #: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
@@ -53,17 +68,18 @@ alpha : float, 'auto' or 'cv', default='auto'
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
     coefficient is normal with deviation one beforehand. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on
     rows left out or, where fits are too long for that, by the leave-one-out loss of the finished fit and the evidence.
-    This takes two to ten times as long as a fit with a number. It is just one over the sum without hidden layers, for
-    CNNs and modules, with mini-batches, ``early_stopping``, ``target_loss`` or another loss, and in ``partial_fit``,
-    where the rows are those of the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries
+    This takes two to ten times as long as a fit with a number. In mini-batches, with fewer than ten rows a parameter,
+    one fold is left out for 0.1 to 30 times that. It is just one over the sum without hidden layers, for CNNs and
+    modules, with ``early_stopping``, ``target_loss`` or another loss, and in ``partial_fit``, where the rows are those
+    of the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries
     0.1 times that, too; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
     Rows of a step. None uses all; an integer trains on shuffled mini-batches of about that size and keeps the best
     full-data iterate. It changes the result. 'auto' takes mini-batches of half as many rows as there are parameters:
-    for at least 20 rows a parameter where N K P^2 is above 5e9 (N rows, K outputs, P parameters), and, at most 1000
-    rows, for fewer where N P^2 is above 1e10; see the user guide.
+    for at least 20 rows a parameter where N K P^2 is above 4e9 (N rows, K outputs, P parameters), and, at most 1000 or
+    N / 4 rows, for fewer where N P min(N, P) is; see the user guide.
     With 'adam' and 'sgd', None and 'auto' are 200 rows, as in ``MLPClassifier``, and a number of N or more is all rows;
     L-BFGS always uses all.
 batch_memory : int, 'auto' or None, default='auto'
@@ -187,7 +203,7 @@ class LMClassifier(ClassProbabilities):
 
     _numeric_targets = False
     _auto_restarts = False
-    _full_work = 5e9
+    _smaller_batches = True
     _batch_share = 0.5  # rows of images are what costs
     _searches_alpha = False
     _searching_rows = MATRIX_ROWS_PER_PARAMETER  # with more there are mini-batches, and no search
@@ -374,9 +390,13 @@ class LMClassifier(ClassProbabilities):
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
 
-    def _rows_for_units(self, data: TrainingSet) -> float:
-        # more units memorise wrong labels where every class has outputs of its own
-        return data.n_units if data.y.shape[1] == 1 else 0.0
+    def _auto_sizes(self, n_rows: float, n_inputs: int, n_outputs: int) -> tuple[int, ...]:
+        if n_outputs == 1 or n_inputs == 1:
+            return super()._auto_sizes(n_rows, n_inputs, n_outputs)
+        # more units memorise wrong labels where every class has outputs of its own, but not of many rows
+        units = units_by_rows(n_rows, MOST_CLASSES_UNITS)
+        many = MLP((units,), self.activation).build(n_inputs, n_outputs)
+        return (units,) if self._batches(many, int(n_rows), 0) is not None else (AUTO_UNITS,)
 
     def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
         return None if meaning["_kind"] == "multilabel" else meaning["classes_"][codes_of(y)]
@@ -450,12 +470,12 @@ class LMClassifier(ClassProbabilities):
         # the loss of several labels is their mean
         return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 
-    def _may_judge(self, architecture: Architecture, data: TrainingSet, batches: MiniBatches | None) -> bool:
+    def _may_judge(self, architecture: Architecture, data: TrainingSet) -> bool:
         """Whether ``alpha='auto'`` means more than one penalty, were there time for it."""
         # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
         suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
         plain = self._is_lm and self.target_loss is None and self._selection() is None
-        return suits and plain and batches is None and not self._asks_to_hold_out and not data.is_large
+        return suits and plain and not self._asks_to_hold_out and not data.is_large
 
     def _folds(
         self,
@@ -470,15 +490,25 @@ class LMClassifier(ClassProbabilities):
     ) -> Folds | None:
         if self.alpha == "cv":
             return super()._folds(architecture, network, loss, data, batches, start, seed, meaning)
-        n_columns = loss.curvature_columns(network.n_outputs)
-        affordable = can_search_classes(len(data.X) * n_columns, network.n_parameters)
-        if not (affordable and self._may_judge(architecture, data, batches)):
+        if not self._may_judge(architecture, data):
             return None
-        folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
+        n_columns = loss.curvature_columns(network.n_outputs)
+        if batches is not None:
+            if len(data.X) > ENOUGH_BATCHED_ROWS * network.n_parameters:
+                return None
+            most = int(max(BATCHED_ROWS * network.n_parameters, LEAST_BATCHED_ROWS))
+            folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
+            folds = for_mini_batches(folds, batches, LEAST_DUAL_BATCHES, seed)
+        elif can_search_classes(len(data.X) * n_columns, network.n_parameters):
+            folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
+        else:
+            return None
         # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
         if folds is None or folds.twins:
             return None
         prior = self._prior_of(folds, data, meaning)
+        if batches is not None:
+            return replace(folds, alphas=np.array([prior]))
         alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR
         return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least)
 
@@ -488,7 +518,7 @@ class LMClassifier(ClassProbabilities):
         network, problem = fit.problem.network, fit.problem
         work = judging_work(len(data.X), network.n_outputs, network.n_parameters)
         affordable = work <= JUDGING_WORK and problem.y.device.type != "mps"  # in double precision
-        if not (affordable and self._may_judge(architecture, data, fit.batches)):
+        if fit.batches is not None or not (affordable and self._may_judge(architecture, data)):
             return fit
         if has_twins(np.asarray(data.X), data.n_units):  # copies of a row that is left out stay in the fit
             return fit
@@ -502,6 +532,10 @@ class LMClassifier(ClassProbabilities):
     def _prior_of(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> float:
         """The penalty of coefficients of deviation one for the rows of folds: what these take the place of counts."""
         return self._prior_penalty(data, meaning) * len(data.X) / len(folds.rows)
+
+    def _most_work(self, network: Network, n_samples: int) -> float:
+        few = network.n_outputs > 1 and n_samples < network.n_parameters
+        return BATCHED_FEW_WORK if few else BATCHED_WORK
 
     def _columns(self, network: Network) -> int:
         if self.loss != "log_loss" or self.curvature == "exact" or network.n_outputs == 1:

@@ -59,10 +59,11 @@ PARAMETERS = """
 hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     Units of each hidden layer; ``()`` is a linear model. 'auto' is one layer of 20 units, and for more than one column
     and N rows ``20 sqrt(N / 500)`` of them, rounded to tens, from 20 to 50: 30 from 782 rows on, 40 from 1532, 50 from
-    2532; with fewer than four rows a parameter (two classes: twenty) no more (but 20) than the search for ``alpha`` can afford. Whole sample
-    weights count as rows. Classifiers of more than two classes, or of several labels, have 20. Where ``LMRegressor``
-    searches for ``alpha`` and finds little noise, it fits two equal layers, too, and keeps what is evidently better on
-    rows left out. The fitted ``architecture_`` says what it is; a warm start keeps it.
+    2532; with fewer than four rows a parameter (two classes: twenty) no more (but 20) than the search for ``alpha`` can
+    afford. Whole sample weights count as rows. Classifiers of more than two classes, or of several labels, have 20 or,
+    in mini-batches, up to 100. Where ``LMRegressor`` searches for ``alpha`` and finds little noise, it fits two equal
+    layers, too, and keeps what is evidently better on rows left out. The fitted ``architecture_`` says what it is; a
+    warm start keeps it.
 activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
     Activation of the hidden layers. Smooth ones suit the method.
 architecture : Architecture, torch.nn.Module or None, default=None

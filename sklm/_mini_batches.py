@@ -56,11 +56,15 @@ class MiniBatching(BaseLM):
             size = self._auto_batch_rows(network, n_samples)
         return n_samples if size is None else min(int(size), n_samples)
 
-    #: ``batch_size='auto'``: where a linearisation of all rows takes more multiplications than this, and there are rows
-    #: enough for it, mini-batches that average the Gauss-Newton matrix
-    _full_work = DUAL_WORK
-    #: ... of so many rows a parameter
+    #: rows a parameter of the mini-batches that average the Gauss-Newton matrix with ``batch_size='auto'``
     _batch_share = 1.0
+    #: whether those that are solved in the space of their rows may be smaller than parameters suggest, so that there
+    #: are enough of them
+    _smaller_batches = False
+
+    def _most_work(self, network: Network, n_samples: int) -> float:
+        """Multiplications of a linearisation of all rows above which 'auto' means mini-batches."""
+        return DUAL_WORK
 
     def _columns(self, network: Network) -> int:
         """Curvature columns of a sample of a mini-batch."""
@@ -73,10 +77,13 @@ class MiniBatching(BaseLM):
             return None
         if self._averages_matrix(network, n_samples, 0):
             many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
-            long = n_samples * network.n_outputs * n_parameters**2 > self._full_work
+            long = n_samples * network.n_outputs * n_parameters**2 > self._most_work(network, n_samples)
             return max(int(self._batch_share * n_parameters), LEAST_BATCH) if many and long else None
-        size = max(min(n_parameters // 2, DUAL_BATCH_ROWS) // columns, LEAST_BATCH)
-        long = linearisation(n_samples * columns, n_parameters) > DUAL_WORK
+        size = min(n_parameters // 2, DUAL_BATCH_ROWS) // columns
+        if self._smaller_batches:
+            size = min(size, n_samples // LEAST_DUAL_BATCHES)
+        size = max(size, LEAST_BATCH)
+        long = linearisation(n_samples * columns, n_parameters) > self._most_work(network, n_samples)
         return size if long and n_samples >= LEAST_DUAL_BATCHES * size else None
 
     @property
@@ -92,7 +99,7 @@ class MiniBatching(BaseLM):
         solver = self._solver_name()
         if solver != "auto" or n_batch * columns >= n_parameters:
             return solver != "dual"
-        cheap = linearisation(n_samples * columns, n_parameters) <= DUAL_WORK
+        cheap = linearisation(n_samples * columns, n_parameters) <= self._most_work(network, n_samples)
         many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
         return n_parameters <= MATRIX_PARAMETERS and (cheap or many)
 

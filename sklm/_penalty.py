@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .optim import MiniBatches
 from .optim._cross_validation import ALPHAS
 from .optim._relevance import FACTORS
 
@@ -23,6 +24,11 @@ LEAST_COLUMNS = 3
 #: of classes so many folds are left out: the first number over the multiplications of one linearisation, at least the
 #: second and at most all; with 'auto' there is no search where these are more than the last number
 CLASSES_WORK, LEAST_HELD_OUT, MOST_CLASSES_WORK = 5e8, 2, 4e8
+#: rows of classes that are fitted in mini-batches, of which a fifth is left out: at most so many for each parameter, or
+#: the second number if that is more; with more rows than the last number for each parameter there is no search
+BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 3000, 10.0
+#: ... in mini-batches of so many rows at most: what is best there is so with larger ones, too, which take longer
+SEARCHED_BATCH = 500
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
 #: cells than this share of the rows
 TWINS, OWN_CELLS = 3e-4, 0.8
@@ -36,7 +42,8 @@ class Folds:
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
     these rows; repeats : bool, some rows are equal, or many almost; twins : bool, many different ones are almost equal;
     weighs : bool, inputs may be weighed by how much they matter; factors : tuple of float, what is tried then, times
-    the penalty; least_alpha : float, and no less
+    the penalty; least_alpha : float, and no less; batches : MiniBatches or None, of the rows that fold 0 leaves, where
+    these are fitted in mini-batches: then ``alphas`` has one penalty to begin with
     """
 
     rows: np.ndarray
@@ -49,6 +56,7 @@ class Folds:
     weighs: bool = False
     factors: tuple[float, ...] = FACTORS
     least_alpha: float = 0.0
+    batches: MiniBatches | None = None
 
 
 def make_folds(
@@ -86,6 +94,16 @@ def for_classes(folds: Folds | None, n_columns: int) -> Folds | None:
         return None
     number = max(round(CLASSES_WORK / work), LEAST_HELD_OUT)
     return replace(folds, n_held_out=min(number, int(folds.of_row.max()) + 1))
+
+
+def for_mini_batches(folds: Folds | None, batches: MiniBatches, least: int, seed: int) -> Folds | None:
+    """Folds of which one is left out, and the others are fitted in at least ``least`` mini-batches, no larger ones."""
+    if folds is None:
+        return None
+    n_seen = int((folds.of_row > 0).sum())
+    size = max(min(batches.largest, n_seen // least, SEARCHED_BATCH), 1)
+    memory = None if batches.memory is None else min(batches.memory * size // batches.largest, n_seen)
+    return replace(folds, n_held_out=1, batches=MiniBatches(n_seen, size, seed, memory))
 
 
 def has_twins(X: np.ndarray, n_units: float) -> bool:

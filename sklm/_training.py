@@ -157,16 +157,12 @@ class Training(Reporting):
         """Whether two hidden layers may be compared with one."""
         return False
 
-    def _rows_for_units(self, data: TrainingSet) -> float:
-        """Rows by which to choose the units of ``hidden_layer_sizes='auto'``."""
-        return data.n_units
-
     def _refuse_targets(self, y: Any) -> None:
         """Raise TypeError for targets that would be misread."""
 
     def _prepare(self, data: TrainingSet, meaning: dict, previous: Training | None) -> Prepared:
         """Build what the engine needs, with the random numbers of this fit."""
-        architecture = self._own_architecture(self._rows_for_units(data), data.X.shape[1], previous)
+        architecture = self._own_architecture(data.n_units, data.shape, previous)
         if previous is not None:
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -251,7 +247,8 @@ class Training(Reporting):
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
         core["_prior"], core["_alpha_searched"] = prior, folds is not None or stays
-        weighs = like is None and relevance is None and self._weighs(architecture, network, data.X.shape[1])
+        whole = like is None and relevance is None and batches is None
+        weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:
             most = self._n_noiseless_starts(network, loss, len(data.X), number)
@@ -328,7 +325,7 @@ class Training(Reporting):
         """One accepted step, for ``partial_fit``."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         if previous is None:
-            architecture = self._own_architecture(self._rows_for_units(data), data.X.shape[1])
+            architecture = self._own_architecture(data.n_units, data.shape)
             network = self._built(architecture, data)
             self._check_penalty(network)
             loss = self._make_loss(network, len(data.X), meaning)

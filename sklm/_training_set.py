@@ -28,6 +28,11 @@ class TrainingSet:
     weights: np.ndarray
     strata: np.ndarray | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return self.X.shape[1], self.y.shape[1]
+
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""
         X = RowView(self.X, index) if self.is_large else self.X[index]

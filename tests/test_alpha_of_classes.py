@@ -85,7 +85,6 @@ def test_penalties_go_down_with_weighed_columns_but_not_for_ever():
         ({"alpha": 0.02}, 100),
         ({"early_stopping": True}, 90),
         ({"target_loss": 0.4}, 100),
-        ({"batch_size": 30}, 100),
         ({"loss": "squared_error"}, 100),
         ({"optimizer": "lbfgs"}, 100),
         ({"hidden_layer_sizes": ()}, 100),

@@ -150,7 +150,6 @@ def test_several_starts_go_on_from_the_best():
         {"alpha": 0.02},
         {"early_stopping": True},
         {"target_loss": 0.4},
-        {"batch_size": 30},
         {"param_selection": "random"},
         {"loss": "squared_error"},
         {"optimizer": "lbfgs"},

@@ -106,8 +106,13 @@ def test_mini_batches_of_a_regressor(n_samples, n_parameters, n_outputs, expecte
 @pytest.mark.parametrize(
     ("n_samples", "n_parameters", "n_outputs", "options", "expected"),
     [
-        (1437, 1510, 10, {}, None),
+        (1437, 1510, 10, {}, (359, None, False)),  # fewer rows than parameters
+        (1437, 1510, 1, {}, None),
+        (1437, 1330, 10, {}, None),
         (5148, 866, 6, {}, None),
+        (3677, 2951, 1, {}, (919, None, False)),
+        (4000, 1203, 3, {}, (601, 1803, False)),
+        (4000, 900, 3, {}, None),
         (60_000, 1026, 10, {}, (513, 8 * 1026, True)),
         (20_000, 2366, 6, {}, (1000, 3000, False)),  # curvature is drawn: a column a sample
         (20_000, 2366, 6, {"curvature_samples": 2}, (500, 1500, False)),
@@ -157,7 +162,7 @@ def test_the_memory_of_given_batches():
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
 def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
     monkeypatch.setattr("sklm._mini_batches.DUAL_WORK", 1e4)
-    for name in ("EXACT_WORK", "FEW_ROWS_WORK", "FEWER_ROWS_WORK"):
+    for name in ("BATCHED_WORK", "EXACT_WORK", "FEW_ROWS_WORK", "FEWER_ROWS_WORK"):
         monkeypatch.setattr(f"sklm._classifier.{name}", 1e4)
     monkeypatch.setattr("sklm._mini_batches.LEAST_BATCH", 1)
     X, y = surface(200)

@@ -1,0 +1,210 @@
+"""``alpha='auto'`` of LMClassifier where fits are in mini-batches: a penalty by one fold that is left out."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_classification
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV
+
+from sklm import LMClassifier, LMGridSearchCV, fit_many
+from sklm import _climb as module
+from sklm._climb import DOWNWARDS, UPWARDS
+from sklm._penalty import ENOUGH_BATCHED_ROWS, SEARCHED_BATCH
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def table(n_samples, noise, seed=0):
+    return make_classification(
+        n_samples, 12, n_informative=6, n_redundant=2, n_classes=3, flip_y=noise, class_sep=1.5, random_state=seed
+    )
+
+
+def rings(n_samples):
+    """Three classes with sharp borders, around the origin of the plane."""
+    X = np.random.default_rng(0).uniform(-1, 1, (n_samples, 2))
+    return X, np.digitize(np.hypot(*X.T), [0.5, 0.8])
+
+
+def batched(**options):
+    return LMClassifier(**{"hidden_layer_sizes": 8, "batch_size": 40, "random_state": 0, **options})
+
+
+def multiples(model, n_rows):
+    return [round(alpha * n_rows, 6) for alpha in model.alpha_scores_]
+
+
+def test_scores_are_losses_of_fits_of_the_other_rows(monkeypatch):
+    X, y = table(250, 0.1)
+    options = {"standardize": False, "n_iter_no_change": 15}
+    model = batched(**options)
+    folds = model._ready(X, y)[1].folds
+    seen, held = folds.of_row > 0, folds.of_row == 0
+    assert held.sum() == 50
+    model.fit(X, y)
+    monkeypatch.setattr(LMClassifier, "_starts", lambda *given: folds.start[None])
+    for alpha, score in model.alpha_scores_.items():
+        apart = batched(alpha=alpha, batch_size=36, batch_memory=200, **options).fit(X[seen], y[seen])
+        assert score == pytest.approx(log_loss(y[held], apart.predict_proba(X[held])), rel=0.03)
+    assert model.alpha_ == min(model.alpha_scores_, key=model.alpha_scores_.__getitem__)
+
+
+def test_wrong_labels_want_more_and_clean_ones_less():
+    X, y = table(2400, 0.3)
+    noisy = batched(hidden_layer_sizes=30).fit(X[:400], y[:400])
+    assert multiples(noisy, 400)[0] > 3
+    assert noisy.alpha_ * 400 > 2
+    plain = batched(hidden_layer_sizes=30, alpha=1 / 400).fit(X[:400], y[:400])
+    losses = [log_loss(y[400:], model.predict_proba(X[400:])) for model in (noisy, plain)]
+    assert losses[0] < 0.9 * losses[1]
+    X, y = rings(400)
+    clean = batched().fit(X, y)
+    assert multiples(clean, 400)[-1] < 1
+    assert clean.alpha_ * 400 < 2
+
+
+@pytest.mark.parametrize(
+    ("losses", "tried", "chosen"),
+    [
+        ([1.0, 1.1, 1.1], [1, 3, 0.3], 1),
+        ([1.0, 0.9, 0.95], [1, 3, 10], 3),
+        ([1.0, 0.9, 0.8, 0.7], [1, 3, 10, 30], 30),
+        ([1.0, 1.1, 0.9, 0.8], [1, 3, 0.3, 0.1], 0.1),
+        ([1.0, np.nan, 0.9, 0.95], [1, 3, 0.3, 0.1], 0.3),
+    ],
+    ids=str,
+)
+def test_the_way_up_or_down(monkeypatch, losses, tried, chosen):
+    X, y = table(200, 0.1)
+    model, given = batched(max_iter=2, batch_size=30), iter(losses)
+    _, prepared = model._ready(X, y)
+    problem = type(prepared.problem)
+    original = problem.evaluate
+
+    def evaluate(self, theta, keep=True, reuse=None):
+        point = original(self, theta, keep, reuse)
+        if self.n_samples == 40:  # the rows left out
+            point.loss[:] = next(given)
+        return point
+
+    monkeypatch.setattr(problem, "evaluate", evaluate)
+    found = module.climbed(prepared, prepared.options["stopping"])
+    assert next(given, None) is None
+    np.testing.assert_allclose(sorted(found.alpha_scores, reverse=True), sorted(np.array(tried) / 200, reverse=True))
+    assert found.alpha == pytest.approx(chosen / 200)
+    assert found.folds is None
+
+
+def test_no_search_where_rows_are_many_or_nearly_equal():
+    X, y = table(1600, 0.1)
+    parameters = 12 * 3 + 3 * 4 + 3
+    for n_rows, searches in ((300, True), (1600, False)):
+        assert (n_rows <= ENOUGH_BATCHED_ROWS * parameters) is searches
+        _, prepared = batched(hidden_layer_sizes=3)._ready(X[:n_rows], y[:n_rows])
+        assert (prepared.folds is not None) is searches
+    doubled = batched().fit(np.r_[X[:200], X[:200] + 1e-9], np.r_[y[:200], y[:200]])
+    assert (doubled.alpha_, doubled.alpha_scores_) == (1 / 400, None)
+    with pytest.raises(ValueError, match="alpha='cv' cannot be used with mini-batches"):
+        batched(alpha="cv").fit(X, y)
+
+
+def test_the_search_takes_smaller_batches_and_keeps_shares_of_classes():
+    X, y = make_classification(3200, 30, n_informative=10, n_classes=5, random_state=0)
+    _, prepared = LMClassifier(random_state=0)._ready(X, y)
+    folds = prepared.folds
+    assert len(folds.rows) == 3000
+    assert folds.batches.largest <= SEARCHED_BATCH < prepared.batches.largest
+    shares = [np.bincount(y[folds.rows[folds.of_row == fold]]) for fold in range(5)]
+    assert np.ptp(shares, axis=0).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "shape", "units"),
+    [
+        (1500, (16, 10), 20),  # all rows in every step
+        (5600, (16, 10), 70),
+        (5600, (16, 26), 70),
+        (20_000, (20, 5), 100),
+        (20_000, (1, 5), 20),
+        (1437, (64, 10), 30),
+    ],
+)
+def test_units_of_several_classes(n_rows, shape, units):
+    assert LMClassifier()._own_architecture(n_rows, shape).hidden_layer_sizes == (units,)
+
+
+def test_mini_batches_of_a_wide_table_of_two_classes():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(3600, 57)), rng.integers(0, 2, 3600)
+    _, prepared = LMClassifier(random_state=0)._ready(X, y)
+    assert prepared.batches.largest == 900
+    assert prepared.folds.batches is not None
+    assert prepared.prior is None
+
+
+def test_a_weight_counts_as_so_many_rows_and_labels_may_be_several():
+    X, y = table(200, 0.1)
+    model = batched().fit(X, y, np.full(200, 2))
+    assert 1 in multiples(model, 400)
+    several = batched().fit(X, np.c_[y == 0, y == 1].astype(int))
+    assert 1 in multiples(several, 400)
+
+
+def test_an_interrupt_keeps_the_best_model_of_the_search(monkeypatch):
+    X, y = table(300, 0.3)
+    calls, original = [], module.levenberg_marquardt
+
+    def run(*given, **options):
+        calls.append(1)
+
+        def stop(progress):
+            if len(calls) == 2 and progress.iteration == 2:
+                raise KeyboardInterrupt
+
+        return original(*given, callback=stop, **options)
+
+    monkeypatch.setattr(module, "levenberg_marquardt", run)
+    with pytest.warns(UserWarning, match="It comes from the search for alpha, before the fit itself"):
+        model = batched().fit(X, y)
+    assert (model.status_, model.n_iter_) == ("interrupted", 0)
+    assert log_loss(y, model.predict_proba(X)) < 0.9 * np.log(3)
+
+
+def test_an_interrupt_before_the_first_model_is_passed_on(monkeypatch):
+    def raises(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "levenberg_marquardt", raises)
+    with pytest.raises(KeyboardInterrupt):
+        batched().fit(*table(300, 0.3))
+
+
+def test_time_ends_the_search_with_a_warning():
+    X, y = table(3000, 0.1)
+    with pytest.warns(ConvergenceWarning, match="ended the search for alpha before it was done"):
+        model = batched(hidden_layer_sizes=60, max_time=0.3).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+    assert len(model.alpha_scores_) < len(UPWARDS) + len(DOWNWARDS) + 1
+
+
+def test_a_warm_start_keeps_what_was_found():
+    X, y = table(200, 0.3)
+    model = batched(warm_start=True).fit(X, y)
+    multiple = model.alpha_ * 200
+    model.fit(X[:150], y[:150])
+    assert model.alpha_ * 150 == pytest.approx(multiple)
+
+
+def test_together_they_find_what_they_find_alone():
+    X, y = table(150, 0.2)
+    grid = {"damping": [1e-2, 1.0], "batch_size": [30, 60]}
+    with np.errstate(all="ignore"):
+        together = LMGridSearchCV(batched(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
+        apart = GridSearchCV(batched(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
+    np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
+    assert together.cv_results_["batched"].all()
+    for model, target in zip(fit_many(batched(), X, [y, np.roll(y, 7)]), [y, np.roll(y, 7)], strict=True):
+        alone = batched().fit(X, target)
+        assert model.alpha_scores_ == pytest.approx(alone.alpha_scores_)
+        np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), atol=1e-6)
