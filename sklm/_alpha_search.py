@@ -60,7 +60,7 @@ def choose_alphas(
     stopping: Stopping = first.options["stopping"]
     half = replace(stopping, max_time=stopping.max_time / 2)  # the rest is for the fit
     began = time.monotonic()
-    if first.folds.batches is not None:
+    if first.folds.climbs:
         return [climbed(fit, half.left(began)) for fit in fits]
     with isolated(first.problem.y.device):
         by_rows = first.has_rows_of_its_own and max(len(fit.theta) for fit in fits) <= models_at_once

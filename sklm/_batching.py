@@ -17,7 +17,6 @@ from joblib import effective_n_jobs
 from ._alpha_search import choose_alphas
 from ._depth import Result, deepened
 from ._prepared import CannotBatchError, Prepared, run_together
-from ._prior import judge_priors
 from ._training import Training
 from .optim import Status
 from .optim._dual import Dual
@@ -302,7 +301,4 @@ def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
     """Search for the penalties of fits of equal keys, where they have none, and fit them."""
     fits = _searched_alike(fits, estimator)
     solution = run_together(fits, estimator.jacobian_max_rows)
-    if fits[0].prior is None:
-        return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]
-    fits, solution = judge_priors(fits, solution, fits[0].options["stopping"], estimator.jacobian_max_rows)
-    return [Result(fit, solution, row) for row, fit in enumerate(fits)]
+    return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]

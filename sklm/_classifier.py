@@ -16,18 +16,14 @@ from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
 from ._penalty import (
-    BATCHED_ROWS,
-    ENOUGH_BATCHED_ROWS,
-    LEAST_BATCHED_ROWS,
     Folds,
+    can_climb,
     can_search_classes,
     for_classes,
-    for_mini_batches,
-    has_twins,
+    for_climbing,
     make_folds,
+    most_climbing_rows,
 )
-from ._prepared import Prepared
-from ._prior import JUDGING_WORK, judging_work
 from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import has_partial_fit
@@ -67,12 +63,11 @@ alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. One over the sum of the weights
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
     coefficient is normal with deviation one beforehand. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on
-    rows left out or, where fits are too long for that, by the leave-one-out loss of the finished fit and the evidence.
-    This takes two to ten times as long as a fit with a number. In mini-batches, with fewer than ten rows a parameter,
-    one fold is left out for 0.1 to 30 times that. It is just one over the sum without hidden layers, for CNNs and
-    modules, with ``early_stopping``, ``target_loss`` or another loss, and in ``partial_fit``, where the rows are those
-    of the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries
-    0.1 times that, too; see the user guide.
+    rows left out, or 0.1 to 30 times that by one fold where fits are long or in mini-batches. This takes two to ten
+    times as long as a fit with a number. It is just one over the sum without hidden layers, for CNNs and modules, with
+    ``early_stopping``, ``target_loss`` or another loss, with ten rows a parameter in mini-batches, and in
+    ``partial_fit``, where the rows are those of the batch: give a number there. 'cv' always leaves rows out, and more
+    of them, and tries 0.1 times that, too; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
@@ -142,13 +137,12 @@ class LMClassifier(ClassProbabilities):
         Factor of each standardised column; None where all are alike. ``alpha_`` is for the weights of columns that have
         these factors.
     alpha_scores_ : dict of float to float, or None
-        What every penalty that was tried was judged by, an estimate of the mean loss of rows that were not seen, before
-        columns were weighed. Of rows left out, those well behind the best one were not trained to the end. None where
-        nothing was chosen.
+        Mean loss on rows left out with every penalty that was tried, before columns were weighed; those well behind the
+        best one were not trained to the end. None where nothing was chosen.
     batch_size_ : int
         Rows of a step: those of the largest mini-batch, or all training rows.
     n_iter_ : int
-        Iterations, without those of penalties that were given up.
+        Iterations of the fit, without the search for a penalty.
     status_ : str
         Why it stopped: 'gradient', 'step', 'decrease', 'target', 'exact' (separable rows are fitted to rounding),
         'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative' (derivatives became
@@ -470,8 +464,8 @@ class LMClassifier(ClassProbabilities):
         # the loss of several labels is their mean
         return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
 
-    def _may_judge(self, architecture: Architecture, data: TrainingSet) -> bool:
-        """Whether ``alpha='auto'`` means more than one penalty, were there time for it."""
+    def _may_search(self, architecture: Architecture, data: TrainingSet) -> bool:
+        """Whether ``alpha='auto'`` means a search, were there time for it."""
         # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
         suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
         plain = self._is_lm and self.target_loss is None and self._selection() is None
@@ -490,39 +484,26 @@ class LMClassifier(ClassProbabilities):
     ) -> Folds | None:
         if self.alpha == "cv":
             return super()._folds(architecture, network, loss, data, batches, start, seed, meaning)
-        if not self._may_judge(architecture, data):
+        if not self._may_search(architecture, data):
             return None
         n_columns = loss.curvature_columns(network.n_outputs)
-        if batches is not None:
-            if len(data.X) > ENOUGH_BATCHED_ROWS * network.n_parameters:
-                return None
-            most = int(max(BATCHED_ROWS * network.n_parameters, LEAST_BATCHED_ROWS))
-            folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
-            folds = for_mini_batches(folds, batches, LEAST_DUAL_BATCHES, seed)
-        elif can_search_classes(len(data.X) * n_columns, network.n_parameters):
+        rows, n_parameters = len(data.X) * n_columns, network.n_parameters
+        if batches is None and can_search_classes(rows, n_parameters):
             folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
+        elif can_climb(len(data.X), rows, n_parameters, batches):
+            most = most_climbing_rows(n_parameters, batches)
+            folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
+            folds = for_climbing(folds, batches, LEAST_DUAL_BATCHES, seed)
         else:
             return None
         # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
         if folds is None or folds.twins:
             return None
         prior = self._prior_of(folds, data, meaning)
-        if batches is not None:
+        if folds.climbs:
             return replace(folds, alphas=np.array([prior]))
         alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR
         return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least)
-
-    def _judged(
-        self, architecture: Architecture, data: TrainingSet, fit: Prepared, meaning: dict[str, Any]
-    ) -> Prepared:
-        network, problem = fit.problem.network, fit.problem
-        work = judging_work(len(data.X), network.n_outputs, network.n_parameters)
-        affordable = work <= JUDGING_WORK and problem.y.device.type != "mps"  # in double precision
-        if fit.batches is not None or not (affordable and self._may_judge(architecture, data)):
-            return fit
-        if has_twins(np.asarray(data.X), data.n_units):  # copies of a row that is left out stay in the fit
-            return fit
-        return replace(fit, prior=self._prior_penalty(data, meaning))
 
     def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
         # one confident error may outweigh a fold: all rows have to be left out once

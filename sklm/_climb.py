@@ -1,4 +1,4 @@
-"""A penalty for classes in mini-batches: from one to the next while rows that are left out are predicted better."""
+"""A penalty for classes that are long to fit: from one to the next while rows left out are predicted better."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,8 +23,10 @@ N_FOLDS, MOST_HELD_OUT = 5, 3
 #: with fewer columns nobody need find out which ones matter
 LEAST_COLUMNS = 3
 #: of classes so many folds are left out: the first number over the multiplications of one linearisation, at least the
-#: second and at most all; with 'auto' there is no search where these are more than the last number
+#: second and at most all; with 'auto' there is no such search where these are more than the last number
 CLASSES_WORK, LEAST_HELD_OUT, MOST_CLASSES_WORK = 5e8, 2, 4e8
+#: of longer fits of classes one fold is left out, but not where a linearisation takes more multiplications than this
+MOST_CLIMBING_WORK = 2e10
 #: rows of classes that are fitted in mini-batches, of which a fifth is left out: at most so many for each parameter, or
 #: the second number if that is more; with more rows than the last number for each parameter there is no search
 BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 3000, 10.0
@@ -42,8 +45,8 @@ class Folds:
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
     these rows; repeats : bool, some rows are equal, or many almost; twins : bool, many different ones are almost equal;
     weighs : bool, inputs may be weighed by how much they matter; factors : tuple of float, what is tried then, times
-    the penalty; least_alpha : float, and no less; batches : MiniBatches or None, of the rows that fold 0 leaves, where
-    these are fitted in mini-batches: then ``alphas`` has one penalty to begin with
+    the penalty; least_alpha : float, and no less; climbs : bool, ``alphas`` has one penalty to begin with, see
+    ``climbed``; batches : MiniBatches or None, then, of the rows that fold 0 leaves
     """
 
     rows: np.ndarray
@@ -56,6 +59,7 @@ class Folds:
     weighs: bool = False
     factors: tuple[float, ...] = FACTORS
     least_alpha: float = 0.0
+    climbs: bool = False
     batches: MiniBatches | None = None
 
 
@@ -86,24 +90,36 @@ def make_folds(
 
 
 def for_classes(folds: Folds | None, n_columns: int) -> Folds | None:
-    """Folds of classes, of which more are left out: one confident error may outweigh a fold; None where too long."""
+    """Folds of classes, of which more are left out: one confident error may outweigh a fold."""
     if folds is None:
         return None
     work = linearisation(len(folds.rows) * n_columns, len(folds.start))
-    if work > MOST_CLASSES_WORK:
-        return None
     number = max(round(CLASSES_WORK / work), LEAST_HELD_OUT)
     return replace(folds, n_held_out=min(number, int(folds.of_row.max()) + 1))
 
 
-def for_mini_batches(folds: Folds | None, batches: MiniBatches, least: int, seed: int) -> Folds | None:
-    """Folds of which one is left out, and the others are fitted in at least ``least`` mini-batches, no larger ones."""
+def can_climb(n_samples: int, rows: float, n_parameters: int, batches: MiniBatches | None) -> bool:
+    """Whether one fold may be left out where all are too many; ``rows`` counts columns of curvature."""
+    if batches is None:
+        return linearisation(rows, n_parameters) <= MOST_CLIMBING_WORK
+    return n_samples <= ENOUGH_BATCHED_ROWS * n_parameters
+
+
+def most_climbing_rows(n_parameters: int, batches: MiniBatches | None) -> int:
+    """Rows that take part then."""
+    return sys.maxsize if batches is None else int(max(BATCHED_ROWS * n_parameters, LEAST_BATCHED_ROWS))
+
+
+def for_climbing(folds: Folds | None, batches: MiniBatches | None, least: int, seed: int) -> Folds | None:
+    """Folds of which one is left out; the others are fitted in ``least`` mini-batches or more, if in any."""
     if folds is None:
         return None
-    n_seen = int((folds.of_row > 0).sum())
-    size = max(min(batches.largest, n_seen // least, SEARCHED_BATCH), 1)
-    memory = None if batches.memory is None else min(batches.memory * size // batches.largest, n_seen)
-    return replace(folds, n_held_out=1, batches=MiniBatches(n_seen, size, seed, memory))
+    if batches is not None:
+        n_seen = int((folds.of_row > 0).sum())
+        size = max(min(batches.largest, n_seen // least, SEARCHED_BATCH), 1)
+        memory = None if batches.memory is None else min(batches.memory * size // batches.largest, n_seen)
+        batches = MiniBatches(n_seen, size, seed, memory)
+    return replace(folds, n_held_out=1, climbs=True, batches=batches)
 
 
 def has_twins(X: np.ndarray, n_units: float) -> bool:

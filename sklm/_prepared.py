@@ -76,8 +76,6 @@ class Prepared:
         Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
     searched : (P,) float64 ndarray or None
         The best model of the search: what is left if the user stops before the first iteration.
-    prior : float or None
-        The penalty of coefficients of deviation one, if multiples of it are to be judged; see ``judge_priors``.
     deeper_sizes : tuple of int or None
         Hidden layers to compare with, if there are any; see ``deepened``.
     deeper : callable or None
@@ -101,7 +99,6 @@ class Prepared:
     searched_losses: np.ndarray | None = None
     n_noiseless: int = 0
     searched: np.ndarray | None = None
-    prior: float | None = None
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
     interrupted: bool = False
@@ -191,7 +188,7 @@ class Prepared:
     @property
     def most_runs(self) -> int:
         """How many times ``max_iter`` iterations there may be, one run after the other."""
-        if self.deeper is not None or self.prior is not None:  # another network; penalties one way and the other
+        if self.deeper is not None:  # another network
             return 2
         return len(self.theta) if self.stages and self.options["stopping"].target_loss >= 0 else 1
 
@@ -287,7 +284,6 @@ class Prepared:
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
             None if self.folds is None else (self.folds.weighs, self.folds.factors),
-            self.prior is not None,
             self.deeper_sizes,
             self.seed if draws else None,
         )

@@ -238,7 +238,7 @@ class Solving(MiniBatching):
         return make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
 
     def _weighs(self, architecture: Architecture, network: Network, n_inputs: int) -> bool:
-        """Whether columns may be weighed, where a penalty is searched for or judged."""
+        """Whether columns may be weighed, where a penalty is searched for."""
         layers = architecture.restarts and network.input_weights is not None and self._scales(architecture)
         return isinstance(self.relevance, str) and layers and n_inputs >= LEAST_COLUMNS
 

@@ -20,7 +20,6 @@ from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
-from ._prior import judge_priors
 from ._reporting import Reporting
 from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import refuse_nonfinite
@@ -194,8 +193,7 @@ class Training(Reporting):
         network = self._built(architecture, data)
         self._check_penalty(network)
         held_out = None
-        # by rows left out: then it stays
-        was_found = previous is not None and previous.alpha_scores_ is not None and previous._alpha_searched
+        was_found = previous is not None and previous.alpha_scores_ is not None
         automatic = not was_found and self._holds_out(architecture, network, data)
         if automatic or self._asks_to_hold_out:
             data, held_out = data.hold_out(self.validation_fraction, seed, whole=automatic)
@@ -246,14 +244,14 @@ class Training(Reporting):
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
-        core["_prior"], core["_alpha_searched"] = prior, folds is not None or stays
-        whole = like is None and relevance is None and batches is None
+        core["_prior"] = prior
+        whole = like is None and relevance is None and not (folds is not None and folds.climbs)
         weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:
             most = self._n_noiseless_starts(network, loss, len(data.X), number)
             return replace(fit, folds=replace(folds, weighs=weighs), n_noiseless=most)
-        return fit if stays else self._judged(architecture, data, fit, meaning)
+        return fit
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if self.verbose:
@@ -267,13 +265,7 @@ class Training(Reporting):
         try:
             with isolated(fit.problem.y.device):
                 solution, row = self._solve(fit, listener)
-                if fit.prior is not None:
-                    if self.verbose:
-                        say("Going on with other penalties ...")
-                    left = stopping.left(began)
-                    (fit,), solution = judge_priors([fit], solution, left, self.jacobian_max_rows, listener)
-                    row = 0
-                elif fit.deeper is not None:
+                if fit.deeper is not None:
                     first, done = Result(fit, solution, row), int(solution.n_iter.max())
 
                     def search(fits: list[Prepared]) -> list[Prepared]:
@@ -289,9 +281,6 @@ class Training(Reporting):
                         say("Two hidden layers are kept." if fit is shown[-1] else "One hidden layer is kept.")
         finally:
             callbacks.close()
-        if self.verbose and fit.prior is not None and fit.alpha_scores:
-            tried = ", ".join(f"{alpha:.3g}" for alpha in fit.alpha_scores)
-            say(f"alpha = {fit.alpha:.3g} is the best of {tried}")
         if Status.INTERRUPTED in solution.status and _ends_more.get():
             raise KeyboardInterrupt
         try:
@@ -383,9 +372,3 @@ class Training(Reporting):
     def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
         """Number for ``alpha``, 0 for one that is to be searched for."""
         return 0.0 if isinstance(self.alpha, str) else float(self.alpha)
-
-    def _judged(
-        self, architecture: Architecture, data: TrainingSet, fit: Prepared, meaning: dict[str, Any]
-    ) -> Prepared:
-        """The fit, with a ``prior`` where multiples of that penalty are to be judged, see ``judge_priors``."""
-        return fit

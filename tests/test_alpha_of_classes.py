@@ -14,12 +14,6 @@ from sklm.optim import _penalty_race
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-def checkerboard(n_samples=2300, seed=0):
-    """Classes of four fields each, with sharp corners, in the plane."""
-    X = np.random.default_rng(seed).uniform(-2, 2, (n_samples, 2))
-    return X, (np.floor(X).sum(1) % 2).astype(int)
-
-
 def overlapping(n_samples, n_classes=4, seed=0):
     return make_classification(
         n_samples, 10, n_informative=6, n_redundant=2, n_classes=n_classes, flip_y=0.1, class_sep=0.8, random_state=seed
@@ -32,13 +26,6 @@ def small(**options):
 
 def factors(model, total):
     return np.array(list(model.alpha_scores_)) * total
-
-
-def judged(monkeypatch, X, y, **options):
-    """The same by evidence and single rows left out, as for fits that are too long."""
-    with monkeypatch.context() as patch:
-        patch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
-        return LMClassifier(**{"relevance": None, "random_state": 0, **options}).fit(X, y)
 
 
 def test_scores_are_losses_on_rows_left_out():
@@ -56,17 +43,6 @@ def test_scores_are_losses_on_rows_left_out():
     assert min(scores) == pytest.approx(np.mean(held_out), rel=0.35)
 
 
-@pytest.mark.parametrize("kind", [checkerboard, lambda: overlapping(2300, 4)], ids=["checkerboard", "overlapping"])
-def test_probabilities_are_better_than_those_of_a_judged_penalty(kind, monkeypatch):
-    """Of sharp corners and of many classes, evidence and single rows that are left out are too sure of themselves."""
-    X, y = kind()
-    losses = [
-        log_loss(y[300:], model.predict_proba(X[300:]))
-        for model in (small(hidden_layer_sizes=20).fit(X[:300], y[:300]), judged(monkeypatch, X[:300], y[:300]))
-    ]
-    assert losses[0] < 0.97 * losses[1]
-
-
 def test_penalties_go_down_with_weighed_columns_but_not_for_ever():
     X, y = make_moons(150, noise=0.2, random_state=0)
     X = np.c_[X, np.random.default_rng(0).normal(size=(150, 3))]
@@ -76,7 +52,7 @@ def test_penalties_go_down_with_weighed_columns_but_not_for_ever():
     _, prepared = LMClassifier(random_state=0)._ready(X, y)
     assert prepared.folds.factors == WEIGHED_FACTORS
     assert prepared.folds.least_alpha == pytest.approx(LEAST_FACTOR / 150)
-    assert prepared.prior is None
+    assert not prepared.folds.climbs
 
 
 @pytest.mark.parametrize(
@@ -96,20 +72,19 @@ def test_where_no_rows_are_left_out(options, n_rows):
     X, y = overlapping(100)
     model = small(max_iter=5, **options)
     _, prepared = model._ready(X, y)
-    assert (prepared.folds, prepared.prior) == (None, None)
+    assert prepared.folds is None
     fitted = model.fit(X, y)
     assert (fitted.alpha_, fitted.alpha_scores_) == (options.get("alpha", 1 / n_rows), None)
 
 
-def test_long_fits_are_judged_and_longer_ones_are_not(monkeypatch):
+def test_of_long_fits_one_fold_is_left_out_and_none_of_longer_ones(monkeypatch):
     X, y = overlapping(100)
-    assert small()._ready(X, y)[1].folds is not None
+    assert small()._ready(X, y)[1].folds.n_held_out == 5
     monkeypatch.setattr("sklm._penalty.MOST_CLASSES_WORK", 1e5)
-    _, prepared = small()._ready(X, y)
-    assert prepared.folds is None
-    assert prepared.prior == 0.01
-    monkeypatch.setattr("sklm._classifier.JUDGING_WORK", 1e5)
-    assert small()._ready(X, y)[1].prior is None
+    folds = small()._ready(X, y)[1].folds
+    assert (folds.n_held_out, folds.climbs, folds.batches, len(folds.rows)) == (1, True, None, 100)
+    monkeypatch.setattr("sklm._penalty.MOST_CLIMBING_WORK", 1e5)
+    assert small()._ready(X, y)[1].folds is None
 
 
 def test_a_weight_counts_as_so_many_rows():
@@ -180,19 +155,6 @@ def test_a_warm_start_takes_what_was_found_as_a_multiple_of_the_prior():
     assert model.alpha_ * 80 == pytest.approx(multiple)
     assert list(model.alpha_scores_.values()) == scores
     assert model.alpha_ in model.alpha_scores_
-
-
-def test_a_warm_start_searches_where_a_penalty_was_judged(monkeypatch):
-    X, y = overlapping(120)
-    with monkeypatch.context() as patch:
-        patch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
-        model = small(warm_start=True).fit(X, y)
-    assert model.alpha_scores_ is not None
-    _, prepared = model._ready(X, y)
-    shadow = model._shadow()
-    data, meaning = shadow._validate(X, y, None, reset=True)
-    assert shadow._prepare(data, meaning, model).folds is not None
-    assert prepared.folds is not None
 
 
 def test_an_interrupt_before_any_row_was_predicted_takes_a_penalty_from_the_middle(monkeypatch):

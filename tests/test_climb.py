@@ -1,4 +1,4 @@
-"""``alpha='auto'`` of LMClassifier where fits are in mini-batches: a penalty by one fold that is left out."""
+"""``alpha='auto'`` of LMClassifier where fits are long or in mini-batches: a penalty by one fold that is left out."""
 
 import numpy as np
 import pytest
@@ -50,18 +50,35 @@ def test_scores_are_losses_of_fits_of_the_other_rows(monkeypatch):
     assert model.alpha_ == min(model.alpha_scores_, key=model.alpha_scores_.__getitem__)
 
 
-def test_wrong_labels_want_more_and_clean_ones_less():
+@pytest.mark.parametrize("size", [40, None])
+def test_wrong_labels_want_more_and_clean_ones_less(monkeypatch, size):
+    monkeypatch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
     X, y = table(2400, 0.3)
-    noisy = batched(hidden_layer_sizes=30).fit(X[:400], y[:400])
+    noisy = batched(hidden_layer_sizes=30, batch_size=size).fit(X[:400], y[:400])
     assert multiples(noisy, 400)[0] > 3
     assert noisy.alpha_ * 400 > 2
-    plain = batched(hidden_layer_sizes=30, alpha=1 / 400).fit(X[:400], y[:400])
+    plain = batched(hidden_layer_sizes=30, batch_size=size, alpha=1 / 400).fit(X[:400], y[:400])
     losses = [log_loss(y[400:], model.predict_proba(X[400:])) for model in (noisy, plain)]
     assert losses[0] < 0.9 * losses[1]
     X, y = rings(400)
-    clean = batched().fit(X, y)
+    clean = batched(batch_size=size).fit(X, y)
     assert multiples(clean, 400)[-1] < 1
     assert clean.alpha_ * 400 < 2
+
+
+def test_with_all_rows_scores_are_losses_of_fits_of_the_other_rows(monkeypatch):
+    X, y = table(250, 0.1)
+    monkeypatch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
+    options = {"standardize": False, "batch_size": None}
+    model = batched(**options)
+    folds = model._ready(X, y)[1].folds
+    seen, held = folds.of_row > 0, folds.of_row == 0
+    model.fit(X, y)
+    assert model.relevance_ is None
+    monkeypatch.setattr(LMClassifier, "_starts", lambda *given: folds.start[None])
+    for alpha, score in model.alpha_scores_.items():
+        apart = batched(alpha=alpha, growing=False, **options).fit(X[seen], y[seen])
+        assert score == pytest.approx(log_loss(y[held], apart.predict_proba(X[held])), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +156,7 @@ def test_mini_batches_of_a_wide_table_of_two_classes():
     X, y = rng.normal(size=(3600, 57)), rng.integers(0, 2, 3600)
     _, prepared = LMClassifier(random_state=0)._ready(X, y)
     assert prepared.batches.largest == 900
-    assert prepared.folds.batches is not None
-    assert prepared.prior is None
+    assert prepared.folds.climbs
 
 
 def test_a_weight_counts_as_so_many_rows_and_labels_may_be_several():

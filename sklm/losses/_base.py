@@ -64,10 +64,6 @@ class Loss(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no random curvature.")
 
-    def with_exact_curvature(self) -> Loss:
-        """The same loss with the Hessian itself as its curvature, where it has another one: itself."""
-        return self
-
     def gradient(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Derivative of the loss with respect to the outputs, (B, K, n)."""
         return (self.factor(outputs, y) * self.residual(outputs, y).unsqueeze(1)).sum(2)

@@ -172,9 +172,6 @@ class SoftmaxCrossEntropy(Parameters, Loss):
     def _kind(self) -> SoftmaxCurvature:
         return SOFTMAX_CURVATURES[self.curvature]
 
-    def with_exact_curvature(self) -> SoftmaxCrossEntropy:
-        return self if self.curvature == "exact" else SoftmaxCrossEntropy(self.label_smoothing)
-
     def curvature_columns(self, n_outputs: int) -> int:
         return self._kind.columns(n_outputs, self.curvature_samples)
 

@@ -8,7 +8,6 @@ from ._cross_validation import AlphaSearch, SearchInterrupted, cross_validate_al
 from ._damping import STRATEGIES, DampingStrategy, DelayedGratification, GainRatio, Multiplicative, Trial, TrustRegion
 from ._data import StreamedRows, TensorRows
 from ._descent import OPTIMIZERS, gradient_descent
-from ._evidence import log_evidence
 from ._growing import Growth, fit_growing
 from ._lbfgs import LBFGS
 from ._leave_one_out import leave_one_out
@@ -75,7 +74,6 @@ __all__ = [
     "gradient_descent",
     "leave_one_out",
     "levenberg_marquardt",
-    "log_evidence",
     "make_accelerations",
     "make_problem",
     "stack_problems",

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from ..architectures._base import Forward
-from ..losses._base import Loss
 from ._curvature import Workspace, linearise, output_rows
 from ._problem import Chunk, Problem
-from ._row_space import has_few_rows, row_space
 from ._solvers import Cholesky, NormalSystem, scaled_eigh
 from ._threads import on_suited_threads
 
@@ -22,7 +20,7 @@ FREE, LEAST_PENALTY = 1e-4, 1e-14
 
 
 @on_suited_threads
-def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: float | None = None) -> Tensor:
+def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
 
     Parameters
@@ -36,9 +34,6 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: floa
         Cut what is predicted for a left-out row to the range of the targets (of the positive ones for a log link, where
         this is always done; not for classes). Without it, a row that alone determines a parameter counts as wrong
         without limit, which tells memorised fits from others.
-    most : float, optional
-        Count no row's loss as more than so many times that of outputs that are all zero. Of classes, and with few rows
-        a parameter, the loss of a single row can be found far too high.
 
     Notes
     -----
@@ -47,8 +42,7 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: floa
     rows; the loss is taken there (approximate leave-one-out: Rad & Maleki 2020, Journal of the Royal Statistical
     Society B 82, pp. 965-996, for penalised linear models). For squared error and a linear model this is exact, the
     residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
-    left out of A. It costs about three linearisations. With fewer rows than parameters and a penalty all is done in the
-    space of the rows, where parameters free of penalty have ``FREE`` of it.
+    left out of A. It costs about three linearisations.
     """
     network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
     eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
@@ -66,37 +60,17 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, most: floa
         outputs = forward.outputs + change.mT
         if limits is not None:
             outputs = outputs.clamp(*limits)
-        if most is None:
-            total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
-        else:
-            highest = most * _of_each_row(loss, torch.zeros_like(outputs), chunk.y)
-            total = total + (chunk.weights * _of_each_row(loss, outputs, chunk.y).minimum(highest)).sum(-1)
+        total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
     return total
 
 
 def _spreads(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
     """Yield chunks, their forward passes, and ``C = J_n A^-1 J_n^T`` (B, n, K, K) of their samples."""
-    if has_few_rows(problem) and bool((problem.alpha > 0).all()):
-        penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
-        spread, start = row_space(problem, theta, penalty).spread, 0
-        for chunk, forward in problem.forward_passes(theta, None):
-            n = chunk.weights.shape[-1]
-            yield chunk, forward, spread[:, start : start + n]
-            start += n
-        return
     system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
     whitener = _whitener(system)
     for chunk, forward, rows in output_rows(problem, theta):
         white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
         yield chunk, forward, torch.einsum("bpkn,bpln->bnkl", white, white)
-
-
-def _of_each_row(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
-    """The loss (B, n) of every row, of outputs (B, K, n): each is a model of its own for ``value``."""
-    n_models, n_outputs, n = outputs.shape
-    single = outputs.mT.reshape(n_models * n, n_outputs, 1)
-    targets = y.expand(n_models, n_outputs, n).mT.reshape(n_models * n, n_outputs, 1)
-    return loss.value(single, targets, outputs.new_ones(1, 1)).sum(-1).view(n_models, n)
 
 
 @on_suited_threads

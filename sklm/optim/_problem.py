@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -212,32 +211,6 @@ class Problem:
             penalised=bool((alpha != 0).any()),
             max_rows=max_rows,
             layer_rows=layer_rows,
-        )
-
-    def with_exact_curvature(self) -> Problem:
-        """The problem with the exact curvature of its loss, in place of drawn columns."""
-        loss = self.loss.with_exact_curvature()
-        if loss is self.loss:
-            return self
-        sizes = _chunk_sizes("auto", self.network, loss, len(self.alpha), self.n_samples, self.y)
-        return replace(self, loss=loss, max_rows=sizes[0], layer_rows=sizes[1], noise=None)
-
-    def in_double_precision(self) -> Problem:
-        """The problem in float64; rows that are in memory."""
-        if self.y.dtype == torch.float64:
-            return self
-        assert isinstance(self.rows, TensorRows)
-        return replace(
-            self,
-            network=copy.deepcopy(self.network).to(self.y.device, torch.float64),
-            rows=TensorRows(self.rows.X.double(), self.rows.samples_first),  # strides stay
-            y=self.y.double(),
-            weights=self.weights.double(),
-            unit_weights=None if self.unit_weights is None else self.unit_weights.double(),
-            alpha=self.alpha.double(),
-            penalty_mask=self.penalty_mask.double(),
-            report_weights=self.report_weights.double(),
-            noise=None,
         )
 
     def penalty(self) -> Tensor | None:

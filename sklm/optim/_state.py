@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..architectures._base import Forward
 from ._damping import Memory
-from ._status import FINAL, Status
+from ._status import Status
 
 
 @dataclass
@@ -191,10 +191,6 @@ class Solution:
     def best(self) -> int:
         """The first of the models with the lowest score."""
         return int(np.argmin(self.rank))
-
-    def came_to_an_end(self, row: int = 0) -> bool:
-        """Whether a model ended by itself, not with the whole fit."""
-        return self.status[row].converged and self.status[row] not in FINAL
 
     def only(self, index: np.ndarray) -> Solution:
         """The models ``index`` (b,)."""

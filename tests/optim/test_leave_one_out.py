@@ -180,30 +180,3 @@ def test_models_with_few_rows_are_independent():
     for k in range(3):
         alone = leave_one_out_in_rows(problem.models(torch.tensor([k])), theta[[k]])
         torch.testing.assert_close(together[[k]], alone, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("most", [0.5, 2.0, 1e9])
-@pytest.mark.parametrize("max_rows", [None, 7])
-def test_no_row_counts_more_than_so_many_times_the_loss_of_zero(most, max_rows):
-    """Residuals of a linear model over one minus the leverage (Allen 1974), two outputs."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(20, 4)), rng.normal(size=(20, 2))
-    problem, theta = fitted(X, y, SquaredError(), jacobian_max_rows=max_rows)
-    Z = np.c_[X, np.ones(20)]
-    hat = Z @ np.linalg.pinv(Z)
-    residual = (y - hat @ y) / (1 - np.diag(hat)[:, None])
-    each, zero = 0.5 * np.mean(residual**2, axis=1), 0.5 * np.mean(y**2, axis=1)
-    assert (each > 2 * zero).any()
-    expected = np.minimum(each, most * zero).mean()
-    np.testing.assert_allclose(leave_one_out(problem, theta, most=most).item(), expected, rtol=1e-5)
-
-
-def test_no_row_of_classes_counts_more_than_equal_probabilities_do():
-    rng = np.random.default_rng(5)
-    X = 3 * rng.normal(size=(40, 2))
-    y = (X[:, :1] > 0).astype(float)
-    y[np.argsort(-np.abs(X[:, 0]))[:3]] *= 0.0  # some are wrong, far out
-    problem, theta = fitted(X, y, LogisticLoss(), alpha=0.001)
-    whole, cut = leave_one_out(problem, theta).item(), leave_one_out(problem, theta, most=1.0).item()
-    assert cut < 0.9 * whole
-    assert cut <= np.log(2)
