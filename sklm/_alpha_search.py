@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._climb import climbed
 from ._penalty import Folds
-from ._prepared import Prepared, run_together
+from ._prepared import Prepared, is_hopeless, run_together
 from .optim import (
     AlphaSearch,
     Problem,
@@ -124,6 +124,8 @@ def _with_found(
     if by_rows:
         # without a penalty nothing is known of rows left out by no more rows than parameters
         doubtful = doubtful | found.little | (search.noiseless & (not fits[0].predicts_rows))
+        each = zip(fits, found.alpha, found.losses_of_folds, strict=True)
+        doubtful &= [not is_hopeless(alpha, losses, fit.rival_losses) for fit, alpha, losses in each]
     numbers, most = np.flatnonzero(doubtful), max(len(fit.theta) for fit in fits)
     alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // most
     for part in np.array_split(numbers, -(-len(numbers) // at_once)) if len(numbers) else []:

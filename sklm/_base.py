@@ -205,16 +205,17 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         """Sizes of the hidden layers of a fitted model."""
         return getattr(previous.architecture_, "hidden_layer_sizes", (AUTO_UNITS,))
 
-    def _own_architecture(self, n_rows: float, shape: tuple[int, int], previous: Any = None) -> Architecture:
-        """A copy of the architecture that later changes of the parameter do not reach; ``shape`` is (inputs, outputs).
+    def _own_architecture(self, n_units: float, shape: tuple[int, int, int], previous: Any = None) -> Architecture:
+        """A copy of the architecture that later changes of the parameter do not reach.
 
-        Sizes that are 'auto' stay what they were in a ``previous`` fit.
+        ``n_units`` are rows as weights count them, ``shape`` is (samples, inputs, outputs). Sizes that are 'auto' stay
+        what they were in a ``previous`` fit.
         """
-        return self._own_copy(self._auto_sizes(n_rows, *shape) if previous is None else self._sizes_in(previous))
+        return self._own_copy(self._auto_sizes(n_units, shape) if previous is None else self._sizes_in(previous))
 
-    def _auto_sizes(self, n_rows: float, n_inputs: int, n_outputs: int) -> tuple[int, ...]:
+    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Sizes of the hidden layers that 'auto' means."""
-        return auto_sizes(n_rows, n_inputs, self._affords(), self._searching_rows)
+        return auto_sizes(n_units, shape[1], self._affords(), self._searching_rows)
 
     def _own_copy(self, sizes: Any) -> Architecture:
         """A copy of the architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""

@@ -21,8 +21,6 @@ from ._penalty import (
     can_search_classes,
     for_classes,
     for_climbing,
-    make_folds,
-    most_climbing_rows,
 )
 from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
@@ -384,13 +382,16 @@ class LMClassifier(ClassProbabilities):
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
 
-    def _auto_sizes(self, n_rows: float, n_inputs: int, n_outputs: int) -> tuple[int, ...]:
-        if n_outputs == 1 or n_inputs == 1:
-            return super()._auto_sizes(n_rows, n_inputs, n_outputs)
+    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        n_samples, n_inputs, n_outputs = shape
+        if n_outputs == 1:
+            return super()._auto_sizes(n_units, shape)
+        if n_inputs == 1 or not self._is_lm:
+            return (AUTO_UNITS,)
         # more units memorise wrong labels where every class has outputs of its own, but not of many rows
-        units = units_by_rows(n_rows, MOST_CLASSES_UNITS)
+        units = units_by_rows(n_units, MOST_CLASSES_UNITS)
         many = MLP((units,), self.activation).build(n_inputs, n_outputs)
-        return (units,) if self._batches(many, int(n_rows), 0) is not None else (AUTO_UNITS,)
+        return (units,) if self._batches(many, n_samples, 0) is not None else (AUTO_UNITS,)
 
     def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
         return None if meaning["_kind"] == "multilabel" else meaning["classes_"][codes_of(y)]
@@ -491,9 +492,7 @@ class LMClassifier(ClassProbabilities):
         if batches is None and can_search_classes(rows, n_parameters):
             folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
         elif can_climb(len(data.X), rows, n_parameters, batches):
-            most = most_climbing_rows(n_parameters, batches)
-            folds = make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
-            folds = for_climbing(folds, batches, LEAST_DUAL_BATCHES, seed)
+            folds = for_climbing(np.asarray(data.X), start, batches, LEAST_DUAL_BATCHES, seed, data.strata)
         else:
             return None
         # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones

@@ -56,7 +56,7 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
         start = torch.from_numpy(folds.start[None]).to(device, problem.y.dtype)
 
         def attempt(alpha: float) -> bool:
-            """Fit with a penalty; whether it is the best so far."""
+            """Fit with a penalty; whether it came to its end, and is the best so far."""
             solution = levenberg_marquardt(
                 replace(seen, alpha=torch.full_like(seen.alpha, alpha), penalised=True),
                 start,
@@ -64,6 +64,8 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
                 seed=fit.seed,
                 **{**fit.options, "stopping": stopping.left(began)},
             )
+            if losses and Status.TIME in solution.status:  # what memorises looks better before its end
+                return False
             loss = float(held.evaluate(solution.theta, keep=False).loss[0])
             losses[alpha], models[alpha] = loss if np.isfinite(loss) else np.inf, solution.theta
             if Status.INTERRUPTED in solution.status:

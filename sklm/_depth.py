@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ._penalty import ENOUGH_ROWS, linearisation
-from ._prepared import Prepared
+from ._prepared import NO_PENALTY, Prepared, is_hopeless, ratio_of_losses
 from ._solving import AUTO_WORK
 from .optim import Solution, Status, Stopping
 from .optim._status import FINAL
@@ -27,10 +27,6 @@ MOST_WORK = 5e8
 #: two ratios to one layer, of the losses on rows left out by the search and one by one, must have a product below this;
 #: without a penalty, where the latter may be far too low; and where that of one layer may be far too high
 BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.36, 0.03, 0.003
-#: penalties up to this one are as good as none
-NO_PENALTY = 1e-7
-#: with a penalty, the search alone rules two layers out where its ratio is above this
-HOPELESS = 0.8
 
 
 @dataclass
@@ -95,7 +91,9 @@ def deepened(
             assert one.deeper is not None
             other = one.deeper(one)
             limited = replace(other.options["stopping"], max_time=seconds)
-            others.append(replace(other, options={**other.options, "stopping": limited}))
+            rival = one.searched_losses if one.alpha > NO_PENALTY else None
+            options = {**other.options, "stopping": limited}
+            others.append(replace(other, options=options, rival_losses=rival))
         searched = zip(numbers, search(others) if others else [], strict=True)
         hopeful = {number: fit for number, fit in searched if not _is_hopeless(fit, results[number].fit)}
         for number, other_result in zip(hopeful, solve(list(hopeful.values())) if hopeful else [], strict=True):
@@ -132,20 +130,10 @@ def _is_little(result: Result, loss: float | None) -> bool:
     return min(float(np.mean(losses[np.isfinite(losses)])), loss) <= LITTLE * null and not exact
 
 
-def _searched_ratio(new: Prepared, old: Prepared) -> float:
-    """The loss on rows left out by the search over that of another fit's; NaN where one is not known."""
-    ours, theirs = new.searched_losses, old.searched_losses
-    if ours is None or theirs is None:
-        return np.nan
-    same = min(len(ours), len(theirs))  # long fits leave out fewer folds
-    with np.errstate(all="ignore"):
-        return float(ours[:same].mean() / theirs[:same].mean())
-
-
 def _is_hopeless(new: Prepared, old: Prepared) -> bool:
     """Whether a fit is not worth while after the search for its penalty; one without time says so itself."""
     in_time = new.options["stopping"].max_time > 0
-    return in_time and new.alpha > NO_PENALTY and _searched_ratio(new, old) > HOPELESS
+    return in_time and is_hopeless(new.alpha, new.searched_losses, old.searched_losses)
 
 
 def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
@@ -156,4 +144,4 @@ def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
     share = BETTER_WITHOUT_PENALTY if new.fit.alpha <= NO_PENALTY else BETTER
     if not old.fit.predicts_rows:
         share = BETTER_THAN_ROUGH
-    return loss * _searched_ratio(new.fit, old.fit) < share * old_loss
+    return loss * ratio_of_losses(new.fit.searched_losses, old.fit.searched_losses) < share * old_loss

@@ -81,10 +81,10 @@ class MiniBatching(BaseLM):
             return max(int(self._batch_share * n_parameters), LEAST_BATCH) if many and long else None
         size = min(n_parameters // 2, DUAL_BATCH_ROWS) // columns
         if self._smaller_batches:
-            size = min(size, n_samples // LEAST_DUAL_BATCHES)
+            size = min(size, -(-n_samples // LEAST_DUAL_BATCHES))
         size = max(size, LEAST_BATCH)
         long = linearisation(n_samples * columns, n_parameters) > self._most_work(network, n_samples)
-        return size if long and n_samples >= LEAST_DUAL_BATCHES * size else None
+        return size if long and -(-n_samples // size) >= LEAST_DUAL_BATCHES else None
 
     @property
     def _has_rules_for_all_rows(self) -> bool:
@@ -108,7 +108,9 @@ class MiniBatching(BaseLM):
         batches, rows = self._batches(network, n_samples, 0), self._batch_rows(network, n_samples)
         if batches is None or batches.memory is None:
             return rows
-        return max(rows, batches.memory) if self._averages_matrix(network, n_samples, rows) else n_samples
+        return (
+            min(max(rows, batches.memory), n_samples) if self._averages_matrix(network, n_samples, rows) else n_samples
+        )
 
     def _batches(self, network: Network, n_samples: int, seed: int) -> MiniBatches | None:
         rows = self._batch_rows(network, n_samples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +28,7 @@ CLASSES_WORK, LEAST_HELD_OUT, MOST_CLASSES_WORK = 5e8, 2, 4e8
 MOST_CLIMBING_WORK = 2e10
 #: rows of classes that are fitted in mini-batches, of which a fifth is left out: at most so many for each parameter, or
 #: the second number if that is more; with more rows than the last number for each parameter there is no search
-BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 3000, 10.0
+BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 5000, 10.0
 #: ... in mini-batches of so many rows at most: what is best there is so with larger ones, too, which take longer
 SEARCHED_BATCH = 500
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
@@ -105,21 +104,29 @@ def can_climb(n_samples: int, rows: float, n_parameters: int, batches: MiniBatch
     return n_samples <= ENOUGH_BATCHED_ROWS * n_parameters
 
 
-def most_climbing_rows(n_parameters: int, batches: MiniBatches | None) -> int:
-    """Rows that take part then."""
-    return sys.maxsize if batches is None else int(max(BATCHED_ROWS * n_parameters, LEAST_BATCHED_ROWS))
+def for_climbing(
+    X: np.ndarray, start: np.ndarray, batches: MiniBatches | None, least: int, seed: int, strata: np.ndarray | None
+) -> Folds | None:
+    """Divide rows X (N, F) as :func:`make_folds` does, to leave one fold out; the rest may be fitted in mini-batches.
 
-
-def for_climbing(folds: Folds | None, batches: MiniBatches | None, least: int, seed: int) -> Folds | None:
-    """Folds of which one is left out; the others are fitted in ``least`` mini-batches or more, if in any."""
+    Of more rows than are worth while in mini-batches, so many take part. The mini-batches of the rest are at least
+    ``least``, and mostly smaller than ``batches`` of all rows.
+    """
+    n_samples, n_parameters, rows = len(X), len(start), np.arange(len(X))
+    most = int(max(BATCHED_ROWS * n_parameters, LEAST_BATCHED_ROWS))
+    if batches is not None and most < n_samples:
+        rows = np.sort(np.random.default_rng(seed).choice(n_samples, most, replace=False))
+    folds = make_folds(X[rows], start, len(rows), 1, seed, None if strata is None else strata[rows])
     if folds is None:
         return None
     if batches is not None:
         n_seen = int((folds.of_row > 0).sum())
-        size = max(min(batches.largest, n_seen // least, SEARCHED_BATCH), 1)
-        memory = None if batches.memory is None else min(batches.memory * size // batches.largest, n_seen)
+        size = min(batches.largest, -(-n_seen // least))
+        if batches.largest < n_parameters:  # else there may be no memory, as there are rows enough in each
+            size = min(size, SEARCHED_BATCH)
+        memory = None if batches.memory is None else max(min(batches.memory * size // batches.largest, n_seen), 1)
         batches = MiniBatches(n_seen, size, seed, memory)
-    return replace(folds, n_held_out=1, climbs=True, batches=batches)
+    return replace(folds, rows=rows[folds.rows], n_held_out=1, climbs=True, batches=batches)
 
 
 def has_twins(X: np.ndarray, n_units: float) -> bool:

@@ -39,6 +39,12 @@ NEGLIGIBLE = 1e-7
 KERNEL_WORK = 2e9
 
 
+#: penalties up to this one are as good as none
+NO_PENALTY = 1e-7
+#: with a penalty, the search alone rules a fit out beside another one where its loss is above this share
+HOPELESS = 0.8
+
+
 class CannotBatchError(Exception):
     """The fit has to run on its own; the message says why."""
 
@@ -72,6 +78,8 @@ class Prepared:
         What was found.
     searched_losses : (H,) float64 ndarray or None
         Losses on the rows that each of H folds leaves out, with what was found.
+    rival_losses : (H,) float64 ndarray or None
+        The same of a fit that was found to be noisy: well behind that, there is no need to find out if there is noise.
     n_noiseless : int
         Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
     searched : (P,) float64 ndarray or None
@@ -97,6 +105,7 @@ class Prepared:
     folds: Folds | None = None
     alpha_scores: dict[float, float] | None = None
     searched_losses: np.ndarray | None = None
+    rival_losses: np.ndarray | None = None
     n_noiseless: int = 0
     searched: np.ndarray | None = None
     deeper_sizes: tuple[int, int] | None = None
@@ -287,6 +296,20 @@ class Prepared:
             self.deeper_sizes,
             self.seed if draws else None,
         )
+
+
+def ratio_of_losses(ours: np.ndarray | None, theirs: np.ndarray | None) -> float:
+    """The mean loss on rows that folds leave out over that of another fit; NaN where one is not known."""
+    if ours is None or theirs is None:
+        return np.nan
+    same = min(len(ours), len(theirs))  # long fits leave out fewer folds
+    with np.errstate(all="ignore"):
+        return float(ours[:same].mean() / theirs[:same].mean())
+
+
+def is_hopeless(alpha: float, losses: np.ndarray | None, rival_losses: np.ndarray | None) -> bool:
+    """Whether the search for a penalty rules a fit out: it is noisy, and its losses (H,) are near those of another."""
+    return alpha > NO_PENALTY and ratio_of_losses(losses, rival_losses) > HOPELESS
 
 
 def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> Solution:

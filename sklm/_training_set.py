@@ -29,9 +29,9 @@ class TrainingSet:
     strata: np.ndarray | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Inputs and outputs."""
-        return self.X.shape[1], self.y.shape[1]
+    def shape(self) -> tuple[int, int, int]:
+        """Samples, inputs and outputs."""
+        return (*self.X.shape, self.y.shape[1])
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""

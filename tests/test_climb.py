@@ -1,5 +1,7 @@
 """``alpha='auto'`` of LMClassifier where fits are long or in mini-batches: a penalty by one fold that is left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
@@ -11,6 +13,7 @@ from sklm import LMClassifier, LMGridSearchCV, fit_many
 from sklm import _climb as module
 from sklm._climb import DOWNWARDS, UPWARDS
 from sklm._penalty import ENOUGH_BATCHED_ROWS, SEARCHED_BATCH
+from sklm.optim import Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -127,10 +130,10 @@ def test_no_search_where_rows_are_many_or_nearly_equal():
 
 
 def test_the_search_takes_smaller_batches_and_keeps_shares_of_classes():
-    X, y = make_classification(3200, 30, n_informative=10, n_classes=5, random_state=0)
+    X, y = make_classification(5200, 30, n_informative=10, n_classes=5, random_state=0)
     _, prepared = LMClassifier(random_state=0)._ready(X, y)
     folds = prepared.folds
-    assert len(folds.rows) == 3000
+    assert len(folds.rows) == len(np.unique(folds.rows)) == 5000
     assert folds.batches.largest <= SEARCHED_BATCH < prepared.batches.largest
     shares = [np.bincount(y[folds.rows[folds.of_row == fold]]) for fold in range(5)]
     assert np.ptp(shares, axis=0).max() <= 2
@@ -148,7 +151,12 @@ def test_the_search_takes_smaller_batches_and_keeps_shares_of_classes():
     ],
 )
 def test_units_of_several_classes(n_rows, shape, units):
-    assert LMClassifier()._own_architecture(n_rows, shape).hidden_layer_sizes == (units,)
+    assert LMClassifier()._own_architecture(n_rows, (n_rows, *shape)).hidden_layer_sizes == (units,)
+
+
+def test_weights_and_other_optimizers_are_no_reason_for_more_units_of_classes():
+    assert LMClassifier()._own_architecture(10_000, (200, 12, 3)).hidden_layer_sizes == (20,)
+    assert LMClassifier(optimizer="adam")._own_architecture(20_000, (20_000, 12, 3)).hidden_layer_sizes == (20,)
 
 
 def test_mini_batches_of_a_wide_table_of_two_classes():
@@ -157,6 +165,36 @@ def test_mini_batches_of_a_wide_table_of_two_classes():
     _, prepared = LMClassifier(random_state=0)._ready(X, y)
     assert prepared.batches.largest == 900
     assert prepared.folds.climbs
+
+
+@pytest.mark.parametrize(("size", "memory"), [(150, 1), (150, 10**6), (1, "auto"), (199, "auto"), (300, "auto")])
+def test_any_batches_and_memory(size, memory):
+    X, y = table(200, 0.1)
+    model = batched(batch_size=size, batch_memory=memory, max_iter=3).fit(X, y)
+    assert model.alpha_ in model.alpha_scores_
+
+
+def test_batches_with_rows_enough_stay_so():
+    X, y = table(600, 0.1)
+    _, prepared = batched(hidden_layer_sizes=1, batch_size=90)._ready(X[:180], y[:180])
+    assert prepared.batches.memory is None
+    assert prepared.folds.batches.largest == 36
+    assert batched(hidden_layer_sizes=1, batch_size=90)._ready(X, y)[1].folds is None
+
+
+def test_a_penalty_that_time_ended_is_not_compared(monkeypatch):
+    X, y = table(300, 0.3)
+    runs, original = [], module.levenberg_marquardt
+
+    def run(*given, **options):
+        solution = original(*given, **options)
+        runs.append(solution)
+        return replace(solution, status=[Status.TIME]) if len(runs) > 1 else solution
+
+    monkeypatch.setattr(module, "levenberg_marquardt", run)
+    model = batched().fit(X, y)
+    assert len(runs) == 3
+    assert multiples(model, 300) == [1]
 
 
 def test_a_weight_counts_as_so_many_rows_and_labels_may_be_several():

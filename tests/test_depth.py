@@ -8,7 +8,17 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _batching, _depth, _training, fit_many
+from sklm import (
+    LMClassifier,
+    LMGridSearchCV,
+    LMRegressor,
+    _alpha_search,
+    _batching,
+    _depth,
+    _prepared,
+    _training,
+    fit_many,
+)
 from sklm._depth import deeper_sizes
 from sklm.architectures import MLP
 from sklm.optim import Status, Stopping
@@ -239,6 +249,26 @@ def test_what_is_hopeless_is_not_fitted(monkeypatch):
         np.testing.assert_allclose(one.predict(X), model.predict(X), atol=1e-6)
     assert searched == [1, 2]
     assert not solved
+
+
+def test_nobody_asks_whether_what_is_hopeless_has_noise(monkeypatch):
+    """All rows judge a penalty where folds leave little; not that of two layers that noise and the folds rule out."""
+    X, y, *_ = table(noise=0.05, seed=1)
+    asked, original = [], _alpha_search._by_all_rows
+
+    def spy(fits, *given):
+        asked.append([fit.core["architecture_"].hidden_layer_sizes for fit in fits])
+        return original(fits, *given)
+
+    monkeypatch.setattr(_alpha_search, "_by_all_rows", spy)
+    model = LMRegressor(random_state=0).fit(X, y)
+    assert model.alpha_ > 1e-7
+    assert [len(sizes) for (sizes,) in asked] == [1]
+    asked.clear()
+    monkeypatch.setattr(_prepared, "HOPELESS", np.inf)
+    again = LMRegressor(random_state=0).fit(X, y)
+    assert [len(sizes) for (sizes,) in asked] == [1, 2]
+    np.testing.assert_array_equal(again.theta_, model.theta_)
 
 
 @pytest.mark.parametrize(

@@ -402,17 +402,17 @@ def test_folds_of_a_warm_start_do_not_start_from_the_fitted_model():
 
 def test_more_columns_mean_fewer_units_where_a_search_is_too_long_otherwise():
     for estimator, units in ((LMRegressor(), 30), (LMRegressor(alpha=0.1), 40), (LMRegressor(alpha="cv"), 40)):
-        architecture = estimator._own_architecture(1550, (30, 1))
+        architecture = estimator._own_architecture(1550, (1550, 30, 1))
         assert architecture.hidden_layer_sizes == (units,)
-    assert LMClassifier()._own_architecture(2000, (20, 1)).hidden_layer_sizes == (20,)
-    assert LMClassifier(relevance=None)._own_architecture(2000, (20, 1)).hidden_layer_sizes == (40,)
-    assert LMRegressor()._own_architecture(5000, (8, 1)).hidden_layer_sizes == (50,)
-    assert LMRegressor()._own_architecture(5000, (20, 1)).hidden_layer_sizes == (50,)
+    assert LMClassifier()._own_architecture(2000, (2000, 20, 1)).hidden_layer_sizes == (20,)
+    assert LMClassifier(relevance=None)._own_architecture(2000, (2000, 20, 1)).hidden_layer_sizes == (40,)
+    assert LMRegressor()._own_architecture(5000, (5000, 8, 1)).hidden_layer_sizes == (50,)
+    assert LMRegressor()._own_architecture(5000, (5000, 20, 1)).hidden_layer_sizes == (50,)
     # 4.5 rows a parameter of 50 units
-    assert LMClassifier()._own_architecture(5000, (20, 1)).hidden_layer_sizes == (20,)
-    assert LMClassifier()._own_architecture(5000, (10, 1)).hidden_layer_sizes == (40,)
-    assert LMClassifier()._own_architecture(30_000, (20, 1)).hidden_layer_sizes == (50,)
-    assert LMClassifier(batch_size=100)._own_architecture(5000, (20, 1)).hidden_layer_sizes == (50,)
+    assert LMClassifier()._own_architecture(5000, (5000, 20, 1)).hidden_layer_sizes == (20,)
+    assert LMClassifier()._own_architecture(5000, (5000, 10, 1)).hidden_layer_sizes == (40,)
+    assert LMClassifier()._own_architecture(30_000, (30_000, 20, 1)).hidden_layer_sizes == (50,)
+    assert LMClassifier(batch_size=100)._own_architecture(5000, (5000, 20, 1)).hidden_layer_sizes == (50,)
 
 
 def test_max_time_is_kept():

@@ -106,11 +106,11 @@ def test_mini_batches_of_a_regressor(n_samples, n_parameters, n_outputs, expecte
 @pytest.mark.parametrize(
     ("n_samples", "n_parameters", "n_outputs", "options", "expected"),
     [
-        (1437, 1510, 10, {}, (359, None, False)),  # fewer rows than parameters
+        (1437, 1510, 10, {}, (360, None, False)),  # fewer rows than parameters
         (1437, 1510, 1, {}, None),
         (1437, 1330, 10, {}, None),
         (5148, 866, 6, {}, None),
-        (3677, 2951, 1, {}, (919, None, False)),
+        (3677, 2951, 1, {}, (920, None, False)),
         (4000, 1203, 3, {}, (601, 1803, False)),
         (4000, 900, 3, {}, None),
         (60_000, 1026, 10, {}, (513, 8 * 1026, True)),
