@@ -40,8 +40,9 @@ FEW_ROWS_WORK, FEWER_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2.5e9, 2
 #: ``batch_size='auto'``: mini-batches where a linearisation of all rows takes more multiplications than the first, or,
 #: with several outputs and fewer rows than parameters, the second
 BATCHED_WORK, BATCHED_FEW_WORK = 4e9, 1e9
-#: ``hidden_layer_sizes='auto'`` where more than two classes are fitted in mini-batches: at most so many units
-MOST_CLASSES_UNITS = 100
+#: ``hidden_layer_sizes='auto'`` where more than two classes are fitted in mini-batches: at most so many units, where
+#: there are no more rows a parameter than the second number
+MOST_CLASSES_UNITS, MOST_ROWS_FOR_UNITS = 100, 7
 #: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
 TWO_COLUMNS_WORK = 2e9
 #: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
@@ -60,12 +61,12 @@ loss : {'log_loss', 'squared_error'}, default='log_loss'
 alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. One over the sum of the weights
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
-    coefficient is normal with deviation one beforehand. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on
-    rows left out, or 0.1 to 30 times that by one fold where fits are long or in mini-batches. This takes two to ten
-    times as long as a fit with a number. It is just one over the sum without hidden layers, for CNNs and modules, with
-    ``early_stopping``, ``target_loss`` or another loss, with ten rows a parameter in mini-batches, and in
-    ``partial_fit``, where the rows are those of the batch: give a number there. 'cv' always leaves rows out, and more
-    of them, and tries 0.1 times that, too; see the user guide.
+    coefficient is normal with deviation one beforehand; so weights that sum to one are far too much penalty. 'auto'
+    takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or 0.1 to 30 times that by one fold where fits
+    are long or in mini-batches. This takes two to ten times as long as a fit with a number. It is just that without
+    hidden layers, for CNNs and modules, with ``early_stopping``, ``target_loss`` or another loss, with twenty rows a
+    parameter in mini-batches, and in ``partial_fit``, where the rows are those of the batch: give a number there. 'cv'
+    always leaves rows out, and more of them, and tries 0.1 times that, too; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
@@ -388,10 +389,16 @@ class LMClassifier(ClassProbabilities):
             return super()._auto_sizes(n_units, shape)
         if n_inputs == 1 or not self._is_lm:
             return (AUTO_UNITS,)
-        # more units memorise wrong labels where every class has outputs of its own, but not of many rows
+
+        # more units memorise wrong labels where every class has outputs of its own, but for a penalty or many rows
+        few, affords = MLP((AUTO_UNITS,)).build(n_inputs, n_outputs), self._affords()
+        whole = self._batches(few, n_samples, 0) is None
+        if whole and affords is not None and affords(n_samples, few.n_parameters):
+            return (AUTO_UNITS,)
         units = units_by_rows(n_units, MOST_CLASSES_UNITS)
-        many = MLP((units,), self.activation).build(n_inputs, n_outputs)
-        return (units,) if self._batches(many, n_samples, 0) is not None else (AUTO_UNITS,)
+        many = MLP((units,)).build(n_inputs, n_outputs)
+        few_rows = n_samples <= MOST_ROWS_FOR_UNITS * many.n_parameters
+        return (units,) if few_rows and self._batches(many, n_samples, 0) is not None else (AUTO_UNITS,)
 
     def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
         return None if meaning["_kind"] == "multilabel" else meaning["classes_"][codes_of(y)]

@@ -28,7 +28,7 @@ CLASSES_WORK, LEAST_HELD_OUT, MOST_CLASSES_WORK = 5e8, 2, 4e8
 MOST_CLIMBING_WORK = 2e10
 #: rows of classes that are fitted in mini-batches, of which a fifth is left out: at most so many for each parameter, or
 #: the second number if that is more; with more rows than the last number for each parameter there is no search
-BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 5000, 10.0
+BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 5000, 20.0
 #: ... in mini-batches of so many rows at most: what is best there is so with larger ones, too, which take longer
 SEARCHED_BATCH = 500
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer

@@ -145,8 +145,10 @@ def test_the_search_takes_smaller_batches_and_keeps_shares_of_classes():
         (1500, (16, 10), 20),  # all rows in every step
         (5600, (16, 10), 70),
         (5600, (16, 26), 70),
-        (20_000, (20, 5), 100),
+        (20_000, (20, 5), 20),  # eight rows for every parameter of 100 units
+        (20_000, (60, 5), 100),
         (20_000, (1, 5), 20),
+        (5000, (20, 5), 20),  # so several folds can be left out, and columns weighed
         (1437, (64, 10), 30),
     ],
 )
