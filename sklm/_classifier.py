@@ -15,13 +15,7 @@ from ._base import AUTO_UNITS, BaseLM, units_by_rows
 from ._docs import document
 from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
-from ._penalty import (
-    Folds,
-    can_climb,
-    can_search_classes,
-    for_classes,
-    for_climbing,
-)
+from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
 from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import has_partial_fit
@@ -389,7 +383,6 @@ class LMClassifier(ClassProbabilities):
             return super()._auto_sizes(n_units, shape)
         if n_inputs == 1 or not self._is_lm:
             return (AUTO_UNITS,)
-
         # more units memorise wrong labels where every class has outputs of its own, but for a penalty or many rows
         few, affords = MLP((AUTO_UNITS,)).build(n_inputs, n_outputs), self._affords()
         whole = self._batches(few, n_samples, 0) is None

@@ -108,9 +108,8 @@ class MiniBatching(BaseLM):
         batches, rows = self._batches(network, n_samples, 0), self._batch_rows(network, n_samples)
         if batches is None or batches.memory is None:
             return rows
-        return (
-            min(max(rows, batches.memory), n_samples) if self._averages_matrix(network, n_samples, rows) else n_samples
-        )
+        averages = self._averages_matrix(network, n_samples, rows)
+        return min(max(rows, batches.memory), n_samples) if averages else n_samples
 
     def _batches(self, network: Network, n_samples: int, seed: int) -> MiniBatches | None:
         rows = self._batch_rows(network, n_samples)

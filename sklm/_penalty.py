@@ -83,7 +83,7 @@ def make_folds(
         taken = np.argsort(np.argsort(strata[first], kind="stable"))[taken]
     work = linearisation(len(rows) * n_columns, len(start))
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
-    twins = has_twins(distinct, len(distinct))
+    twins = has_twins(distinct)
     repeats = twins or len(distinct) < len(X)
     return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats, twins)
 
@@ -129,11 +129,11 @@ def for_climbing(
     return replace(folds, rows=rows[folds.rows], n_held_out=1, climbs=True, batches=batches)
 
 
-def has_twins(X: np.ndarray, n_units: float) -> bool:
-    """Whether many of the rows, ``n_units`` by their weights, are so near to others that they say what these are."""
+def has_twins(X: np.ndarray) -> bool:
+    """Whether many of the different rows X are so near to others that they say what these are."""
     low, spread = X.min(axis=0), np.ptp(X, axis=0)
     cells = np.floor((X - low) / (TWINS * np.where(spread > 0, spread, 1.0)))
-    return len(np.unique(cells, axis=0)) < OWN_CELLS * n_units
+    return len(np.unique(cells, axis=0)) < OWN_CELLS * len(X)
 
 
 def linearisation(n_rows: float, n_parameters: int) -> float:

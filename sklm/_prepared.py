@@ -37,8 +37,6 @@ from .optim._race import places
 NEGLIGIBLE = 1e-7
 #: with no more rows than parameters the leave-one-out loss takes a matrix of the rows: up to so many multiplications
 KERNEL_WORK = 2e9
-
-
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
 #: with a penalty, the search alone rules a fit out beside another one where its loss is above this share

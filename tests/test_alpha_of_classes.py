@@ -11,6 +11,8 @@ from sklm import LMClassifier, LMGridSearchCV, fit_many
 from sklm._classifier import AUTO_FACTORS, LEAST_FACTOR, WEIGHED_FACTORS
 from sklm.optim import _penalty_race
 
+from .interrupts import interrupted_from
+
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -114,18 +116,7 @@ def test_a_class_of_one_row_is_fitted():
 
 def test_an_interrupt_keeps_the_best_model_of_the_search(monkeypatch):
     X, y = overlapping(150)
-    calls, original = [], _penalty_race.levenberg_marquardt
-
-    def run(*given, callback=None, **options):
-        calls.append(1)
-
-        def stop(progress):
-            if len(calls) == 2 and progress.iteration == 3:
-                raise KeyboardInterrupt
-
-        return original(*given, callback=stop, **options)
-
-    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", run)
+    interrupted_from(monkeypatch, _penalty_race, 2)
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
         model = LMClassifier(random_state=0).fit(X, y)
     assert model.status_ == "interrupted"

@@ -15,6 +15,8 @@ from sklm._climb import DOWNWARDS, UPWARDS
 from sklm._penalty import ENOUGH_BATCHED_ROWS, SEARCHED_BATCH
 from sklm.optim import Status
 
+from .interrupts import interrupted_from
+
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -209,18 +211,7 @@ def test_a_weight_counts_as_so_many_rows_and_labels_may_be_several():
 
 def test_an_interrupt_keeps_the_best_model_of_the_search(monkeypatch):
     X, y = table(300, 0.3)
-    calls, original = [], module.levenberg_marquardt
-
-    def run(*given, **options):
-        calls.append(1)
-
-        def stop(progress):
-            if len(calls) == 2 and progress.iteration == 2:
-                raise KeyboardInterrupt
-
-        return original(*given, callback=stop, **options)
-
-    monkeypatch.setattr(module, "levenberg_marquardt", run)
+    interrupted_from(monkeypatch, module, 2)
     with pytest.warns(UserWarning, match="It comes from the search for alpha, before the fit itself"):
         model = batched().fit(X, y)
     assert (model.status_, model.n_iter_) == ("interrupted", 0)

@@ -14,6 +14,8 @@ from sklearn.model_selection import GridSearchCV
 from sklm import CNN, LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, fit_many
 from sklm.optim import Status, _penalty_race
 
+from .interrupts import interrupted_from
+
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -33,23 +35,6 @@ def classes(n_samples=150, n_classes=2, seed=0):
 
 def error(model, X, y):
     return np.sqrt(np.mean((model.predict(X) - y) ** 2))
-
-
-def interrupted_from(monkeypatch, module, number):
-    """Ctrl-C in the third iteration of a call of the engine."""
-    calls, original = [], module.levenberg_marquardt
-
-    def run(*given, callback=None, **options):
-        calls.append(1)
-
-        def stop(progress):
-            if len(calls) == number and progress.iteration == 3:
-                raise KeyboardInterrupt
-
-        return original(*given, callback=stop, **options)
-
-    monkeypatch.setattr(module, "levenberg_marquardt", run)
-    return calls
 
 
 # -- what it finds ------------------------------------------------------------------------------------------------
