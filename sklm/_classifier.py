@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from ._base import AUTO_UNITS, BaseLM, units_by_rows
 from ._docs import document
-from ._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
+from ._labels import class_factors, codes_of, counts_of_shares, encode, indicators, is_indicator_matrix, targets_of
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
 from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
 from ._probabilities import ClassProbabilities
@@ -55,12 +55,13 @@ loss : {'log_loss', 'squared_error'}, default='log_loss'
 alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. One over the sum of the weights
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
-    coefficient is normal with deviation one beforehand; so weights that sum to one are far too much penalty. 'auto'
-    takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or 0.1 to 30 times that by one fold where fits
-    are long or in mini-batches. This takes two to ten times as long as a fit with a number. It is just that without
-    hidden layers, for CNNs and modules, with ``early_stopping``, ``target_loss`` or another loss, with twenty rows a
-    parameter in mini-batches, and in ``partial_fit``, where the rows are those of the batch: give a number there. 'cv'
-    always leaves rows out, and more of them, and tries 0.1 times that, too; see the user guide.
+    coefficient is normal with deviation one beforehand. Weights that sum to one or less, as those of AdaBoost, are
+    scaled to a mean of one for that. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or 0.1
+    to 30 times that by one fold where fits are long or in mini-batches. This takes two to ten times as long as a fit
+    with a number. It is just that without hidden layers, for CNNs and modules, with ``early_stopping``, ``target_loss``
+    or another loss, with twenty rows a parameter in mini-batches, and in ``partial_fit``, where the rows are those of
+    the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries 0.1 times that, too; see
+    the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
@@ -352,6 +353,7 @@ class LMClassifier(ClassProbabilities):
     def _encode(
         self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        weights = counts_of_shares(weights)
         if is_indicator_matrix(y):
             return self._encode_indicators(y, weights, first)
         if not first and self._kind == "multilabel":

@@ -50,6 +50,12 @@ def encode(y: Any, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     return classes, np.searchsorted(classes, y)
 
 
+def counts_of_shares(weights: np.ndarray) -> np.ndarray:
+    """Weights (N,) as numbers of rows: those that sum to no more than one, shares of a whole, get a mean of one."""
+    total, number = weights.sum(), np.count_nonzero(weights)
+    return weights * (number / total) if number > 1 and 0 < total < 1 + 1e-6 else weights
+
+
 def targets_of(codes: np.ndarray, n_classes: int) -> np.ndarray:
     """One column (N, 1) for two classes, else one for every class (N, K)."""
     return codes[:, None].astype(np.float64) if n_classes == 2 else np.eye(n_classes)[codes]

@@ -58,7 +58,7 @@ AUTO_WORK = 5e7
 NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 #: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
 #: fit ends at (W / the second)^2 of the loss of zero outputs, but at no more than the third
-LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-7
+LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
 
 
 #: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision); for so many parameters

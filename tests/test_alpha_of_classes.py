@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris, make_classification, make_moons
+from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
@@ -187,3 +188,19 @@ def test_what_comes_first_on_iris():
     model = LMClassifier(random_state=0).fit(X[::2], y[::2])
     assert model.score(X[1::2], y[1::2]) > 0.93
     assert model.alpha_scores_ is not None
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(150) % 3 + 1.0])
+def test_shares_are_scaled_to_rows(weights):
+    X, y = overlapping(150, n_classes=2)
+    rows = np.ones(150) if weights is None else weights / weights.mean()
+    by_rows, by_shares = small().fit(X, y, rows), small().fit(X, y, rows / 150)
+    assert by_shares.alpha_ == pytest.approx(by_rows.alpha_, rel=1e-12)
+    np.testing.assert_allclose(by_shares.predict_proba(X), by_rows.predict_proba(X), atol=1e-6)
+
+
+def test_boosting_gives_shares():
+    X, y = make_moons(300, noise=0.2, random_state=0)
+    boosted = AdaBoostClassifier(LMClassifier(3, random_state=0), n_estimators=3, random_state=0).fit(X[:200], y[:200])
+    assert [abs(model.coefs_[-1]).max() > 0.5 for model in boosted.estimators_] == [True] * len(boosted.estimators_)
+    assert boosted.score(X[200:], y[200:]) > 0.9

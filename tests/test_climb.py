@@ -58,7 +58,7 @@ def test_scores_are_losses_of_fits_of_the_other_rows(monkeypatch):
 @pytest.mark.parametrize("size", [40, None])
 def test_wrong_labels_want_more_and_clean_ones_less(monkeypatch, size):
     monkeypatch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
-    X, y = table(2400, 0.3)
+    X, y = table(2400, 0.3, seed=1)
     noisy = batched(hidden_layer_sizes=30, batch_size=size).fit(X[:400], y[:400])
     assert multiples(noisy, 400)[0] > 3
     assert noisy.alpha_ * 400 > 2

@@ -7,7 +7,15 @@ from scipy.sparse import csr_array
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.class_weight import compute_class_weight
 
-from sklm._labels import class_factors, codes_of, encode, indicators, is_indicator_matrix, targets_of
+from sklm._labels import (
+    class_factors,
+    codes_of,
+    counts_of_shares,
+    encode,
+    indicators,
+    is_indicator_matrix,
+    targets_of,
+)
 
 LABELS = {
     "two numbers": np.array([7, -1, 7, 7]),
@@ -66,3 +74,18 @@ def test_unusable_class_weights_are_refused(class_weight, message):
     classes, codes = encode(LABELS["two numbers"], None)
     with pytest.raises(ValueError, match=message):
         class_factors(class_weight, classes, codes, np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ([0.5, 0.25, 0.25], [1.5, 0.75, 0.75]),
+        ([0.02, 0.0, 0.06], [0.5, 0.0, 1.5]),  # rows without weight are none
+        ([0.5, 0.25, 0.3], [0.5, 0.25, 0.3]),
+        ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0]),
+        ([2.0, 1.0, 3.0], [2.0, 1.0, 3.0]),
+        ([0.0, 0.0], [0.0, 0.0]),
+    ],
+)
+def test_weights_that_sum_to_one_or_less_are_shares(weights, expected):
+    np.testing.assert_allclose(counts_of_shares(np.array(weights)), expected, rtol=1e-15)

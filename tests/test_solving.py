@@ -36,7 +36,8 @@ def negligible(model, X, y):
     [
         (1000, {}, 0.0),
         (8000, {"hidden_layer_sizes": 60}, (8000 * 241**2 / 3e13) ** 2),
-        (60_000, {"hidden_layer_sizes": 100}, 1e-7),  # (60 000 * 401^2 / 3e13)^2 = 1.03e-7
+        (60_000, {"hidden_layer_sizes": 100}, (60_000 * 401**2 / 3e13) ** 2),
+        (60_000, {"hidden_layer_sizes": 400}, 1e-5),  # (60 000 * 1601^2 / 3e13)^2 = 2.6e-5
         (8000, {"hidden_layer_sizes": 60, "tol": 1e-3}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "target_loss": 0.0}, 0.0),
         (8000, {"hidden_layer_sizes": 60, "batch_size": 1000}, (8000 * 241**2 / 3e13) ** 2),
@@ -75,8 +76,8 @@ def test_so_does_one_on_mini_batches(monkeypatch):
     X, y = surface(8000)
     model = LMRegressor(60, early_stopping=False, alpha=0.0, batch_size=1000, random_state=0).fit(X, y)
     assert model.status_ == "negligible"
-    assert 1 - 1e-7 <= model.score(X, y) < 1
-    assert 1 - 2 * model.loss_curve_[-2] / y.var() < 1 - 1e-7
+    assert 1 - 1e-5 <= model.score(X, y) < 1
+    assert 1 - 2 * model.loss_curve_[-2] / y.var() < 1 - 1e-5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,11 +35,20 @@ class Activation(Protocol):
     def module(self) -> torch.nn.Module: ...
 
 
+#: torch shares an operation among threads in pieces of so many elements, and does so with tanh from so many pieces on
+PIECE, MANY_PIECES = 32_768, 8
+
+
 class Tanh:
+    """On a CPU numpy's, which takes a fifth of the time of torch's (a twelfth in single precision) on one thread."""
+
     name, keeps_input, active_range = "tanh", False, 1.0
 
     def value(self, z: Tensor, out: Tensor) -> Tensor:
-        return torch.tanh(z, out=out)
+        if z.device.type != "cpu" or min(torch.get_num_threads(), z.numel() // PIECE) >= MANY_PIECES:
+            return torch.tanh(z, out=out)
+        np.tanh(z.numpy(), out=out.numpy())
+        return out
 
     def first(self, saved: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.addcmul(constant(1.0, saved), saved, saved, value=-1, out=out)

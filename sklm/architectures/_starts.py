@@ -58,7 +58,9 @@ def nguyen_widrow(layers: list[Layer], active_range: float, inputs: Inputs, rng:
     -----
     Weights of a hidden layer point in random directions with length ``0.7 * active_range * H^(1/fan_in)`` for
     inputs in [-1, 1], biases are uniform within plus or minus that length (Nguyen & Widrow, IJCNN 1990, eqs. 5-7);
-    the first layer is mapped to the range of the inputs. The output layer is uniform within 1/sqrt(fan_in).
+    the first layer is mapped to the range of the inputs. Where it has one input, there is one bias in each of H equal
+    parts of the interval, so that no part of a curve is left without a unit. The output layer is uniform within
+    1/sqrt(fan_in).
     """
     middle, half = (inputs.high + inputs.low) / 2, (inputs.high - inputs.low) / 2
     half = np.where(half > 0, half, 1.0)
@@ -72,6 +74,9 @@ def nguyen_widrow(layers: list[Layer], active_range: float, inputs: Inputs, rng:
         direction = rng.uniform(-1, 1, shape)
         weight = length * direction / np.linalg.norm(direction, axis=1, keepdims=True)
         bias = rng.uniform(-length, length, layer.fan_out)
+        if layer.fan_in == 1:
+            part = rng.permutation(layer.fan_out)
+            bias = (bias + length * (2 * part + 1 - layer.fan_out)) / layer.fan_out
         if index == 0:
             weight = weight / half
             bias = bias - weight @ middle

@@ -60,6 +60,7 @@ class Loop(ABC):
         """Order of calls: start, then by iteration step (or epoch), judge, report, drop finished models."""
         iteration, history = 0, History()
         self.ends = time.monotonic() + self.stopping.max_time
+        self.validated: tuple[Any, Any] = None, None
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
         latest = int(done.max())
@@ -150,8 +151,9 @@ class Loop(ABC):
         options, curves = self.stopping, {}
         score, theta = state.objective, state.mean_theta if self.averages else state.theta
         if self.validation is not None:
-            score = self.validation.evaluate(theta, keep=False).objective
-            curves["validation"] = score
+            if theta is not self.validated[0]:  # after a rejected step it is the same
+                self.validated = theta, self.validation.evaluate(theta, keep=False).objective
+            score = curves["validation"] = self.validated[1]
         history.append(state.model, objective=state.objective, loss=state.loss, **self._curves(state), **curves)
         running = self._running(state)
         lower = score < state.best_score
