@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sklm.architectures import ACTIVATIONS
+from sklm.architectures._activations import MANY_PIECES, PIECE
 
 from .. import reference
 from ..problems import tensor
@@ -57,6 +58,16 @@ def test_extreme_inputs(name, dtype):
     for got, limit in zip(evaluate(name, z), expected, strict=True):
         assert got.dtype == dtype
         torch.testing.assert_close(got, limit, rtol=1e-6, atol=1e-300)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 4e-16), (torch.float32, 3e-7)])
+@pytest.mark.parametrize("pieces", [0, MANY_PIECES])
+def test_tanh_is_that_of_torch_for_any_size_and_number_of_threads(dtype, rtol, pieces, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: MANY_PIECES)
+    z = torch.randn(3 + PIECE * pieces, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    z[:3] = torch.tensor([1e-8, -torch.inf, torch.nan])
+    expected = torch.tanh(z.double()).to(dtype)
+    torch.testing.assert_close(ACTIVATIONS["tanh"].value(z, z), expected, rtol=rtol, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["softplus", "silu", "logistic"])

@@ -74,6 +74,16 @@ def test_nguyen_widrow_lengths(activation, X):
         assert (np.abs(bias) <= length * (1 + 1e-12)).all()
 
 
+def test_nguyen_widrow_leaves_no_part_of_a_curve_without_a_unit(X):
+    """With one input, each of H equal parts of the range has one unit's centre."""
+    low, high = X[:, 1].min(), X[:, 1].max()
+    network, theta = draw(X[:, 1:2], init="nguyen_widrow", n_init=50, hidden=(20,))
+    first = network.layers[0]
+    place = (-theta[:, first.bias] / theta[:, first.weight] - low) / (high - low)
+    np.testing.assert_array_equal(np.sort(np.floor(20 * place)), np.tile(np.arange(20), (50, 1)))
+    assert 0.45 < (20 * place % 1).mean() < 0.55
+
+
 def test_nguyen_widrow_does_not_depend_on_units(X):
     """The units see the same thing when the inputs are measured otherwise."""
     network, (theta,) = draw(X, init="nguyen_widrow")
