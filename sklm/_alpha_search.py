@@ -94,6 +94,7 @@ def for_search(fits: list[Prepared], every: list[Folds]) -> tuple[Problem, Tenso
     numbers = torch.from_numpy(np.stack([folds.of_row for folds in every])).to(device)
     options = {name: value for name, value in fits[0].options.items() if name != "stopping"}
     options["damping"] = torch.tensor([fit.options["damping"] for fit in fits], dtype=dtype, device=device)
+    options["callback"] = fits[0].watcher
     return stack_problems(parts), theta, numbers, options
 
 

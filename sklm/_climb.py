@@ -62,6 +62,7 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
                 start,
                 batches=copy.deepcopy(folds.batches),
                 seed=fit.seed,
+                callback=fit.watcher,
                 **{**fit.options, "stopping": stopping.left(began)},
             )
             if losses and Status.TIME in solution.status:  # what memorises looks better before its end

@@ -88,6 +88,8 @@ class Prepared:
         ``deeper(fit)`` returns the same fit with these, and the columns as they are in ``fit``.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
+    watcher : callable or None
+        Is shown the iterations of the search.
     """
 
     problem: Problem
@@ -109,6 +111,7 @@ class Prepared:
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
     interrupted: bool = False
+    watcher: Callable[[Progress], None] | None = None
 
     def run(
         self,
@@ -317,7 +320,7 @@ def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> S
     validation = None
     if first.validation is not None:
         validation = stack_problems([fit.validation for fit in fits if fit.validation is not None], jacobian_max_rows)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"callback": first.watcher}
     if "damping" in first.options:
         damping = np.repeat([fit.options["damping"] for fit in fits], counts)
         options["damping"] = torch.tensor(damping, dtype=problem.y.dtype, device=problem.y.device)

@@ -30,7 +30,7 @@ from ._penalty import (
 )
 from ._prepared import Prepared
 from ._training_set import TrainingSet
-from ._verbose import IterationLines, ProgressLine, say
+from ._verbose import IterationLines, ProgressLine, SearchLine, say
 from .architectures import Architecture, Network
 from .losses import Loss
 from .optim import (
@@ -296,12 +296,17 @@ class Solving(MiniBatching):
     def _searched(self, fit: Prepared) -> tuple[Prepared, bool]:
         """The same, and whether a limit of time ended the search."""
         began, stopping = time.monotonic(), fit.options["stopping"]
-        (fit,) = choose_alphas([fit], self._models_at_once(fit), self.jacobian_max_rows)
+        line = SearchLine() if self.verbose == 1 else None
+        try:
+            (fit,) = choose_alphas([replace(fit, watcher=line)], self._models_at_once(fit), self.jacobian_max_rows)
+        finally:
+            if line is not None:
+                line.close()
         seconds = time.monotonic() - began
         if self.verbose:
             weighed = "" if fit.core["relevance_"] is None else ", columns are weighed"
             say(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}")
-        fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)})
+        fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)}, watcher=None)
         return fit, seconds >= stopping.max_time / 2
 
     def _models_at_once(self, fit: Prepared) -> int:

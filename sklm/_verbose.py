@@ -73,6 +73,33 @@ class ProgressLine:
             self.is_open = False
 
 
+class SearchLine:
+    """One line on standard error, rewritten: iterations of a search for a penalty, all models that run together as one.
+
+    Parameters
+    ----------
+    every : float
+        Seconds between two updates.
+    """
+
+    def __init__(self, every: float = 0.2):
+        self.every, self.n_iter, self.is_open = every, 0, False
+        self.began = self.shown = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        self.n_iter, now = self.n_iter + 1, time.monotonic()
+        if now - self.shown >= self.every:
+            self.shown, self.is_open = now, True
+            sys.stderr.write(f"\r{self.n_iter} iterations of the search, {now - self.began:.1f} s")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Go to a new line, if one was begun."""
+        if self.is_open:
+            sys.stderr.write("\n")
+            self.is_open = False
+
+
 class IterationLines:
     """A line an iteration on standard output: loss, damping, number of starts still running."""
 

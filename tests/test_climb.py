@@ -13,6 +13,7 @@ from sklm import LMClassifier, LMGridSearchCV, fit_many
 from sklm import _climb as module
 from sklm._climb import DOWNWARDS, UPWARDS
 from sklm._penalty import ENOUGH_BATCHED_ROWS, SEARCHED_BATCH
+from sklm._verbose import SearchLine
 from sklm.optim import Status
 
 from .interrupts import interrupted_from
@@ -255,3 +256,11 @@ def test_together_they_find_what_they_find_alone():
         alone = batched().fit(X, target)
         assert model.alpha_scores_ == pytest.approx(alone.alpha_scores_)
         np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), atol=1e-6)
+
+
+def test_it_is_shown_that_a_search_moves(capsys, monkeypatch):
+    X, y = table(250, 0.1)
+    monkeypatch.setattr("sklm._solving.SearchLine", lambda: SearchLine(every=0.0))
+    model = batched(max_iter=5, verbose=1).fit(X, y)
+    shown = capsys.readouterr().err
+    assert f"\r{5 * len(model.alpha_scores_)} iterations of the search, " in shown

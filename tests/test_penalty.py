@@ -19,6 +19,7 @@ from sklm._base import AUTO_STARTS
 from sklm._penalty import make_folds, searched_rows
 from sklm._prepared import Prepared
 from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
+from sklm._verbose import SearchLine
 from sklm.optim import Status, _penalty_race, leave_one_out, levenberg_marquardt
 
 START = np.zeros(3)
@@ -454,6 +455,17 @@ def test_a_search_is_announced(capsys):
     shown = capsys.readouterr().err
     assert "Searching for alpha on 60 of 60 rows" in shown
     assert f"alpha = {model.alpha_:.3g} after" in shown
+
+
+def test_a_search_shows_that_it_moves(capsys, monkeypatch):
+    X, y = noisy()
+    monkeypatch.setattr("sklm._solving.SearchLine", lambda: SearchLine(every=0.0))
+    model = LMRegressor(4, random_state=0, verbose=1).fit(X, y)
+    line = next(line for line in capsys.readouterr().err.split("\n") if "of the search" in line)
+    numbers = [int(text.split()[0]) for text in line.split("\r")[1:]]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 40
+    np.testing.assert_array_equal(model.theta_, LMRegressor(4, random_state=0).fit(X, y).theta_)
 
 
 def test_a_warm_start_keeps_what_was_found():
