@@ -55,13 +55,13 @@ loss : {'log_loss', 'squared_error'}, default='log_loss'
 alpha : float, 'auto' or 'cv', default='auto'
     Penalty ``alpha / 2 * |coefficients|^2`` with standardised inputs, per mean loss. One over the sum of the weights
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
-    coefficient is normal with deviation one beforehand. Weights that sum to one or less, as those of AdaBoost, are
-    scaled to a mean of one for that. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or 0.1
-    to 30 times that by one fold where fits are long or in mini-batches. This takes two to ten times as long as a fit
-    with a number. It is just that without hidden layers, for CNNs and modules, with ``early_stopping``, ``target_loss``
-    or another loss, with twenty rows a parameter in mini-batches, and in ``partial_fit``, where the rows are those of
-    the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries 0.1 times that, too; see
-    the user guide.
+    coefficient is normal with deviation one beforehand. A ``sample_weight`` that sums to less than two, such as that of
+    AdaBoost, is scaled to a mean of one. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or
+    0.1 to 30 times that by one fold where fits are long or in mini-batches. This takes two to ten times as long as a
+    fit with a number. It is just that without hidden layers, for CNNs and modules, with ``early_stopping``,
+    ``target_loss`` or another loss, with twenty rows a parameter in mini-batches, and in ``partial_fit``, where the
+    rows are those of the batch: give a number there. 'cv' always leaves rows out, and more of them, and tries 0.1
+    times that, too; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
@@ -293,7 +293,8 @@ class LMClassifier(ClassProbabilities):
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels of any type, or an indicator matrix of zeros and ones for several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
-            Non-negative; weight k counts as the row k times, weight 0 as no row.
+            Non-negative; weight k counts as the row k times, weight 0 as no row. Weights that sum to less than two, as
+            shares do, are scaled to a mean of one.
 
         Returns
         -------

@@ -51,9 +51,9 @@ def encode(y: Any, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def counts_of_shares(weights: np.ndarray) -> np.ndarray:
-    """Weights (N,) as numbers of rows: those that sum to no more than one, shares of a whole, get a mean of one."""
+    """Weights (N,) as numbers of rows: shares, which sum to less than two for several rows, get a mean of one."""
     total, number = weights.sum(), np.count_nonzero(weights)
-    return weights * (number / total) if number > 1 and 0 < total < 1 + 1e-6 else weights
+    return weights / total * number if number > 1 and 0 < total < 2 else weights
 
 
 def targets_of(codes: np.ndarray, n_classes: int) -> np.ndarray:

@@ -56,6 +56,8 @@ class MiniBatching(BaseLM):
             size = self._auto_batch_rows(network, n_samples)
         return n_samples if size is None else min(int(size), n_samples)
 
+    #: parameters up to which mini-batches of fewer rows keep the Gauss-Newton matrix
+    _most_averaged = MATRIX_PARAMETERS
     #: rows a parameter of the mini-batches that average the Gauss-Newton matrix with ``batch_size='auto'``
     _batch_share = 1.0
     #: whether those that are solved in the space of their rows may be smaller than parameters suggest, so that there
@@ -101,7 +103,7 @@ class MiniBatching(BaseLM):
             return solver != "dual"
         cheap = linearisation(n_samples * columns, n_parameters) <= self._most_work(network, n_samples)
         many = n_samples >= MATRIX_ROWS_PER_PARAMETER * n_parameters
-        return n_parameters <= MATRIX_PARAMETERS and (cheap or many)
+        return n_parameters <= self._most_averaged and (cheap or many)
 
     def _rows_at_once(self, network: Network, n_samples: int) -> int:
         """Samples by which to choose the curvature: those of a step, or of the memory, or all if only steps average."""

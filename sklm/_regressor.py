@@ -160,6 +160,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         "early_stopping": [StrOptions({"auto"}), "boolean"],
     }
 
+    _most_averaged = 2000  # a step with more takes most of a second
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMRegressor:
         """Fit the network to (X, y).

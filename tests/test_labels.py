@@ -81,11 +81,13 @@ def test_unusable_class_weights_are_refused(class_weight, message):
     [
         ([0.5, 0.25, 0.25], [1.5, 0.75, 0.75]),
         ([0.02, 0.0, 0.06], [0.5, 0.0, 1.5]),  # rows without weight are none
-        ([0.5, 0.25, 0.3], [0.5, 0.25, 0.3]),
+        ([0.5, 0.75, 0.75], [0.5, 0.75, 0.75]),
+        ([1.0, 1.0], [1.0, 1.0]),
+        ([1e-310, 0.0, 1e-310], [1.0, 0.0, 1.0]),
         ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0]),
         ([2.0, 1.0, 3.0], [2.0, 1.0, 3.0]),
         ([0.0, 0.0], [0.0, 0.0]),
     ],
 )
-def test_weights_that_sum_to_one_or_less_are_shares(weights, expected):
+def test_weights_that_sum_to_less_than_two_rows_are_shares(weights, expected):
     np.testing.assert_allclose(counts_of_shares(np.array(weights)), expected, rtol=1e-15)

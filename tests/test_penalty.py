@@ -50,16 +50,16 @@ def interrupt_at(monkeypatch, stage):
     """Ctrl-C when a stage of the search has made five iterations."""
     calls = []
 
-    def interrupted(*given, **options):
+    def interrupted(*given, callback=None, **options):
         calls.append(1)
         if len(calls) < stage:
-            return levenberg_marquardt(*given, **options)
+            return levenberg_marquardt(*given, callback=callback, **options)
 
         def stop(progress):
             if progress.iteration == 5:
                 raise KeyboardInterrupt
 
-        return levenberg_marquardt(*given, **options, callback=stop)
+        return levenberg_marquardt(*given, callback=stop, **options)
 
     monkeypatch.setattr(_penalty_race, "levenberg_marquardt", interrupted)
 

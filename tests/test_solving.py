@@ -88,7 +88,8 @@ def test_so_does_one_on_mini_batches(monkeypatch):
         (6000, 1149, 1, None),  # a third of a second for all rows
         (100_000, 493, 1, (493, 8 * 493, True)),
         (10**6, 241, 1, (241, 8 * 241, True)),
-        (200_000, 2121, 1, (2121, 8 * 2121, True)),
+        (200_000, 1999, 1, (1999, 8 * 1999, True)),
+        (200_000, 2121, 1, (1000, 3000, False)),
         (20_000, 2121, 1, (1000, 3000, False)),  # few rows a parameter
         (20_000, 1500, 1, (750, 2250, False)),
         (50_000, 4929, 1, (1000, 3000, False)),
@@ -115,6 +116,7 @@ def test_mini_batches_of_a_regressor(n_samples, n_parameters, n_outputs, expecte
         (4000, 1203, 3, {}, (601, 1803, False)),
         (4000, 900, 3, {}, None),
         (60_000, 1026, 10, {}, (513, 8 * 1026, True)),
+        (200_000, 3101, 1, {}, (1550, 8 * 3101, True)),
         (20_000, 2366, 6, {}, (1000, 3000, False)),  # curvature is drawn: a column a sample
         (20_000, 2366, 6, {"curvature_samples": 2}, (500, 1500, False)),
         (20_000, 2366, 6, {"curvature": "exact"}, (166, 498, False)),

@@ -58,8 +58,8 @@ def nguyen_widrow(layers: list[Layer], active_range: float, inputs: Inputs, rng:
     -----
     Weights of a hidden layer point in random directions with length ``0.7 * active_range * H^(1/fan_in)`` for
     inputs in [-1, 1], biases are uniform within plus or minus that length (Nguyen & Widrow, IJCNN 1990, eqs. 5-7);
-    the first layer is mapped to the range of the inputs. Where it has one input, each of H equal parts of the range has
-    the centre of one unit, at random within it. The output layer is uniform within 1/sqrt(fan_in).
+    the first layer is mapped to the range of the inputs. Where a hidden layer has one input, each of H equal parts of
+    its range has the centre of one unit, at random within it. The output layer is uniform within 1/sqrt(fan_in).
     """
     middle, half = (inputs.high + inputs.low) / 2, (inputs.high - inputs.low) / 2
     half = np.where(half > 0, half, 1.0)

@@ -61,9 +61,10 @@ def test_extreme_inputs(name, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 4e-16), (torch.float32, 3e-7)])
-@pytest.mark.parametrize("pieces", [0, MANY_PIECES])
-def test_tanh_is_that_of_torch_for_any_size_and_number_of_threads(dtype, rtol, pieces, monkeypatch):
+@pytest.mark.parametrize(("pieces", "fast"), [(0, True), (MANY_PIECES, True), (0, False)])
+def test_tanh_is_that_of_torch_for_any_size_threads_and_processor(dtype, rtol, pieces, fast, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: MANY_PIECES)
+    monkeypatch.setattr("sklm.architectures._activations.NUMPY_IS_FAST", fast)
     z = torch.randn(3 + PIECE * pieces, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
     z[:3] = torch.tensor([1e-8, -torch.inf, torch.nan])
     expected = torch.tanh(z.double()).to(dtype)
