@@ -28,7 +28,37 @@ def described(fit: Prepared) -> str:
     return text + (f", {n_starts} starts" if n_starts > 1 else "")
 
 
-class ProgressLine:
+class RewrittenLine:
+    """A line on standard error that is written over and over.
+
+    Parameters
+    ----------
+    every : float
+        Seconds between two updates.
+    """
+
+    def __init__(self, every: float):
+        self.every, self.is_open = every, False
+        self.began = self.shown = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last update is long enough ago."""
+        return time.monotonic() - self.shown >= self.every
+
+    def write(self, text: str) -> None:
+        """Show ``text`` in place of what is there."""
+        self.shown, self.is_open = time.monotonic(), True
+        sys.stderr.write(f"\r{text}")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Go to a new line, if one was begun."""
+        if self.is_open:
+            sys.stderr.write("\n")
+            self.is_open = False
+
+
+class ProgressLine(RewrittenLine):
     """One line on standard error, rewritten: iterations, loss, damping, time left until max_iter or max_time.
 
     Parameters
@@ -41,16 +71,14 @@ class ProgressLine:
     """
 
     def __init__(self, max_iter: int, max_time: float = inf, every: float = 0.2):
-        self.max_iter, self.max_time, self.every = max_iter, max_time, every
-        self.began = self.shown = time.monotonic()
-        self.is_open = False
+        super().__init__(every)
+        self.max_iter, self.max_time = max_iter, max_time
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
         ends = progress.n_active == 0
-        if now - self.shown < self.every and not ends:
+        if not (ends or self.is_due()):
             return
-        self.shown, elapsed = now, now - self.began
+        elapsed = time.monotonic() - self.began
         most = self.max_iter * -(-progress.iteration // self.max_iter)  # several fits may follow each other
         left = min(elapsed / progress.iteration * (most - progress.iteration), max(self.max_time - elapsed, 0))
         leader = progress.leader
@@ -60,20 +88,12 @@ class ProgressLine:
             + damping_text(progress, "damping {:.1e}, ")
             + (f"{elapsed:.1f} s" if ends else f"at most {left:.0f} s left")
         )
-        sys.stderr.write(f"\r{line:<110}")
-        sys.stderr.flush()
-        self.is_open = True
+        self.write(f"{line:<110}")
         if ends:
             self.close()
 
-    def close(self) -> None:
-        """Go to a new line, if one was begun."""
-        if self.is_open:
-            sys.stderr.write("\n")
-            self.is_open = False
 
-
-class SearchLine:
+class SearchLine(RewrittenLine):
     """One line on standard error, rewritten: iterations of a search for a penalty, all models that run together as one.
 
     Parameters
@@ -83,21 +103,13 @@ class SearchLine:
     """
 
     def __init__(self, every: float = 0.2):
-        self.every, self.n_iter, self.is_open = every, 0, False
-        self.began = self.shown = time.monotonic()
+        super().__init__(every)
+        self.n_iter = 0
 
     def __call__(self, progress: Progress) -> None:
-        self.n_iter, now = self.n_iter + 1, time.monotonic()
-        if now - self.shown >= self.every:
-            self.shown, self.is_open = now, True
-            sys.stderr.write(f"\r{self.n_iter} iterations of the search, {now - self.began:.1f} s")
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """Go to a new line, if one was begun."""
-        if self.is_open:
-            sys.stderr.write("\n")
-            self.is_open = False
+        self.n_iter += 1
+        if self.is_due():
+            self.write(f"{self.n_iter} iterations of the search, {time.monotonic() - self.began:.1f} s")
 
 
 class IterationLines:
@@ -111,7 +123,7 @@ class IterationLines:
         )
 
 
-class FitsLine:
+class FitsLine(RewrittenLine):
     """One line on standard error, rewritten: how many of many fits are done.
 
     Parameters
@@ -122,23 +134,14 @@ class FitsLine:
     """
 
     def __init__(self, n_fits: int, every: float = 0.2):
-        self.n_fits, self.every = n_fits, every
-        self.began, self.shown, self.is_open = time.monotonic(), -every, False
+        super().__init__(every)
+        self.n_fits = n_fits
+        self.shown = -every  # the first one at once
 
     def __call__(self, n_done: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < self.every and n_done < self.n_fits:
-            return
-        self.shown, self.is_open = now, True
-        bar = "#" * (20 * n_done // self.n_fits)
-        sys.stderr.write(f"\r[{bar:<20}] {n_done} of {self.n_fits} fits, {now - self.began:.1f} s")
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        """Go to a new line, if one was begun."""
-        if self.is_open:
-            sys.stderr.write("\n")
-            self.is_open = False
+        if n_done >= self.n_fits or self.is_due():
+            bar = "#" * (20 * n_done // self.n_fits)
+            self.write(f"[{bar:<20}] {n_done} of {self.n_fits} fits, {time.monotonic() - self.began:.1f} s")
 
 
 def damping_text(progress: Progress, pattern: str) -> str:

@@ -290,12 +290,12 @@ def counted(model, X, y):
 def test_more_starts_race_where_there_is_no_noise():
     X, y = noisy(n_features=1)
     smooth = np.sin(3 * X[:, 0])
-    model = LMRegressor(8, random_state=1, max_iter=120)
+    model = LMRegressor(8, random_state=2, max_iter=120)
     many, n_starts = counted(clone(model), X, smooth)
     assert (many.alpha_, n_starts) == (0, NOISELESS_STARTS)
     few, n_few = counted(clone(model).set_params(alpha=0.0), X, smooth)
     assert n_few == AUTO_STARTS
-    assert many.loss_ < 0.7 * few.loss_
+    assert many.loss_ < few.loss_ / 2
     assert many.status_ != "superseded"
     # the same starts without a race, which has not given up the best
     plain, _ = counted(clone(model).set_params(alpha=0.0, n_init=NOISELESS_STARTS), X, smooth)
