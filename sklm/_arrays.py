@@ -138,9 +138,10 @@ class Scaling:
     low: np.ndarray
     high: np.ndarray
 
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """Standardise (N, F)."""
-        return (array - self.mean) * self.inverse
+    def apply(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Standardise (N, F), into ``out`` (float64) if given."""
+        result = np.subtract(array, self.mean, out=out)
+        return np.multiply(result, self.inverse, out=result)
 
     def times(self, factors: np.ndarray | None) -> Scaling:
         """The scaling whose standardised columns are multiplied by positive factors (F,), or by none."""
@@ -221,10 +222,10 @@ def standard_scaling(
     share = weights / weights.max()
     share = share / share.sum()
     middle = low / 2 + high / 2
-    mean = middle + _block_sum(array, share, lambda block: block - middle)
+    mean = middle + _block_sum(array, share, middle)
     reach = np.maximum(high - mean, mean - low)
     reach[constant] = 1.0
-    scale = reach * np.sqrt(_block_sum(array, share, lambda block: ((block - mean) / reach) ** 2))
+    scale = reach * np.sqrt(_block_sum(array, share, mean, reach))
     mean[constant] = middle[constant]
     scale[constant] = 0.0
     if groups is not None:
@@ -264,12 +265,32 @@ def _range(array: np.ndarray | RowView) -> tuple[np.ndarray, np.ndarray]:
     return np.min(lows, axis=0).astype(np.float64), np.max(highs, axis=0).astype(np.float64)
 
 
-def _block_sum(array: np.ndarray | RowView, share: np.ndarray, function: Any) -> np.ndarray:
-    """Weighted sum over rows of ``function(block)``, block by block."""
+def _block_sum(
+    array: np.ndarray | RowView, share: np.ndarray, centre: np.ndarray, reach: np.ndarray | None = None
+) -> np.ndarray:
+    """Weighted sum (F,) over rows of ``array - centre``, or of ``((array - centre) / reach) ** 2``."""
     total = np.zeros(array.shape[1])
-    for rows in cached_blocks(array):
-        total += share[rows] @ function(np.asarray(array[rows], dtype=np.float64))
+    for rows, block in float_blocks(array):
+        np.subtract(block, centre, out=block)
+        if reach is not None:
+            np.divide(block, reach, out=block)
+            np.square(block, out=block)
+        total += share[rows] @ block
     return total
+
+
+def float_blocks(array: np.ndarray | RowView) -> Iterator[tuple[slice, np.ndarray]]:
+    """Consecutive rows as float64 copies that may be written to, all in one block of memory that is used again.
+
+    New memory for every block would take longer than the arithmetic (pages are cleared when they are first written).
+    """
+    memory: np.ndarray | None = None
+    for rows in cached_blocks(array):
+        block = array[rows]
+        if memory is None:
+            memory = np.empty(block.shape)
+        memory[: len(block)] = block
+        yield rows, memory[: len(block)]
 
 
 def cached_blocks(array: np.ndarray | RowView) -> Iterator[slice]:

@@ -49,7 +49,8 @@ class FittedNetwork:
             network = network.to(cpu, torch.float64)
             theta = torch.tensor(np.array(self.theta_)[None], dtype=torch.float64, device=cpu)
             for start in range(0, len(X), rows):
-                block = (X[start : start + rows] - self.x_mean_) * self.x_inverse_scale_
+                block = X[start : start + rows] - self.x_mean_
+                block *= self.x_inverse_scale_
                 inputs = samples_last(block, cpu, torch.float64)
                 outputs = network.forward(theta, inputs, derivatives=False).outputs[0]
                 result[start : start + rows] = outputs.mT.numpy() * outside.scale + outside.mean

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from ._arrays import RowView, Scaling, cached_blocks
+from ._arrays import RowView, Scaling, float_blocks
 from .architectures import Inputs
 from .optim._memory import available_bytes
 from .optim._problem import are_counts
@@ -106,8 +106,8 @@ class TrainingSet:
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         result = np.empty((len(self.X), self.X.shape[1]) if samples_first else self.X.shape[::-1], dtype=numpy_dtype)
         rows_first = result if samples_first else result.T
-        for rows in cached_blocks(self.X):
-            rows_first[rows] = x.apply(np.asarray(self.X[rows], dtype=np.float64))
+        for rows, block in float_blocks(self.X):
+            rows_first[rows] = x.apply(block, out=block)
         return torch.from_numpy(result).mT if samples_first else torch.from_numpy(result)
 
     def inputs(self, x: Scaling) -> Inputs:
