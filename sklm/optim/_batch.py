@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +45,42 @@ def evolve(record: T, **changes: Any) -> T:
     result = object.__new__(type(record))
     result.__dict__.update(record.__dict__, **changes)
     return result
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a tree, one for every place, in a fixed order."""
+    found: list[Tensor] = []
+
+    def visit(part: Any) -> None:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, dict | list | tuple):
+            for value in part.values() if isinstance(part, dict) else part:
+                visit(value)
+        elif is_dataclass(part) and not isinstance(part, type):
+            for value in part.__dict__.values():
+                visit(value)
+
+    visit(tree)
+    return found
+
+
+def with_leaves(tree: T, values: Iterable[Tensor]) -> T:
+    """The tree with other tensors, in the order of :func:`leaves`."""
+    following = iter(values)
+
+    def visit(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return next(following)
+        if isinstance(part, dict):
+            return {key: visit(value) for key, value in part.items()}
+        if isinstance(part, list | tuple):
+            return type(part)(visit(value) for value in part)
+        if is_dataclass(part) and not isinstance(part, type):
+            return evolve(part, **{name: visit(value) for name, value in part.__dict__.items()})
+        return part
+
+    return visit(tree)
 
 
 class Choice:

@@ -69,12 +69,11 @@ class Loop(ABC):
         try:
             state, work = self._drop(state, work)
             while state.model.shape[0]:
-                if epochs is None:
-                    state, work = self._iterate(self.problem, state, work)
-                else:
-                    state, work = self._epoch(epochs, state, work)
+                state, work, curves = self._advance(epochs, state, work, iteration + latest + 1)
+                history.append(state.model, **curves)
                 iteration += 1
-                state = self._judge(state, work, iteration + latest, history)
+                if self._is_late():
+                    state = replace(state, status=_mark(state.status, Status.TIME))
                 if self._looks(iteration, iteration + latest):
                     state = self._report(state, iteration)
                     result = _store(result, state)
@@ -85,6 +84,20 @@ class Loop(ABC):
         solution = _solution(result, history, done)
         moved = (solution.theta != theta).any(1).cpu().numpy()
         return replace(solution, validated=self.validation is not None, moved=moved)
+
+    def _advance(
+        self, epochs: Iterator | None, state: State, work: Any, latest: int
+    ) -> tuple[State, Any, dict[str, Tensor]]:
+        """One iteration, or epoch, and what comes of it; for the model furthest on it is number ``latest``.
+
+        Returns what the history keeps of it as well, (b,) each.
+        """
+        if epochs is None:
+            state, work = self._iterate(self.problem, state, work)
+        else:
+            state, work = self._epoch(epochs, state, work)
+        state, curves = self._judge(state, work, latest)
+        return state, work, curves
 
     @abstractmethod
     def _start(self, theta: Tensor, done: np.ndarray) -> tuple[State, Any]:
@@ -146,15 +159,18 @@ class Loop(ABC):
             n_iter=n_iter,
         )
 
-    def _judge(self, state: State, work: Any, latest: int, history: History) -> State:
-        """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``."""
+    def _judge(self, state: State, work: Any, latest: int | None) -> tuple[State, dict[str, Tensor]]:
+        """Best iterate, progress and stop reasons of every model, the furthest of which is at iteration ``latest``.
+
+        None stands for any iteration at which there is no race. Returns the curves of the history as well, (b,) each.
+        """
         options, curves = self.stopping, {}
         score, theta = state.objective, state.mean_theta if self.averages else state.theta
         if self.validation is not None:
             if theta is not self.validated[0]:  # after a rejected step it is the same
                 self.validated = theta, self.validation.evaluate(theta, keep=False).objective
             score = curves["validation"] = self.validated[1]
-        history.append(state.model, objective=state.objective, loss=state.loss, **self._curves(state), **curves)
+        curves = {"objective": state.objective, "loss": state.loss, **self._curves(state), **curves}
         running = self._running(state)
         lower = score < state.best_score
         better = Choice(lower if running.all else lower & running.mask)
@@ -174,7 +190,7 @@ class Loop(ABC):
             reason = Status.DECREASE if self.validation is None else Status.VALIDATION
             reasons += [(stall >= options.n_iter_no_change, reason)]
         n_iter = state.n_iter + (1 if running.all else running.mask)
-        if latest >= options.max_iter:
+        if latest is None or latest >= options.max_iter:
             reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
         status = first_reason(state.status, running.mask, reasons)
         if options.together and options.target_loss >= 0:
@@ -187,9 +203,7 @@ class Loop(ABC):
                 racing = (places(self.every, groups) >= options.spared)[state.model] & (status == _RUNNING)
                 behind = fallen_behind(best_score, racing, groups[state.model], number)
                 status = torch.where(behind, int(Status.SUPERSEDED), status)
-        if self._is_late():
-            status = _mark(status, Status.TIME)
-        return evolve(
+        state = evolve(
             state,
             best_theta=better(theta, state.best_theta),
             best_score=best_score,
@@ -199,6 +213,7 @@ class Loop(ABC):
             status=status,
             n_iter=n_iter,
         )
+        return state, curves
 
     def _in_group(self, mask: Tensor, model: Tensor) -> Tensor:
         """Whether the mask (b,) holds for any model of the same group as each of the models (b,)."""
@@ -235,10 +250,14 @@ class Loop(ABC):
             return replace(state, status=_ended(state.status, Status.CALLBACK))
         return state
 
+    def _carries_along(self, running: Tensor) -> bool:
+        """Whether finished models stay in the batch although some of it are not ``running`` (b,)."""
+        return False
+
     def _drop(self, state: State, work: Any) -> tuple[State, Any]:
         """Leave finished models out of the batch from here on."""
         running = state.status == _RUNNING
-        if bool(running.all()):
+        if bool(running.all()) or self._carries_along(running):
             return state, work
         keep = running.nonzero().squeeze(1)
         self.problem = self.problem.models(keep)
@@ -272,7 +291,7 @@ def _solution(result: State, history: History, done: np.ndarray) -> Solution:
         damping=result.damping,
         score=result.best_score.cpu().numpy(),
         loss=result.best_loss.cpu().numpy(),
-        status=[Status(code) for code in result.status.tolist()],
+        status=[Status(code) for code in result.status.cpu().tolist()],
         n_iter=n_iter,
         history=history.arrays(n_iter - done),
     )

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from .._constant import constant
+from . import _graph
 from ._acceleration import Acceleration, make_accelerations
 from ._acceptance import Acceptance
 from ._batch import Choice, evolve, scatter, select, where
 from ._batches import MiniBatches
 from ._curvature import Workspace, linearise
 from ._damping import DampingStrategy, GainRatio, Trial
+from ._data import TensorRows
 from ._dual import Dual
 from ._isolation import isolated
 from ._line_search import LineSearch
@@ -178,6 +180,9 @@ class _Loop(Loop):
                 f"{type(self.solver).__name__}."
             )
         self.rules.check(self.problem.network, self.batches)
+        self.recordable = self._can_be_recorded()
+        self.recorded: _graph.Recorded | None = None
+        self.alike = self.n_alike = 0
         self.stepper = Stepper(
             self.solver, self.rules.accelerations, self.rules.n_dampings, self.rules.line_search, self.batches is None
         )
@@ -191,6 +196,59 @@ class _Loop(Loop):
         previous = torch.zeros_like(theta) if self.rules.looks_back else None
         state = replace(state, previous=previous, rules=self.rules.start(theta, point.objective))
         return state, Work(forwards=point.forwards, stale=torch.ones_like(state.status, dtype=torch.bool))
+
+    def _advance(
+        self, epochs: Iterator | None, state: State, work: Work, latest: int
+    ) -> tuple[State, Work, dict[str, Tensor]]:
+        """On a GPU, replay an iteration that was recorded, or record one where the batch has kept its size a while."""
+        races = any(reached_at == latest for reached_at, _ in self.stopping.race)
+        if not self.recordable or races:
+            return super()._advance(epochs, state, work, latest)
+        n_models = state.model.shape[0]
+        if self.recorded is not None and len(self.recorded.carry[0].model) == n_models:
+            if state is not self.recorded.carry[0]:  # a race went on from the last replay
+                self.recorded.set(_carry(state, work))
+            self.recorded.graph.replay()
+        else:
+            self.recorded = None
+            self.alike = self.alike + 1 if n_models == self.n_alike else 1
+            self.n_alike = n_models
+            if self.alike <= _graph.RECORD_AFTER:
+                return super()._advance(epochs, state, work, latest)
+            self.recorded = _graph.recorded(self._recordable_iteration, _carry(state, work), state.theta.device)
+            if self.recorded is None:
+                self.recordable = False
+                return super()._advance(epochs, state, work, latest)
+        (state, work), curves = self.recorded.values()
+        return state, work, curves
+
+    def _recordable_iteration(self, carry: tuple[State, Work]) -> tuple[tuple[State, Work], dict[str, Tensor]]:
+        state, work = self._iterate(self.problem, *carry)
+        state, curves = self._judge(state, work, None)
+        return _carry(state, work), curves
+
+    def _can_be_recorded(self) -> bool:
+        """Whether an iteration is the same work on the device each time, without a look at values.
+
+        Rules and losses of the user's own are not trusted with that.
+        """
+        rules, problem = self.rules, self.problem
+        parts = [self.strategy, self.scaling, problem.loss, problem.network, *rules.accelerations]
+        return (
+            problem.y.device.type in _graph.GRAPHS
+            and self.batches is None
+            and self.callback is None
+            and type(self.solver) in (Cholesky, Dual)
+            and not problem.network.uses_autograd
+            and not problem.loss.n_draws
+            and all(isinstance(part.rows, TensorRows) for part in (problem, self.validation) if part is not None)
+            and (rules.line_search, rules.acceptance, rules.selection, rules.n_dampings) == (None, None, None, 1)
+            and all(_is_own(part) for part in parts)
+        )
+
+    def _carries_along(self, running: Tensor) -> bool:
+        """A smaller batch must be recorded anew: that pays when half of the models are done."""
+        return self.recorded is not None and 2 * int(running.sum()) > len(running)
 
     def _epoch(self, epochs: Iterator, state: State, work: Work) -> tuple[State, Work]:
         """One pass over all mini-batches, then the objective on all rows."""
@@ -350,3 +408,13 @@ class _Loop(Loop):
     def rate(self) -> float:
         """Weight of the present step against earlier ones: below 1 only where mini-batches are averaged."""
         return 1.0 if self.batches is None else self.batches.rate(self.steps)
+
+
+def _carry(state: State, work: Work) -> tuple[State, Work]:
+    """What an iteration on a GPU, which linearises every model, takes from the one before."""
+    return state, Work(work.forwards, work.stale, largest=work.largest)
+
+
+def _is_own(part: object) -> bool:
+    """Whether a function or an object is of this package."""
+    return str(getattr(part, "__module__", "")).startswith("sklm.")

@@ -138,3 +138,16 @@ def test_isolated_leaves_and_restores_modes():
         raise ZeroDivisionError
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_products_of_single_precision_are_not_shortened(precision):
+    a = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    exact, before = a @ a, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with isolated(torch.device("cpu")):
+            assert torch.equal(a @ a, exact)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
