@@ -58,10 +58,10 @@ class Watch:
         pass
 
 
-def ours(seed, data, seconds):
+def ours(seed, data, seconds, **options):
     X, y, X_test, y_test = data
     network = CNN((8, 4, 4, 4, 4), kernel_size=(4, 4, 2, 2, 2), stride=(2, 2, 1, 1, 1), input_shape=(1, 28, 28))
-    model = LMClassifier(architecture=network, dtype="float32", max_time=seconds, random_state=seed)
+    model = LMClassifier(architecture=network, dtype="float32", max_time=seconds, random_state=seed, **options)
     watch = Watch(X_test, y_test)
     began = CLOCK()
     model.set_callbacks(watch).fit(X, y)
