@@ -53,6 +53,16 @@ def test_the_watch_counts_training_only_and_ends_at_target_or_limit(suite):
     assert late.result(late.seconds)["error"] == 2.0
 
 
+@pytest.mark.parametrize("name", ["LMClassifier(alpha=0)", "MLPClassifier, lbfgs", "MLPClassifier, adam"])
+def test_a_race_of_classes_ends_at_the_log_loss(suite, name):
+    contests, _, run = suite
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    problem = contests.Contest("halves", X, (X[:, 0] > 0).astype(int), 4, target=0.05, limit=60.0, classes=2)
+    record = run.race(problem, name, seed=0)
+    assert 0 < record["error"] <= 0.05
+    assert 0 < record["seconds"] < 60
+
+
 @pytest.mark.parametrize("name", ["LMRegressor(alpha=0)", "scipy lm (MINPACK)", "scipy lm (MINPACK), starts of sklm"])
 def test_a_race_ends_at_the_target_with_the_error_of_the_targets_as_they_are(suite, name):
     contests, _, run = suite
@@ -65,8 +75,8 @@ def test_a_race_ends_at_the_target_with_the_error_of_the_targets_as_they_are(sui
 
 
 def test_the_table_tells_medians_failures_and_what_is_not_installed(suite):
-    *_, run = suite
-    first, second, third, fourth = list(run.RIVALS)[:4]
+    _, rivals, run = suite
+    first, second, third, fourth = list(rivals.RIVALS)[:4]
     runs = {
         first: [(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)],
         second: [(4.0, 0.5), (None, 9.0), (8.0, 0.25)],
@@ -93,19 +103,19 @@ def test_the_table_tells_medians_failures_and_what_is_not_installed(suite):
 
 def test_a_missing_package_is_recorded(suite, monkeypatch):
     _, rivals, run = suite
-    monkeypatch.setitem(rivals.RIVALS, "scipy trf", (rivals.RIVALS["scipy trf"][0], "a_package_that_is_not_there"))
+    monkeypatch.setitem(rivals.EVERYBODY, "scipy trf", (rivals.RIVALS["scipy trf"][0], "a_package_that_is_not_there"))
     (record,) = run.measure(["Franke"], ["scipy trf"], seeds=1)
     assert record["installed"] is False
     assert "runs" not in record
 
 
 def test_only_the_block_of_the_page_and_the_records_of_a_run_are_replaced(suite):
-    *_, run = suite
+    _, rivals, run = suite
     page = f"above\n{run.BEGIN}\nold\n{run.END}\nbelow\n"
     assert run.replace_block(page, "new") == f"above\n{run.BEGIN}\n\nnew\n{run.END}\nbelow\n"
     with pytest.raises(ValueError, match="no block"):
         run.replace_block("above\n", "new")
-    a, b = list(run.RIVALS)[:2]
+    a, b = list(rivals.RIVALS)[:2]
     old = [{"contest": "Franke", "rival": b, "n": 0}, {"contest": "sinc", "rival": a, "n": 0}]
     new = [{"contest": "sinc", "rival": a, "n": 1}, {"contest": "sinc", "rival": b, "n": 1}]
     assert [(r["contest"], r["n"]) for r in run.merged(old, new)] == [("sinc", 1), ("sinc", 1), ("Franke", 0)]

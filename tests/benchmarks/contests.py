@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from acceleration import PROBLEMS as FORMULAS
+from sklearn.datasets import load_digits
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Rows, a network of one hidden layer of tanh units, a mean squared error to reach and the seconds for it.
+    """Rows, a network of one hidden layer of tanh units, a loss on these rows to reach and the seconds for it.
 
-    ``raw`` says that torch-levenberg-marquardt gets the numbers as they are, because its own example has it so.
+    The loss is the mean squared error; the mean log-loss where y (N,) holds numbers of ``classes``. ``raw`` says that
+    torch-levenberg-marquardt gets the numbers as they are, because its own example has it so.
     """
 
     name: str
@@ -25,16 +27,27 @@ class Contest:
     target: float
     limit: float
     raw: bool = False
+    classes: int = 0
 
     @property
     def scaled(self):
-        """Inputs (N, F) and targets (N,) with mean 0 and variance 1, for those who do not scale themselves."""
-        return (self.X - self.X.mean(axis=0)) / self.X.std(axis=0), (self.y - self.y.mean()) / self.y.std()
+        """Inputs (N, F) and targets (N,) with mean 0 and variance 1, for those who do not scale themselves.
+
+        Constant columns are zero, and classes are as they are.
+        """
+        deviation = self.X.std(axis=0)
+        inputs = (self.X - self.X.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+        return inputs, self.y if self.classes else (self.y - self.y.mean()) / self.y.std()
+
+    @property
+    def loss(self):
+        """What is to be reached, in words."""
+        return "log-loss" if self.classes else "mean squared error"
 
     @property
     def title(self):
         n, f = self.X.shape
-        return f"{self.name}: {n} rows, {f}-{self.hidden}-1 tanh, mean squared error {self.target:.2g}"
+        return f"{self.name}: {n} rows, {f}-{self.hidden}-{self.classes or 1} tanh, {self.loss} {self.target:.2g}"
 
 
 def contest(name):
@@ -42,7 +55,14 @@ def contest(name):
     if name == "sinc":
         X = np.linspace(-1, 1, 20_000)[:, None]
         return Contest(name, X, np.sinc(10 * X[:, 0]), 20, 3.3e-7, 20.0, raw=True)
+    if name == "digits":
+        X, y = load_digits(return_X_y=True)
+        return Contest(name, X, y, 20, 1e-3, 20.0, classes=10)
     rng = np.random.default_rng(0)
+    if name == "spirals":  # three turns each, half a turn apart, without noise
+        angle, y = 6 * np.pi * np.sqrt(rng.uniform(size=1000)), np.arange(1000) % 2
+        X = (angle * np.stack([np.cos(angle + np.pi * y), np.sin(angle + np.pi * y)])).T
+        return Contest(name, X, y, 20, 1e-3, 20.0, classes=2)
     if name == "noisy sine":  # Pooladzandi & Zhou (arXiv:2212.08769); variance of the noise 0.0033
         X = rng.uniform(-10, 10, (1000, 1))
         return Contest(name, X, np.sin(X[:, 0]) + 0.2 * rng.uniform(size=1000), 10, 3.6e-3, 4.0)
@@ -52,7 +72,7 @@ def contest(name):
     return Contest(name, X, (y - y.mean()) / y.std(), 20, {"Franke": 1e-4, "Branin": 1e-9}[name], 4.0)
 
 
-CONTESTS = ("sinc", "Franke", "Branin", "noisy sine")
+CONTESTS = ("sinc", "Franke", "Branin", "noisy sine", "digits", "spirals")
 
 
 class Over(Exception):
@@ -65,7 +85,7 @@ class Watch:
     Parameters
     ----------
     target : float
-        Mean squared error to reach.
+        Loss to reach.
     limit : float
         Seconds.
     clock : callable
@@ -95,7 +115,7 @@ class Watch:
             self._began += self.clock() - began
 
     def see(self, error):
-        """Take note of a mean squared error reached; raise ``Over`` if it was the last one."""
+        """Take note of a loss reached; raise ``Over`` if it was the last one."""
         self.error = min(self.error, float(error))
         if self.error <= self.target or self.seconds > self.limit:
             raise Over

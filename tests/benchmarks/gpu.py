@@ -4,9 +4,9 @@
 
 Float64, one hidden layer of tanh units, geodesic steps: the slope between a short and a longer fit, least of three. The
 contests are one and 1000 fits of the 1-20-1 net (61 parameters, 200 rows each), and single fits of 10-167-1 (2005
-parameters) and of 10-833-1 (9997 parameters), 20 000 rows. With ``SKLM_MNIST=folder`` also seconds to 97.6 % on MNIST, as
-``mnist.py`` measures them (mini-batches, which are not recorded; without the rival). ``--scale`` shortens the tables of
-rows, to try the script.
+parameters) and of 10-833-1 (9997 parameters), 20 000 rows. With ``SKLM_MNIST=folder`` also seconds to 97.6 % on MNIST,
+as ``mnist.py`` measures them (mini-batches, which are not recorded; without the rival). ``--scale`` shortens the tables
+of rows, to try the script.
 """
 
 import argparse

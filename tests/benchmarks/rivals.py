@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 import torch
 
-from sklm import MLP, LMRegressor
+from sklm import MLP, LMClassifier, LMRegressor
 from sklm.architectures import Inputs
 
 ITERATIONS, CHEAP_ITERATIONS = 1000, 50_000
@@ -104,6 +104,32 @@ def sklm(**options):
     return run
 
 
+def sklm_classes(**options):
+    """``LMClassifier`` without penalty, as for all others, one fit after the other."""
+
+    def run(contest, seed, watch):
+        for number in count():
+            watch.starts += 1
+            model = LMClassifier(
+                contest.hidden,
+                alpha=0.0,
+                random_state=1000 * seed + number,
+                target_loss=contest.target,
+                max_time=max(watch.left, 1e-3),
+                **options,
+            ).fit(contest.X, contest.y)
+            with watch.stopped():
+                loss = log_loss(contest.y, model.predict_log_proba(contest.X))
+            watch.see(loss)
+
+    return run
+
+
+def log_loss(y, log_probabilities):
+    """Mean of the negative logarithms of the probabilities of the right classes."""
+    return -np.mean(log_probabilities[np.arange(len(y)), y])
+
+
 def scipy(method, own=False):
     """``scipy.optimize.least_squares`` with the exact Jacobian, tolerances at the rounding error, default scales."""
 
@@ -159,6 +185,77 @@ def mlp_regressor(solver):
                 max_fun=10 * CHEAP_ITERATIONS,
                 random_state=1000 * seed + number,
             ).fit(inputs, targets)
+
+    return run
+
+
+def mlp_classifier(solver):
+    """``sklearn.neural_network.MLPClassifier`` without penalty, judged at every evaluation or epoch."""
+
+    def run(contest, seed, watch):
+        from sklearn.neural_network import MLPClassifier
+
+        inputs, targets = contest.scaled
+
+        class Judged(MLPClassifier):
+            def _loss_grad_lbfgs(self, *args):
+                loss, gradient = super()._loss_grad_lbfgs(*args)
+                watch.see(loss)
+                return loss, gradient
+
+            def _update_no_improvement_count(self, early_stopping, X, y, sample_weight):
+                super()._update_no_improvement_count(early_stopping, X, y, sample_weight)
+                with watch.stopped():
+                    loss = log_loss(targets, self.predict_log_proba(inputs))
+                watch.see(loss)
+
+        for number in count():
+            watch.starts += 1
+            Judged(
+                hidden_layer_sizes=contest.hidden,
+                activation="tanh",
+                solver=solver,
+                alpha=0.0,
+                tol=1e-12,
+                n_iter_no_change=100,
+                max_iter=CHEAP_ITERATIONS,
+                max_fun=10 * CHEAP_ITERATIONS,
+                random_state=1000 * seed + number,
+            ).fit(inputs, targets)
+
+    return run
+
+
+def torch_levenberg_marquardt_classes(dtype):
+    """torch-levenberg-marquardt as in its example of classes: batches of 5000, rate 0.05, Cholesky, 10 attempts."""
+
+    def run(contest, seed, watch):
+        import torch_levenberg_marquardt as tlm
+
+        X, y = contest.scaled
+        inputs, targets = torch.tensor(X, dtype=dtype), torch.tensor(y)
+        torch.manual_seed(seed)
+        while True:
+            watch.starts += 1
+            hidden, output = (
+                torch.nn.Linear(X.shape[1], contest.hidden),
+                torch.nn.Linear(contest.hidden, contest.classes),
+            )
+            net = torch.nn.Sequential(hidden, torch.nn.Tanh(), output).to(dtype)
+            module = tlm.training.LevenbergMarquardtModule(
+                model=net,
+                loss_fn=tlm.loss.CrossEntropyLoss(),
+                learning_rate=0.05,
+                attempts_per_step=10,
+                solve_method="cholesky",
+            )
+            for _ in range(ITERATIONS):
+                *_, stop, _ = module.training_step(inputs, targets)  # fewer rows than a batch has
+                with watch.stopped(), torch.no_grad():
+                    loss = log_loss(contest.y, torch.log_softmax(net(inputs).double(), 1).numpy())
+                watch.see(loss)
+                if stop or not np.isfinite(loss):
+                    break
 
     return run
 
@@ -328,6 +425,29 @@ RIVALS = {
 }
 
 
+#: the same for classes
+CLASS_RIVALS = {
+    "LMClassifier(alpha=0)": (sklm_classes(), "sklm"),
+    "LMClassifier(alpha=0, n_init=1)": (sklm_classes(n_init=1), "sklm"),
+    "torch-levenberg-marquardt, classes, float64": (
+        torch_levenberg_marquardt_classes(torch.float64),
+        "torch_levenberg_marquardt",
+    ),
+    "torch-levenberg-marquardt, classes, float32": (
+        torch_levenberg_marquardt_classes(torch.float32),
+        "torch_levenberg_marquardt",
+    ),
+    "MLPClassifier, lbfgs": (mlp_classifier("lbfgs"), "sklearn"),
+    "MLPClassifier, adam": (mlp_classifier("adam"), "sklearn"),
+}
+EVERYBODY = {**RIVALS, **CLASS_RIVALS}
+
+
+def rivals_of(contest):
+    """The names of those that take part in a contest."""
+    return list(CLASS_RIVALS if contest.classes else RIVALS)
+
+
 def installed(name):
     """Whether the package of a rival can be imported."""
-    return importlib.util.find_spec(RIVALS[name][1]) is not None
+    return importlib.util.find_spec(EVERYBODY[name][1]) is not None

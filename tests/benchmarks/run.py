@@ -1,4 +1,4 @@
-"""sklm against other curve fitters: seconds until a mean squared error is reached, by seeds; one command for all.
+"""sklm against other packages: seconds until a training loss is reached, by seeds; one command for all.
 
     python tests/benchmarks/run.py                                  # everything: about 20 minutes on one core
     python tests/benchmarks/run.py --contests sinc --seeds 1 --no-write
@@ -30,12 +30,13 @@ from dataclasses import replace
 
 import torch
 from contests import CONTESTS, Over, Watch, contest
-from rivals import RIVALS, installed
+from rivals import EVERYBODY, installed, rivals_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- made by tests/benchmarks/run.py: begin -->", "<!-- end -->"
 PACKAGES = ["torch", "numpy", "scipy", "scikit-learn", "torch-levenberg-marquardt", "jax", "optimistix", "jaxopt"]
-
+#: whose times the others' are multiples of
+REFERENCES = ("LMRegressor(alpha=0)", "LMClassifier(alpha=0)")
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
@@ -74,7 +75,7 @@ def race(problem, name, seed, clock=time.perf_counter):
     """One rival on one seed, as a record."""
     watch = Watch(problem.target, problem.limit, clock)
     try:
-        RIVALS[name][0](problem, seed, watch)
+        EVERYBODY[name][0](problem, seed, watch)
     except Over:
         return {"seed": seed, **watch.result(watch.seconds)}
     raise AssertionError("runners end by Over")
@@ -85,8 +86,11 @@ def measure(contests, rivals, seeds, limit=None, clock=time.perf_counter):
     for title in contests:
         problem = contest(title)
         problem = problem if limit is None else replace(problem, limit=limit)
-        for name in rivals:
+        for name in rivals_of(problem):
+            if name not in rivals:
+                continue
             record = {"contest": title, "title": problem.title, "limit": problem.limit, "rival": name}
+            record["loss"] = problem.loss
             record["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
             record["installed"] = installed(name)
             if record["installed"]:
@@ -114,9 +118,10 @@ def table(records):
     parts = []
     for title in dict.fromkeys(record["title"] for record in records):
         rows = [record for record in records if record["title"] == title]
-        reference = next((median_seconds(r) for r in rows if r["rival"] == next(iter(RIVALS))), math.inf)
+        reference = next((median_seconds(r) for r in rows if r["rival"] in REFERENCES), math.inf)
+        loss = rows[0].get("loss", "mean squared error")
         parts.append(f"**{title}**, {rows[0]['limit']:g} s a seed.\n")
-        parts.append("| | s to the target | ratio | reached | mean squared error at the end | starts | compiling, s |")
+        parts.append(f"| | s to the target | ratio | reached | {loss} at the end | starts | compiling, s |")
         parts.append("|---|---|---|---|---|---|---|")
         for record in rows:
             if not record["installed"]:
@@ -150,7 +155,7 @@ def sentence(environment, records):
 def merged(old, new):
     """Records of a file, those of the same contest and rival replaced, in the order of contests and rivals."""
     places = {(record["contest"], record["rival"]): record for record in [*old, *new]}
-    order = [(title, name) for title in CONTESTS for name in RIVALS]
+    order = [(title, name) for title in CONTESTS for name in EVERYBODY]
     return [places[key] for key in order if key in places]
 
 
@@ -166,9 +171,11 @@ def replace_block(text, block):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--contests", nargs="+", default=CONTESTS, choices=CONTESTS)
-    parser.add_argument("--rivals", nargs="+", default=list(RIVALS), choices=list(RIVALS))
+    parser.add_argument("--rivals", nargs="+", default=list(EVERYBODY), choices=list(EVERYBODY))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=None, help="seconds a seed instead of 20 for sinc, 4 for others")
+    parser.add_argument(
+        "--limit", type=float, default=None, help="seconds a seed instead of 20 for sinc and classes, 4 for others"
+    )
     parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--file", type=pathlib.Path, default=ROOT / "docs" / "rivals.json")
     parser.add_argument("--page", type=pathlib.Path, default=ROOT / "docs" / "benchmarks.md")
