@@ -31,6 +31,8 @@ from .optim._isolation import isolated
 #: times less, after so many iterations; smaller ones are not tried where the last was so many times worse than what
 #: was found
 SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, RISING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 2.0
+#: a penalty below all that are tried at first must have this share of the loss on rows left out
+LESS = 0.8
 
 
 def choose_alphas(
@@ -71,16 +73,65 @@ def choose_alphas(
             problem, theta, numbers, held, alphas=alphas, stopping=half, settle=settle, **options
         )
         try:
+            if first.folds.smaller:
+                search = _with_smaller(problem, search, theta, numbers, first.folds, half.left(began), options)
             found = Relevance.unknown(search)
             if first.folds.weighs:
                 options["factors"] = first.folds.factors
-                options["least_alpha"] = np.array([folds.least_alpha for folds in every])
+                options["least_alpha"] = np.minimum([folds.least_alpha for folds in every], search.chosen)
                 found = weigh_inputs(problem, search, numbers, held, stopping=half.left(began), **options)
             return _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
         except SearchInterrupted:
             raise
         except KeyboardInterrupt:
             raise SearchInterrupted(search.chosen, search.theta) from None
+
+
+def _with_smaller(
+    problem: Problem,
+    search: AlphaSearch,
+    theta: Tensor,
+    numbers: Tensor,
+    folds: Folds,
+    stopping: Stopping,
+    options: dict[str, Any],
+) -> AlphaSearch:
+    """The search with smaller penalties for fits whose least one was the best, where one of them is evidently better.
+
+    Fits that were not asked have NaN as scores of these.
+    """
+    last = search.alphas.shape[1] - 1
+    which = np.flatnonzero(search.best == last)
+    if not len(which) or stopping.max_time <= 0:
+        return search
+    index = torch.from_numpy(which).to(theta.device)
+    further = search.alphas[:, last:] * np.array([1.0, *folds.smaller])
+    part = {name: value[index] if name == "damping" else value for name, value in options.items()}
+    second = cross_validate_alpha(
+        problem.models(index),
+        theta[index],
+        numbers[index],
+        folds.n_held_out,
+        alphas=further[which],
+        stopping=stopping,
+        settle=False,
+        **part,
+    )
+    scores = np.full((len(search.best), len(folds.smaller)), np.nan)
+    scores[which] = second.scores[:, 1:]
+    better = second.score <= LESS * second.scores[:, 0]
+    best, models, losses = search.best.copy(), search.theta_of_folds.clone(), search.losses_of_folds.copy()
+    best[which[better]] += second.best[better]
+    models[index[better]] = second.theta_of_folds[better]
+    losses[which[better]] = second.losses_of_folds[better]
+    return replace(
+        search,
+        alphas=np.hstack([search.alphas, further[:, 1:]]),
+        scores=np.hstack([search.scores, scores]),
+        best=best,
+        theta_of_folds=models,
+        losses_of_folds=losses,
+    )
 
 
 def for_search(fits: list[Prepared], every: list[Folds]) -> tuple[Problem, Tensor, Tensor, dict[str, Any]]:
@@ -114,7 +165,8 @@ def _with_found(
     share = len(folds.rows) / fits[0].problem.n_samples
     result = []
     for row, (fit, alphas) in enumerate(zip(fits, share * search.alphas, strict=True)):
-        scores = dict(zip(alphas.tolist(), search.scores[row].tolist(), strict=True))
+        tried = zip(alphas.tolist(), search.scores[row].tolist(), strict=True)
+        scores = {alpha: score for alpha, score in tried if not np.isnan(score)}
         fit = replace(fit, alpha_scores=scores, folds=None)
         if found.scales is not None:
             fit = fit.weighed(found.scales[row])

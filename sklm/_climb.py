@@ -14,7 +14,7 @@ from .optim import SearchInterrupted, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
 
 #: what the first penalty is multiplied by: as far as each is better than all before, and where none is, downwards
-UPWARDS, DOWNWARDS = (3.0, 10.0, 30.0), (0.3, 0.1)
+UPWARDS, DOWNWARDS = (3.0, 10.0, 30.0), (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 def climbed(fit: Prepared, stopping: Stopping) -> Prepared:

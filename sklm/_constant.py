@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def constant(value: float, like: Tensor, dtype: torch.dtype | None = None) -> Te
     return _constant(value, like.dtype if dtype is None else dtype, like.device)
 
 
-@lru_cache(maxsize=256)
+@cache  # recorded graphs hold addresses
 def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.full((), value, dtype=dtype, device=device)

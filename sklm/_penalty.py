@@ -45,7 +45,8 @@ class Folds:
     these rows; repeats : bool, some rows are equal, or many almost; twins : bool, many different ones are almost equal;
     weighs : bool, inputs may be weighed by how much they matter; factors : tuple of float, what is tried then, times
     the penalty; least_alpha : float, and no less; climbs : bool, ``alphas`` has one penalty to begin with, see
-    ``climbed``; batches : MiniBatches or None, then, of the rows that fold 0 leaves
+    ``climbed``; batches : MiniBatches or None, then, of the rows that fold 0 leaves; smaller : tuple of float, times
+    the last of ``alphas``, what is tried where that one is the best
     """
 
     rows: np.ndarray
@@ -60,6 +61,7 @@ class Folds:
     least_alpha: float = 0.0
     climbs: bool = False
     batches: MiniBatches | None = None
+    smaller: tuple[float, ...] = ()
 
 
 def make_folds(

@@ -23,7 +23,24 @@ class _Module(backend_registration._DummyBackendModule):
 
 backend_registration._setup_privateuseone_for_python_backend("sim", backend_module=_Module())
 DEVICE = torch.device("sim:0")
-WAITS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default")
+#: operations for whose results the host waits, or for their shapes
+WAITS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "allclose",
+    "_unique2",
+    "unique_dim",
+    "repeat_interleave",
+    "linalg_cholesky",
+    "linalg_inv",
+    "linalg_solve",
+    "_linalg_eigh",
+    "_linalg_svd",
+    "linalg_qr",
+    "_linalg_check_errors",
+}
 
 
 class Simulated(torch.Tensor):
@@ -98,7 +115,10 @@ def _call(func, args, kwargs):
 
     Log.operations += 1
     name, to_host = str(func), "device" in kwargs and torch.device(kwargs["device"]).type == "cpu"
-    if name in WAITS or to_host:
+    masks = (
+        [index for index in args[1] if index is not None] if name.startswith(("aten.index.", "aten.index_put")) else []
+    )
+    if name.split(".")[1] in WAITS or to_host or any(mask.dtype == torch.bool for mask in masks):
         _wait(name)
     if name == "aten.copy_.default" and isinstance(args[0], Simulated) != isinstance(args[1], Simulated):
         _wait(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ class Loss(ABC):
             raise ValueError(f"{type(self).__name__} needs targets not below zero; the smallest is {np.min(y):g}.")
 
 
-@lru_cache(maxsize=64)
+@cache  # recorded graphs hold addresses
 def eye_factor(n_outputs: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return ``scale`` times the identity as a factor (1, K, K, 1). Shared: not to be written to."""
     with torch.inference_mode(False):

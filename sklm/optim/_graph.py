@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,8 +12,13 @@ from torch import Tensor
 
 from ._batch import leaves, with_leaves
 
-#: iterations of a batch of some size before it is worth recording one
-RECORD_AFTER = 8
+#: iterations of a batch of some size before it is worth recording one, and of how many more
+RECORD_AFTER, RECORD_FOR = 8, 16
+
+#: what is kept for each thread
+_own = threading.local()
+#: a process records one graph at a time
+_recording = threading.Lock()
 
 
 class Graph(Protocol):
@@ -31,24 +37,30 @@ class CUDAGraph:
     """See ``torch.cuda.graph``: no synchronisation, no values on the host, the same shapes and addresses each time."""
 
     def __init__(self, device: torch.device):
-        self.device = device
-        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        self.device, self.graph = device, torch.cuda.CUDAGraph()
+        streams = _own.__dict__.setdefault("streams", {})  # libraries keep memory for every stream that they have seen
+        if device not in streams:
+            streams[device] = torch.cuda.Stream(device)
+        self.stream = streams[device]
 
     def prepare(self, work: Callable[[], Any]) -> Any:
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
             result = work()
-        current.wait_stream(self.stream)
-        torch.cuda.synchronize(self.device)  # the results are used, and freed, on the other stream
+        self.stream.synchronize()  # the results are used, and freed, on the other stream
         return result
 
     def record(self, work: Callable[[], Any]) -> Any:
-        with (
-            torch.cuda.device(self.device),
-            torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
-        ):
-            return work()
+        current = torch.cuda.current_stream(self.device)
+        try:
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
+            ):
+                return work()
+        finally:
+            torch.cuda.set_stream(current)  # torch leaves a recording that failed on the other stream
 
     def replay(self) -> None:
         self.graph.replay()
@@ -84,8 +96,9 @@ class Recorded:
         self.graph = graph
         # one place for every leaf, also where two are the same tensor now
         self.carry = with_leaves(carry, [leaf.clone() for leaf in leaves(carry)])
-        expected = graph.prepare(lambda: [leaf.clone() for leaf in leaves(function(self.carry)[0])])
-        self.curves = graph.record(lambda: self._work(function))
+        with _recording:
+            expected = graph.prepare(lambda: [leaf.clone() for leaf in leaves(function(self.carry)[0])])
+            self.curves = graph.record(lambda: self._work(function))
         graph.replay()
         pairs = zip(leaves(self.carry), expected, strict=True)
         if not all(torch.allclose(new.double(), old.double(), rtol=1e-6, equal_nan=True) for new, old in pairs):
@@ -117,9 +130,7 @@ def recorded(function: Callable[[Any], tuple[Any, dict[str, Tensor]]], carry: An
     """Return a :class:`Recorded`, one iteration done, or None with a warning where the device cannot do that."""
     try:
         return Recorded(function, carry, GRAPHS[device.type](device))
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
+    except RuntimeError as error:  # too little memory for an iteration that is kept, too
         warnings.warn(
             f"The iterations of this fit are not recorded as a graph of the device, which costs time and nothing else: "
             f"{error}",

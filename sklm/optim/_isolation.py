@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -23,26 +25,49 @@ def isolated(device: torch.device, inference: bool = False) -> Iterator[None]:
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         safe_after_fork(),
-        full_precision(),
+        full_precision,
     ):
         yield
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32 on a GPU and no bfloat16 on a CPU in products of float32 matrices: they ruin the step.
+class _Precision:
+    """Holds the process's switches for float32 products at full precision while any block in any thread wants that."""
 
-    The switches are the process's, and are set back at the end.
-    """
-    # before torch 2.9 there is one switch, that of the GPU
-    places = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    name, exact = ("fp32_precision", "ieee") if hasattr(places[0], "fp32_precision") else ("allow_tf32", False)
-    before = [(place, getattr(place, name)) for place in places if hasattr(place, name)]
-    lowered = [(place, value) for place, value in before if value not in (exact, "none")]
-    for place, _ in lowered:
+    def __init__(self) -> None:
+        self.lock, self.blocks, self.before = threading.Lock(), 0, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.blocks += 1
+            if self.blocks == 1:
+                self.before = [found for place in self._places() if (found := self._raised(*place)) is not None]
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.blocks -= 1
+            if self.blocks == 0:
+                for place, name, value in self.before:
+                    setattr(place, name, value)
+
+    @staticmethod
+    def _places() -> list[tuple[Any, str, Any]]:
+        """Switch, name and value of full precision; before torch 2.9 there is one, that of the GPU."""
+        places = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+        name, exact = ("fp32_precision", "ieee") if hasattr(places[0], "fp32_precision") else ("allow_tf32", False)
+        return [(place, name, exact) for place in places if hasattr(place, name)]
+
+    @staticmethod
+    def _raised(place: Any, name: str, exact: Any) -> tuple[Any, str, Any] | None:
+        """Set a switch to full precision; return what to set it back to, None if it was there."""
+        value = getattr(place, name)
+        if value in (exact, "none"):
+            return None
+        if name == "fp32_precision":
+            place.fp32_precision = "none"  # is the value inherited?
+            value = "none" if place.fp32_precision == value else value
         setattr(place, name, exact)
-    try:
-        yield
-    finally:
-        for place, value in lowered:
-            setattr(place, name, value)
+        return place, name, value
+
+
+#: no TF32 on a GPU and no bfloat16 on a CPU in products of float32 matrices: they ruin the step
+full_precision = _Precision()

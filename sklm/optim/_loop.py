@@ -285,7 +285,8 @@ def _store(result: State, state: State) -> State:
 
 
 def _solution(result: State, history: History, done: np.ndarray) -> Solution:
-    n_iter = result.n_iter.cpu().numpy()
+    # an interrupt may come between an iteration and its entry
+    n_iter = np.minimum(result.n_iter.cpu().numpy(), done + len(history))
     return Solution(
         theta=result.best_theta,
         damping=result.damping,

@@ -213,7 +213,7 @@ class _Loop(Loop):
             self.recorded = None
             self.alike = self.alike + 1 if n_models == self.n_alike else 1
             self.n_alike = n_models
-            if self.alike <= _graph.RECORD_AFTER:
+            if self.alike <= _graph.RECORD_AFTER or latest + _graph.RECORD_FOR > self.stopping.max_iter:
                 return super()._advance(epochs, state, work, latest)
             self.recorded = _graph.recorded(self._recordable_iteration, _carry(state, work), state.theta.device)
             if self.recorded is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -58,9 +59,8 @@ class _NormalAccumulator:
             return
         if self.total is None:
             self.total = rows.new_zeros(len(rows), size, size)
-        if self.own is None:  # with the residual, which is in all columns
-            residual = np.full((len(places), 1), size - 1)
-            self.own = torch.from_numpy(np.hstack([places, residual])).to(rows.device)
+        if self.own is None:
+            self.own = _own_rows(places.tobytes(), len(places), size, rows.device)
         below = rows[:, :low].flatten(2)
         add_lower(self.total[:, :low, :low], below, below.mT)
         for column, own in enumerate(self.own):
@@ -79,6 +79,17 @@ class _NormalAccumulator:
         if extra is not None:
             gradient = gradient + extra
         return NormalSystem(gram, gradient, diagonal)
+
+
+@cache  # recorded graphs hold addresses
+def _own_rows(places: bytes, n_outputs: int, size: int, device: torch.device) -> Tensor:
+    """Index of each output's own parameters ``places``, with the residual, which is in all columns, as last row.
+
+    Kept: to copy it to a device anew would wait for that.
+    """
+    own = np.frombuffer(places, dtype=np.int64).reshape(n_outputs, -1)
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.hstack([own, np.full((n_outputs, 1), size - 1)])).to(device)
 
 
 class Cholesky:

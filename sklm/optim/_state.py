@@ -108,6 +108,9 @@ class History:
         """Remember values (b,) of the models (b,)."""
         self._entries.append((model, values))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def arrays(self, n_iter: np.ndarray) -> dict[str, np.ndarray]:
         """Return one array (T, B) a curve, for models that ran n_iter (B,) iterations."""
         result = {name: np.full((len(self._entries), len(n_iter)), np.nan) for name in self.names}

@@ -1,5 +1,7 @@
 """The engine computes the same whatever the caller has switched on, and leaves it switched on."""
 
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager, nullcontext
 
@@ -151,3 +153,48 @@ def test_products_of_single_precision_are_not_shortened(precision):
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_precision_comes_back_when_the_last_thread_is_done():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        first, second = isolated(torch.device("cpu")), isolated(torch.device("cpu"))
+        a = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+        short = a @ a
+        results = []
+
+        def other():
+            with second:
+                entered.set()
+                left.wait()
+                results.append(a @ a)
+
+        entered, left = threading.Event(), threading.Event()
+        thread = threading.Thread(target=other)
+        with first:
+            exact = a @ a
+            thread.start()
+            entered.wait()
+        left.set()
+        thread.join()
+        assert torch.equal(results[0], exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.equal(a @ a, short)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="needs torch 2.9")
+def test_an_inherited_precision_stays_inherited():
+    code = """
+import torch
+from sklm.optim._isolation import isolated
+places = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+torch.backends.fp32_precision = "tf32"
+with isolated(torch.device("cpu")):
+    assert [place.fp32_precision for place in places] == ["ieee"] * 2
+assert [place.fp32_precision for place in places] == ["tf32"] * 2
+torch.backends.fp32_precision = "ieee"
+assert [place.fp32_precision for place in places] == ["ieee"] * 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
