@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._climb import climbed
-from ._penalty import Folds
+from ._penalty import Folds, with_one_error
 from ._prepared import Prepared, is_hopeless, run_together
 from .optim import (
     AlphaSearch,
@@ -106,6 +106,11 @@ def _with_smaller(
         return search
     index = torch.from_numpy(which).to(theta.device)
     further = search.alphas[:, last:] * np.array([1.0, *folds.smaller])
+    n_held = int((folds.of_row < folds.n_held_out).sum())
+
+    def judge(scores: np.ndarray) -> np.ndarray:
+        return with_one_error(scores, n_held)
+
     part = {name: value[index] if name == "damping" else value for name, value in options.items()}
     second = cross_validate_alpha(
         problem.models(index),
@@ -115,11 +120,12 @@ def _with_smaller(
         alphas=further[which],
         stopping=stopping,
         settle=False,
+        judge=judge,
         **part,
     )
     scores = np.full((len(search.best), len(folds.smaller)), np.nan)
     scores[which] = second.scores[:, 1:]
-    better = second.score <= LESS * second.scores[:, 0]
+    better = judge(second.score) <= LESS * judge(second.scores[:, 0])
     best, models, losses = search.best.copy(), search.theta_of_folds.clone(), search.losses_of_folds.copy()
     best[which[better]] += second.best[better]
     models[index[better]] = second.theta_of_folds[better]

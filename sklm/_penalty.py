@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -136,6 +137,17 @@ def has_twins(X: np.ndarray) -> bool:
     low, spread = X.min(axis=0), np.ptp(X, axis=0)
     cells = np.floor((X - low) / (TWINS * np.where(spread > 0, spread, 1.0)))
     return len(np.unique(cells, axis=0)) < OWN_CELLS * len(X)
+
+
+def with_one_error(loss: Any, n_rows: int) -> np.ndarray:
+    """Mean log-loss of ``n_rows`` rows and of one more that is as surely wrong as these are right.
+
+    Where all rows are right, any certainty lowers their loss, which says nothing about the next one: this is least for
+    a loss of ``1 / n_rows``. Infinite losses stay so.
+    """
+    known = np.isfinite(loss)
+    value = np.where(known, loss, 1.0)
+    return np.where(known, value - np.log(np.maximum(value, np.finfo(float).tiny)) / n_rows, np.inf)
 
 
 def linearisation(n_rows: float, n_parameters: int) -> float:

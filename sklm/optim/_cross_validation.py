@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +100,7 @@ def cross_validate_alpha(
     stopping: Stopping | None = None,
     damping: float | Tensor = 1e-2,
     settle: bool = True,
+    judge: Callable[[np.ndarray], np.ndarray] | None = None,
     **options: Any,
 ) -> AlphaSearch:
     """Choose the penalty of each of M fits by the loss on rows left out.
@@ -121,6 +123,8 @@ def cross_validate_alpha(
         For its limits: the search ends with what is known then. Its ``tol`` counts for fits without noise only.
     settle : bool, default=True
         Train folds to their ends where there may be no noise; see below.
+    judge : function, optional
+        Of the scores (M, A), to choose the least by instead of these.
     damping, options
         As in :func:`levenberg_marquardt`.
 
@@ -147,12 +151,18 @@ def cross_validate_alpha(
     tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
     race = PenaltyRace(problem, theta, folds, n_held_out, tried, damping, models_at_once, options)
     try:
-        return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy(), settle)
+        return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy(), settle, judge)
     except KeyboardInterrupt:
         raise SearchInterrupted(*race.leaders()) from None
 
 
-def _decide(race: PenaltyRace, stopping: Stopping, null_loss: np.ndarray, settle: bool) -> AlphaSearch:
+def _decide(
+    race: PenaltyRace,
+    stopping: Stopping,
+    null_loss: np.ndarray,
+    settle: bool,
+    judge: Callable[[np.ndarray], np.ndarray] | None,
+) -> AlphaSearch:
     """Run the race; null_loss (M,) is the loss of zero outputs."""
     racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
@@ -172,7 +182,7 @@ def _decide(race: PenaltyRace, stopping: Stopping, null_loss: np.ndarray, settle
     to_none = race.alphas[:, last] == 0  # else there is noise for certain
     improving = racing & to_none[:, None] & np.isfinite(before) & (race.scores < IMPROVING * before)
     smallest = last - improving[:, ::-1].argmax(axis=1)
-    best = race.scores.argmin(axis=1)
+    best = (race.scores if judge is None else judge(race.scores)).argmin(axis=1)
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
     hopeless = ~np.isfinite(race.scores).any(axis=1)
     best[hopeless] = last

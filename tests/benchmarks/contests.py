@@ -57,12 +57,12 @@ def contest(name):
         return Contest(name, X, np.sinc(10 * X[:, 0]), 20, 3.3e-7, 20.0, raw=True)
     if name == "digits":
         X, y = load_digits(return_X_y=True)
-        return Contest(name, X, y, 20, 1e-3, 20.0, classes=10)
+        return Contest(name, X, y, 20, 1e-3, 10.0, classes=10)
     rng = np.random.default_rng(0)
     if name == "spirals":  # three turns each, half a turn apart, without noise
         angle, y = 6 * np.pi * np.sqrt(rng.uniform(size=1000)), np.arange(1000) % 2
         X = (angle * np.stack([np.cos(angle + np.pi * y), np.sin(angle + np.pi * y)])).T
-        return Contest(name, X, y, 20, 1e-3, 20.0, classes=2)
+        return Contest(name, X, y, 20, 1e-3, 10.0, classes=2)
     if name == "noisy sine":  # Pooladzandi & Zhou (arXiv:2212.08769); variance of the noise 0.0033
         X = rng.uniform(-10, 10, (1000, 1))
         return Contest(name, X, np.sin(X[:, 0]) + 0.2 * rng.uniform(size=1000), 10, 3.6e-3, 4.0)

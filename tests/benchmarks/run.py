@@ -173,9 +173,7 @@ if __name__ == "__main__":
     parser.add_argument("--contests", nargs="+", default=CONTESTS, choices=CONTESTS)
     parser.add_argument("--rivals", nargs="+", default=list(EVERYBODY), choices=list(EVERYBODY))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument(
-        "--limit", type=float, default=None, help="seconds a seed instead of 20 for sinc and classes, 4 for others"
-    )
+    parser.add_argument("--limit", type=float, default=None, help="seconds a seed, not 20 (sinc), 10 (classes) or 4")
     parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--file", type=pathlib.Path, default=ROOT / "docs" / "rivals.json")
     parser.add_argument("--page", type=pathlib.Path, default=ROOT / "docs" / "benchmarks.md")
