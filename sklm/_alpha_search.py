@@ -112,17 +112,20 @@ def _with_smaller(
         return with_one_error(scores, n_held)
 
     part = {name: value[index] if name == "damping" else value for name, value in options.items()}
-    second = cross_validate_alpha(
-        problem.models(index),
-        theta[index],
-        numbers[index],
-        folds.n_held_out,
-        alphas=further[which],
-        stopping=stopping,
-        settle=False,
-        judge=judge,
-        **part,
-    )
+    try:
+        second = cross_validate_alpha(
+            problem.models(index),
+            theta[index],
+            numbers[index],
+            folds.n_held_out,
+            alphas=further[which],
+            stopping=stopping,
+            settle=False,
+            judge=judge,
+            **part,
+        )
+    except SearchInterrupted:  # knows of some fits only
+        raise SearchInterrupted(search.chosen, search.theta) from None
     scores = np.full((len(search.best), len(folds.smaller)), np.nan)
     scores[which] = second.scores[:, 1:]
     better = judge(second.score) <= LESS * judge(second.scores[:, 0])

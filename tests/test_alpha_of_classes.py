@@ -9,9 +9,10 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
 from sklm import LMClassifier, LMGridSearchCV, fit_many
+from sklm import _alpha_search as module
 from sklm._classifier import AUTO_FACTORS, LEAST_FACTOR, PRIOR_FACTORS, SMALLER_FACTORS, WEIGHED_FACTORS
 from sklm._penalty import with_one_error
-from sklm.optim import _penalty_race
+from sklm.optim import SearchInterrupted, _penalty_race
 
 from .interrupts import interrupted_from
 
@@ -95,6 +96,25 @@ def test_the_smaller_penalties_of_many_fits_are_those_of_each():
         assert model.alpha_ == pytest.approx(alone.alpha_)
         assert list(model.alpha_scores_) == pytest.approx(list(alone.alpha_scores_))
     assert len(together[1].alpha_scores_) < len(together[0].alpha_scores_)
+
+
+def test_an_interrupt_among_the_smaller_penalties_leaves_the_best_of_the_first(monkeypatch):
+    X, y = spirals(200)
+    search = "sklm._alpha_search.cross_validate_alpha"
+    original, calls = module.cross_validate_alpha, []
+
+    def interrupted(*given, **options):
+        calls.append(len(options["alphas"]))
+        if len(calls) == 2:
+            raise SearchInterrupted(np.array([1.0]), given[1])
+        return original(*given, **options)
+
+    monkeypatch.setattr(search, interrupted)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = LMClassifier(random_state=0).fit(X, y)
+    assert len(calls) == 2
+    assert model.alpha_ * 200 == pytest.approx(min(AUTO_FACTORS))
+    assert model.score(X, y) > 0.8
 
 
 def test_penalties_go_down_with_weighed_columns_but_not_for_ever():
