@@ -98,7 +98,8 @@ def _with_smaller(
 ) -> AlphaSearch:
     """The search with smaller penalties for fits whose least one was the best, where one of them is evidently better.
 
-    Fits that were not asked have NaN as scores of these.
+    Fits that were not asked have NaN as scores of these. Without time for all, nothing is known of them: models on the
+    way memorise less than at their ends.
     """
     last = search.alphas.shape[1] - 1
     which = np.flatnonzero(search.best == last)
@@ -112,6 +113,7 @@ def _with_smaller(
         return with_one_error(scores, n_held)
 
     part = {name: value[index] if name == "damping" else value for name, value in options.items()}
+    began = time.monotonic()
     try:
         second = cross_validate_alpha(
             problem.models(index),
@@ -126,6 +128,8 @@ def _with_smaller(
         )
     except SearchInterrupted:  # knows of some fits only
         raise SearchInterrupted(search.chosen, search.theta) from None
+    if time.monotonic() - began >= stopping.max_time:
+        return search
     scores = np.full((len(search.best), len(folds.smaller)), np.nan)
     scores[which] = second.scores[:, 1:]
     better = judge(second.score) <= LESS * judge(second.scores[:, 0])

@@ -1,5 +1,7 @@
 """``alpha='auto'`` of LMClassifier where there is time to leave rows out in turn."""
 
+import time
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris, make_classification, make_moons
@@ -115,6 +117,25 @@ def test_an_interrupt_among_the_smaller_penalties_leaves_the_best_of_the_first(m
     assert len(calls) == 2
     assert model.alpha_ * 200 == pytest.approx(min(AUTO_FACTORS))
     assert model.score(X, y) > 0.8
+
+
+def test_without_time_for_smaller_penalties_the_first_ones_count(monkeypatch):
+    X, y = spirals(200)
+    original, calls = module.cross_validate_alpha, []
+
+    def slow(*given, **options):
+        calls.append(options["stopping"].max_time)
+        result = original(*given, **options)
+        if len(calls) == 2:
+            time.sleep(calls[1])
+        return result
+
+    monkeypatch.setattr("sklm._alpha_search.cross_validate_alpha", slow)
+    with pytest.warns(ConvergenceWarning, match="ended the search"):
+        model = LMClassifier(random_state=0, max_time=4.0).fit(X, y)
+    assert len(calls) == 2
+    assert model.alpha_ * 200 == pytest.approx(min(AUTO_FACTORS))
+    assert len(model.alpha_scores_) == len(AUTO_FACTORS)
 
 
 def test_penalties_go_down_with_weighed_columns_but_not_for_ever():
