@@ -60,7 +60,7 @@ alpha : float, 'auto' or 'cv', default='auto'
     coefficient is normal with deviation one beforehand. A ``sample_weight`` that sums to less than two, such as that of
     AdaBoost, is scaled to a mean of one. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or
     down to 0.001 times that where the least of these is the best; where fits are long or in mini-batches, up to 30
-    times that, by one fold. This takes two to ten times as long as a fit with a number. It is just that without hidden
+    times that, by one fold. This takes two to 15 times as long as a fit with a number. It is just that without hidden
     layers, for CNNs and modules, with ``early_stopping``, ``target_loss`` or another loss, with twenty rows a parameter
     in mini-batches, and in ``partial_fit``, where the rows are those of the batch: give a number there. 'cv' always
     leaves rows out, and more of them, and begins with 0.1 times that, too; see the user guide.

@@ -186,7 +186,7 @@ def _refill(old, new):
         old.copy_(new)
 
 
-_library = torch.library.Library("aten", "IMPL")
+_kernels = torch.library.Library("aten", "IMPL")
 
 
 def _factory(name):
@@ -196,7 +196,7 @@ def _factory(name):
     def make(*args, device=None, pin_memory=None, layout=None, **kwargs):
         return Simulated(function(*args, device="cpu", **kwargs))
 
-    _library.impl(name, make, "PrivateUse1")
+    _kernels.impl(name, make, "PrivateUse1")
 
 
 def _copy_from(source, target, non_blocking=False):
@@ -209,4 +209,4 @@ def _copy_from(source, target, non_blocking=False):
 
 for _name in ("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step", "eye", "eye.m"):
     _factory(_name)
-_library.impl("_copy_from", _copy_from, "PrivateUse1")
+_kernels.impl("_copy_from", _copy_from, "PrivateUse1")

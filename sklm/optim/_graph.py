@@ -126,7 +126,9 @@ class Recorded:
         return self.carry, {name: curve.clone() for name, curve in self.curves.items()}
 
 
-def recorded(function: Callable[[Any], tuple[Any, dict[str, Tensor]]], carry: Any, device: torch.device) -> Any:
+def recorded(
+    function: Callable[[Any], tuple[Any, dict[str, Tensor]]], carry: Any, device: torch.device
+) -> Recorded | None:
     """Return a :class:`Recorded`, one iteration done, or None with a warning where the device cannot do that."""
     try:
         return Recorded(function, carry, GRAPHS[device.type](device))

@@ -152,61 +152,32 @@ def scipy(method, own=False):
     return run
 
 
-def mlp_regressor(solver):
-    """``sklearn.neural_network.MLPRegressor`` without penalty, judged at every evaluation or epoch."""
+def mlp(solver):
+    """``MLPRegressor``, or ``MLPClassifier`` for classes, without penalty, judged at every evaluation or epoch."""
 
     def run(contest, seed, watch):
-        from sklearn.neural_network import MLPRegressor
+        from sklearn.neural_network import MLPClassifier, MLPRegressor
 
         (inputs, targets), variance = contest.scaled, contest.y.var()
 
-        class Judged(MLPRegressor):
+        def loss_of(model):
+            if contest.classes:
+                return log_loss(targets, model.predict_log_proba(inputs))
+            return np.mean((model._predict(inputs, check_input=False) - targets) ** 2) * variance
+
+        # the loss of regression is half the mean square
+        kind, factor = (MLPClassifier, 1.0) if contest.classes else (MLPRegressor, 2 * variance)
+
+        class Judged(kind):
             def _loss_grad_lbfgs(self, *args):
                 loss, gradient = super()._loss_grad_lbfgs(*args)
-                watch.see(2 * loss * variance)  # the loss is half the mean square
+                watch.see(factor * loss)
                 return loss, gradient
 
             def _update_no_improvement_count(self, early_stopping, X, y, sample_weight):
                 super()._update_no_improvement_count(early_stopping, X, y, sample_weight)
                 with watch.stopped():
-                    error = np.mean((self._predict(inputs, check_input=False) - targets) ** 2)
-                watch.see(error * variance)
-
-        for number in count():
-            watch.starts += 1
-            Judged(
-                hidden_layer_sizes=contest.hidden,
-                activation="tanh",
-                solver=solver,
-                alpha=0.0,
-                tol=1e-12,
-                n_iter_no_change=100,
-                max_iter=CHEAP_ITERATIONS,
-                max_fun=10 * CHEAP_ITERATIONS,
-                random_state=1000 * seed + number,
-            ).fit(inputs, targets)
-
-    return run
-
-
-def mlp_classifier(solver):
-    """``sklearn.neural_network.MLPClassifier`` without penalty, judged at every evaluation or epoch."""
-
-    def run(contest, seed, watch):
-        from sklearn.neural_network import MLPClassifier
-
-        inputs, targets = contest.scaled
-
-        class Judged(MLPClassifier):
-            def _loss_grad_lbfgs(self, *args):
-                loss, gradient = super()._loss_grad_lbfgs(*args)
-                watch.see(loss)
-                return loss, gradient
-
-            def _update_no_improvement_count(self, early_stopping, X, y, sample_weight):
-                super()._update_no_improvement_count(early_stopping, X, y, sample_weight)
-                with watch.stopped():
-                    loss = log_loss(targets, self.predict_log_proba(inputs))
+                    loss = loss_of(self)
                 watch.see(loss)
 
         for number in count():
@@ -423,8 +394,8 @@ RIVALS = {
     "scipy trf": (scipy("trf"), "scipy"),
     "optimistix": (_jax(optimistix), "optimistix"),
     "jaxopt": (_jax(jaxopt), "jaxopt"),
-    "MLPRegressor, lbfgs": (mlp_regressor("lbfgs"), "sklearn"),
-    "MLPRegressor, adam": (mlp_regressor("adam"), "sklearn"),
+    "MLPRegressor, lbfgs": (mlp("lbfgs"), "sklearn"),
+    "MLPRegressor, adam": (mlp("adam"), "sklearn"),
 }
 
 
@@ -440,8 +411,8 @@ CLASS_RIVALS = {
         torch_levenberg_marquardt_classes(torch.float32),
         "torch_levenberg_marquardt",
     ),
-    "MLPClassifier, lbfgs": (mlp_classifier("lbfgs"), "sklearn"),
-    "MLPClassifier, adam": (mlp_classifier("adam"), "sklearn"),
+    "MLPClassifier, lbfgs": (mlp("lbfgs"), "sklearn"),
+    "MLPClassifier, adam": (mlp("adam"), "sklearn"),
 }
 EVERYBODY = {**RIVALS, **CLASS_RIVALS}
 

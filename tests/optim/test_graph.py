@@ -181,6 +181,20 @@ def test_the_host_waits_only_when_it_looks(validated, device):
     assert Counted.recorded == 2
 
 
+def test_a_replay_takes_the_place_of_the_operations(device, monkeypatch):
+    counts = []
+    for recorded in (True, False):
+        if not recorded:
+            monkeypatch.delitem(_graph.GRAPHS, "sim")
+        before = []
+        for n_iter in (32, 64):
+            waits(n_iter)
+            before.append(simulated.Log.operations)
+        counts.append((before[1] - before[0]) / 32)
+    assert counts[0] < 10  # copies of the curves, and the looks
+    assert counts[1] > 200
+
+
 @pytest.mark.parametrize("solver", ["cholesky", "dual"])
 def test_the_host_waits_as_little_without_graphs(solver, device, monkeypatch):
     monkeypatch.delitem(_graph.GRAPHS, "sim")
