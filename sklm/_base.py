@@ -43,9 +43,10 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 AUTO_UNITS, AUTO_UNITS_ROWS, MOST_AUTO_UNITS = 20, 500, 50
 #: with fewer rows a parameter than this, a search for the penalty or the relevance of columns is worth more than units
 SEARCHING_ROWS = 4.0
-#: starts of ``n_init='auto'``, and the race of any further ones: after so many iterations, so many of those that still
-#: run go on
-AUTO_STARTS, RACE = 4, ((100, 16), (200, 8), (300, 4))
+#: starts of ``n_init='auto'``, and of long fits the mean of which may be kept
+AUTO_STARTS, LONG_STARTS = 4, 2
+#: the race of any further ones: after so many iterations, so many of those that still run go on
+RACE = ((100, 16), (200, 8), (300, 4))
 #: what only Levenberg-Marquardt reads, with the values by which it is left out or left alone
 LM_OPTIONS: dict[str, tuple] = {
     "damping": (1e-2,),

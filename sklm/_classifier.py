@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from numbers import Integral, Real
 from typing import Any
 
@@ -81,7 +82,8 @@ early_stopping : bool, default=False
     them.
 """,
     starts="""
-    'auto' is one.
+    'auto' is one without a search for ``alpha``. With one it is four, or two where a fit takes long, and their mean is
+    kept instead of the best if they end in different minima: for 'auto' as ``hidden_layer_sizes`` (``n_averaged_``).
 """,
 )
 class LMClassifier(ClassProbabilities):
@@ -137,6 +139,9 @@ class LMClassifier(ClassProbabilities):
         best one were not trained to the end. None where nothing was chosen.
     batch_size_ : int
         Rows of a step: those of the largest mini-batch, or all training rows.
+    n_averaged_ : int
+        Number of starts whose mean the network is: all that are not far behind where these ended in different minima
+        (see ``n_init``), and the hidden layers are so many times as wide; otherwise 1.
     n_iter_ : int
         Iterations of the fit, without the search for a penalty.
     status_ : str
@@ -193,6 +198,7 @@ class LMClassifier(ClassProbabilities):
 
     _numeric_targets = False
     _auto_restarts = False
+    _averaged_work = inf  # the search takes longer
     _smaller_batches = True
     _batch_share = 0.5  # rows of images are what costs
     _searches_alpha = False

@@ -89,5 +89,6 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
     share = len(folds.rows) / problem.n_samples  # what takes the place of more rows weighs less beside all of them
     scores = {share * alpha: loss for alpha, loss in sorted(losses.items(), reverse=True)}
     searched = models[best()][0].cpu().double().numpy()
-    found = replace(fit, searched=searched, alpha_scores=scores, folds=None)
+    left_out = np.array([losses[best()]])
+    found = replace(fit, searched=searched, searched_losses=left_out, alpha_scores=scores, folds=None)
     return replace(found, **found.penalised(share * best()))

@@ -78,6 +78,8 @@ class Prepared:
         Losses on the rows that each of H folds leaves out, with what was found.
     rival_losses : (H,) float64 ndarray or None
         The same of a fit that was found to be noisy: well behind that, there is no need to find out if there is noise.
+    averages : bool
+        Whether the mean of the starts may take the place of the best one.
     n_noiseless : int
         Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
     searched : (P,) float64 ndarray or None
@@ -106,6 +108,7 @@ class Prepared:
     alpha_scores: dict[float, float] | None = None
     searched_losses: np.ndarray | None = None
     rival_losses: np.ndarray | None = None
+    averages: bool = False
     n_noiseless: int = 0
     searched: np.ndarray | None = None
     deeper_sizes: tuple[int, int] | None = None

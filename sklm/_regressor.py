@@ -60,7 +60,9 @@ early_stopping : bool or 'auto', default='auto'
     the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once. The others are
     compared by their leave-one-out loss (``loo_score_``) where it is known, otherwise by their objective. Where the
     search for ``alpha`` sees no noise, up to 28 further starts join the four and race; they count, and the objective
-    decides, if the leave-one-out loss of the best is below 1e-7 of that of zero outputs.
+    decides, if the leave-one-out loss of the best is below 1e-7 of that of zero outputs. Where it sees noise there are
+    four up to N K P^2 = 1e8 for 'auto' as ``hidden_layer_sizes``, and their mean is kept instead of the best if they
+    end in different minima (``n_averaged_``).
 """,
 )
 class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
@@ -109,6 +111,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         these factors.
     batch_size_ : int
         Rows of a step: those of the largest mini-batch, or all training rows.
+    n_averaged_ : int
+        Number of starts whose mean the network is: all that are not far behind where these ended in different minima
+        (see ``n_init``), and the hidden layers are so many times as wide; otherwise 1.
     n_iter_ : int
         Iterations of the start that won.
     status_ : str

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Scaling
+from ._averaging import mean_of_starts
 from ._fitted import FittedNetwork
 from ._prepared import Prepared
 from ._solving import refuse_nonfinite
@@ -27,7 +28,11 @@ class Reporting(FittedNetwork, Starting):
         fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
         fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
         fitted.update(self._report(solution, row, fit.validation))
-        value = fit.leave_one_out(solution, row)
+        mean = mean_of_starts(fit, solution, row)
+        value = fit.leave_one_out(solution, row) if mean is None else mean.left_out
+        if mean is not None:
+            fitted.update(architecture_=mean.architecture, theta_=mean.theta, loss_=mean.loss)
+        fitted["n_averaged_"] = 1 if mean is None else mean.n_members
         fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
         return fitted
 

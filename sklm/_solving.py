@@ -71,8 +71,10 @@ FELL_SHORT = (Status.GRADIENT, Status.STEP, Status.DECREASE, Status.DAMPING, Sta
 class Solving(MiniBatching):
     """Builds problems, runs the engine on all starts and reports how it went."""
 
-    #: whether ``n_init='auto'`` may mean several starts
+    #: whether ``n_init='auto'`` may mean several starts, of which the best is kept
     _auto_restarts = True
+    #: ... and several, the mean of which may be kept: up to so many multiplications of a linearisation
+    _averaged_work = 1e8
 
     def _problem(
         self,
@@ -351,10 +353,18 @@ class Solving(MiniBatching):
 
     def _n_noiseless_starts(self, network: Network, loss: Loss, n_samples: int, n_starts: int) -> int:
         """Number of starts where there turns out to be no noise, and there would be ``n_starts`` otherwise."""
-        if self.n_init != "auto" or n_starts == 1:
+        if self.n_init != "auto" or n_starts == 1 or not self._auto_restarts:
             return n_starts
         work = self._start_work(network, loss, n_samples)
         return int(np.clip(NOISELESS_WORK / np.sqrt(work), n_starts, NOISELESS_STARTS))
+
+    def _averages(self, folds: Folds | None, batches: MiniBatches | None, rows: float, n_parameters: int) -> bool:
+        """Whether the mean of several starts, a wider network, may be kept; ``rows`` counts columns of curvature."""
+        mine = self.n_init != "auto" or not isinstance(self.hidden_layer_sizes, str) or self.architecture is not None
+        if mine or folds is None or self._selection() is not None:
+            return False
+        grows = rows >= Growth.rows_per_parameter * Growth.factor * n_parameters  # with one of the starts
+        return not grows and linearisation(rows, n_parameters) <= self._averaged_work
 
     def _start_work(self, network: Network, loss: Loss, n_samples: int) -> float:
         """Multiplications of a linearisation of the first rows."""

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ._arrays import flatten_images, refuse_text_and_dates
-from ._base import DTYPES
+from ._base import AUTO_STARTS, DTYPES, LONG_STARTS
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
@@ -223,13 +223,18 @@ class Training(Reporting):
         alpha, scores, folds = prior, None, None
         if isinstance(self.alpha, str) and not automatic:
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
+        rows = len(data.X) * loss.curvature_columns(network.n_outputs)
+        averages = previous is None and self._averages(folds, batches, rows, network.n_parameters)
+        if averages and number == 1:
+            number = LONG_STARTS if folds is not None and folds.climbs else AUTO_STARTS
+            theta = draw(relevance, number)
         stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
         if previous is not None and stays:
             alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
             share = prior / previous._prior if previous._prior else 1.0
             if share != 1:  # the penalty of classes goes with the number of rows
                 alpha, scores = share * alpha, {share * tried: score for tried, score in scores.items()}
-        work = len(theta) * len(data.X) * loss.curvature_columns(network.n_outputs) * network.n_parameters**2
+        work = len(theta) * rows * network.n_parameters**2
         device = self._make_device(work)
         with isolated(device):
             problem = self._problem(network, loss, data, x, y, len(theta), device, alpha)
@@ -250,7 +255,7 @@ class Training(Reporting):
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
         if folds is not None:
             most = self._n_noiseless_starts(network, loss, len(data.X), number)
-            return replace(fit, folds=replace(folds, weighs=weighs), n_noiseless=most)
+            return replace(fit, folds=replace(folds, weighs=weighs), averages=averages, n_noiseless=most)
         return fit
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
@@ -352,7 +357,7 @@ class Training(Reporting):
         refuse_nonfinite(solution, 0)
         fitted = {**self._core(architecture, loss, x, y, meaning), "relevance_": relevance}
         fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
-        fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None)
+        fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None, n_averaged_=1)
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones
             fitted["damping_"] = float(damping)

@@ -72,7 +72,7 @@ def test_regressors(name, on_device):
 
 
 CLASSIFIERS = {
-    "default": (2, {"random_state": 0, "max_iter": 30}),
+    "default": (2, {"random_state": 0, "max_iter": 15}),
     "three classes": (3, FIXED),
     "early stopping": (3, {**FIXED, "early_stopping": True}),
     "drawn curvature": (3, {**FIXED, "curvature": "sampled"}),

@@ -20,7 +20,7 @@ FREE, LEAST_PENALTY = 1e-4, 1e-14
 
 
 @on_suited_threads
-def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
+def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool = False) -> Tensor:
     """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
 
     Parameters
@@ -34,6 +34,8 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
         Cut what is predicted for a left-out row to the range of the targets (of the positive ones for a log link, where
         this is always done; not for classes). Without it, a row that alone determines a parameter counts as wrong
         without limit, which tells memorised fits from others.
+    together : bool
+        Return the loss (1,) of the mean of the outputs of all models instead, which have the same targets and weights.
 
     Notes
     -----
@@ -44,7 +46,7 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
     residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
     left out of A. It costs about three linearisations.
     """
-    network, loss, total = problem.network, problem.loss, theta.new_zeros(len(theta))
+    network, loss, total = problem.network, problem.loss, theta.new_zeros(1 if together else len(theta))
     eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
     limits, start = _range_of_targets(problem) if cut or loss.target_scaling == "mean" else None, 0
     for chunk, forward, spread in _spreads(problem, theta):
@@ -60,6 +62,8 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
         outputs = forward.outputs + change.mT
         if limits is not None:
             outputs = outputs.clamp(*limits)
+        if together:
+            outputs = outputs.mean(0, keepdim=True)
         total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
     return total
 

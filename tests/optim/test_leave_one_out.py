@@ -180,3 +180,21 @@ def test_models_with_few_rows_are_independent():
     for k in range(3):
         alone = leave_one_out_in_rows(problem.models(torch.tensor([k])), theta[[k]])
         torch.testing.assert_close(together[[k]], alone, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("max_rows", [None, 7])
+def test_the_mean_of_models_is_exact_for_linear_least_squares(max_rows):
+    rng = np.random.default_rng(0)
+    X, y, alphas = rng.normal(size=(20, 4)), rng.normal(size=(20, 2)), [0.01, 0.3, 1.0]
+    network = MLP(()).build(4, 2)
+    options = {"n_models": 3, "alpha": torch.tensor(alphas, dtype=torch.float64), "jacobian_max_rows": max_rows}
+    problem = make_problem(network, SquaredError(), tensor(X), tensor(y), **options)
+    theta = levenberg_marquardt(problem, tensor(rng.normal(size=(3, network.n_parameters))), stopping=TIGHT).theta
+    losses = []
+    for n in range(20):
+        rest = np.delete(np.arange(20), n)
+        each = [Ridge(alpha=alpha * 40, solver="svd").fit(X[rest], y[rest]).predict(X[[n]]) for alpha in alphas]
+        losses.append(0.5 * np.mean((np.mean(each, axis=0) - y[n]) ** 2))
+    value = leave_one_out(problem, theta, together=True)
+    assert value.shape == (1,)
+    np.testing.assert_allclose(value.item(), np.mean(losses), rtol=1e-5)

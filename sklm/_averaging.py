@@ -1,0 +1,85 @@
+"""The mean of the starts of a fit in place of the best of them, where they end in different minima."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ._prepared import NO_PENALTY, Prepared
+from .architectures import MLP, MLPNetwork
+from .architectures._mean import mean_of_mlps
+from .optim import Solution, leave_one_out
+from .optim._isolation import isolated
+from .optim._status import FINAL
+
+#: the mean counts where it lowers the loss of its members on the training rows, in their mean, by this share of the
+#: loss on rows left out
+WORTH = 0.01
+#: where the leave-one-out loss is known, it may be so many times that of the best, who is so by luck, too
+LUCK = 1.05
+#: its members are the starts whose score is up to so many times that of the best
+BEHIND = 1.5
+
+
+@dataclass
+class Mean:
+    """The mean of some starts.
+
+    architecture : MLP; theta : (Q,) float64 ndarray; loss : float, of the training rows in the units of the targets;
+    left_out : float or None, the leave-one-out loss; n_members : int
+    """
+
+    architecture: MLP
+    theta: np.ndarray
+    loss: float
+    left_out: float | None
+    n_members: int
+
+
+def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
+    """Return the mean of the starts of a fit if it is better than the best of them, ``row`` of the solution.
+
+    Notes
+    -----
+    For a loss that is convex in the outputs, the loss of the mean is below the mean loss (Jensen). For the squared
+    error, and for the log-loss as the mean is taken before the link, the difference does not depend on the targets
+    (Krogh & Vedelsby 1995, NIPS 7): that of training rows says what to expect of new ones, where it is larger still.
+    """
+    if not fit.averages or fit.alpha <= NO_PENALTY or fit.searched_losses is None:
+        return None
+    rows = _members(solution, row)
+    if len(rows) < 2:
+        return None
+    device = fit.problem.y.device
+    with isolated(device):
+        problem = fit.problem.models(torch.zeros(len(rows), dtype=torch.int64, device=device))
+        theta = solution.theta[torch.from_numpy(rows).to(device)]
+        apart, together, reported = 0.0, 0.0, 0.0
+        for chunk, forward in problem.forward_passes(theta, None):
+            apart += float(problem.loss.value(forward.outputs, chunk.y, chunk.weights).sum(-1).mean())
+            value = problem.loss.value(forward.outputs.mean(0, keepdim=True), chunk.y, chunk.weights)[0]
+            together += float(value.sum())
+            reported += float((value * problem.report_weights).sum())
+        losses = fit.searched_losses[np.isfinite(fit.searched_losses)]
+        if not apart - together > WORTH * float(losses.mean()):
+            return None
+        left_out = None
+        if fit.predicts_rows:
+            left_out = float(leave_one_out(problem, theta, cut=True, together=True))
+            alone = fit.leave_one_out(solution, row)
+            if alone is None or left_out > LUCK * alone:
+                return None
+    network = problem.network
+    assert isinstance(network, MLPNetwork)
+    architecture, merged = mean_of_mlps(fit.core["architecture_"], network, theta.cpu().double().numpy())
+    return Mean(architecture, merged, reported, left_out, len(rows))
+
+
+def _members(solution: Solution, row: int) -> np.ndarray:
+    """The starts (m,) of the fit of a row that are not far behind it; none where a limit or a person ended one."""
+    rank, group = solution.rank, np.flatnonzero(solution.group == solution.group[row])
+    if any(solution.status[number] in FINAL for number in group):
+        return group[:0]
+    return group[rank[group] <= rank[row] + (BEHIND - 1) * abs(rank[row])]
