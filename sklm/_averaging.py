@@ -10,8 +10,9 @@ import torch
 from ._prepared import NO_PENALTY, Prepared
 from .architectures import MLP, MLPNetwork
 from .architectures._mean import mean_of_mlps
-from .optim import Solution, leave_one_out
+from .optim import Solution
 from .optim._isolation import isolated
+from .optim._leave_one_out import LeftOut
 from .optim._status import FINAL
 
 #: the mean counts where it lowers the loss of its members on the training rows, in their mean, by this share of the
@@ -27,15 +28,15 @@ BEHIND = 1.5
 class Mean:
     """The mean of some starts.
 
-    architecture : MLP; theta : (Q,) float64 ndarray; loss : float, of the training rows in the units of the targets;
-    left_out : float or None, the leave-one-out loss; n_members : int
+    rows : (M,) ndarray of int, of the solution; architecture : MLP; theta : (Q,) float64 ndarray; loss : float, of the
+    training rows in the units of the targets; left_out : LeftOut or None
     """
 
+    rows: np.ndarray
     architecture: MLP
     theta: np.ndarray
     loss: float
-    left_out: float | None
-    n_members: int
+    left_out: LeftOut | None
 
 
 def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
@@ -67,14 +68,13 @@ def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
             return None
         left_out = None
         if fit.predicts_rows:
-            left_out = float(leave_one_out(problem, theta, cut=True, together=True))
-            alone = fit.leave_one_out(solution, row)
-            if alone is None or left_out > LUCK * alone:
+            left_out, alone = fit.left_out(solution, rows), fit.leave_one_out(solution, row)
+            if alone is None or float(left_out.loss) > LUCK * alone:
                 return None
     network = problem.network
     assert isinstance(network, MLPNetwork)
     architecture, merged = mean_of_mlps(fit.core["architecture_"], network, theta.cpu().double().numpy())
-    return Mean(architecture, merged, reported, left_out, len(rows))
+    return Mean(rows, architecture, merged, reported, left_out)
 
 
 def _members(solution: Solution, row: int) -> np.ndarray:

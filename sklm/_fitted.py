@@ -36,10 +36,17 @@ class FittedNetwork:
 
     def _linear_predictor(self, X: Any) -> np.ndarray:
         """Outputs of the network before the inverse link, (n_samples, K), for targets in their own units."""
+        return self._outputs(self._checked(X))
+
+    def _checked(self, X: Any) -> np.ndarray:
+        """Rows to predict, (n_samples, F), after every check."""
         check_is_fitted(self)
         refuse_text_and_dates(X, "X")
         X = flatten_images(X, self.architecture_)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32], order=None)
+        return validate_data(self, X, reset=False, dtype=[np.float64, np.float32], order=None)
+
+    def _outputs(self, X: np.ndarray) -> np.ndarray:
+        """The same for checked rows."""
         network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
         cpu = torch.device("cpu")
         result = np.empty((len(X), self.n_outputs_))

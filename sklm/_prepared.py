@@ -29,14 +29,17 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
-from .optim._leave_one_out import leave_one_out_in_rows
+from .optim._leave_one_out import LeftOut, leave_one_out_in_rows, left_out
 from .optim._race import places
+from .optim._status import FINAL
 
 #: starts of a fit are compared by the objective where not even the leave-one-out loss of the best of them is above this
 #: share of that of zero outputs: there is no noise to memorise
 NEGLIGIBLE = 1e-7
 #: with no more rows than parameters the leave-one-out loss takes a matrix of the rows: up to so many multiplications
 KERNEL_WORK = 2e9
+#: error bars of predictions take the inverse of a matrix of so many rows at most
+MOST_PARAMETERS = 1000
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
 #: with a penalty, the search alone rules a fit out beside another one where its loss is above this share
@@ -250,19 +253,52 @@ class Prepared:
         exact = not problem.loss.n_draws and self.batches is None and self.validation is None and every
         return exact and problem.y.device.type != "mps"
 
+    def knows_rows_left_out(self, solution: Solution, row: int, rough: bool = False) -> bool:
+        """Whether :meth:`leave_one_out` of a row of the solution is known."""
+        known = self.predicts_rows or (rough and self.alpha > 0 and self._knows_few_rows)
+        return known and solution.status[row] is not Status.TARGET and Status.INTERRUPTED not in solution.status
+
     def leave_one_out(self, solution: Solution, row: int, rough: bool = False) -> float | None:
         """The leave-one-out loss of a row of the solution, without wild extrapolation; None where it means nothing.
 
         With ``rough`` also where it can be ten times too high, with a penalty and no more rows than parameters.
         """
-        known = self.predicts_rows or (rough and self.alpha > 0 and self._knows_few_rows)
-        short_of_a_minimum = solution.status[row] is Status.TARGET
-        if not known or short_of_a_minimum or Status.INTERRUPTED in solution.status:
+        if not self.knows_rows_left_out(solution, row, rough):
             return None
         device, value = self.problem.y.device, leave_one_out if self.predicts_rows else leave_one_out_in_rows
         with isolated(device):
             one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
             return float(value(one, solution.theta[row : row + 1], cut=True))
+
+    def left_out(self, solution: Solution, rows: np.ndarray) -> LeftOut:
+        """What rows (m,) of the solution say of samples that are left out, as the mean of their outputs."""
+        device = self.problem.y.device
+        with isolated(device):
+            problem = self.problem.models(torch.zeros(len(rows), dtype=torch.int64, device=device))
+            theta = solution.theta[torch.from_numpy(np.asarray(rows)).to(device)]
+            return left_out(problem, theta, cut=True, together=len(rows) > 1)
+
+    def obstacle_to_error_bars(self, solution: Solution, row: int) -> str | None:
+        """Why nothing is known of how far a fit may be off; None if something is."""
+        problem, network = self.problem, self.problem.network
+        selection = self.options.get("param_selection")
+        n_rows = self.n_units * network.n_outputs
+        obstacles = {
+            f"the loss is {problem.loss}, and they are for the squared error": not problem.loss.is_squared,
+            "the optimizer is not Levenberg-Marquardt": "optimizer" in self.options,
+            "it was fitted in mini-batches; batch_size=None takes all rows": self.batches is not None,
+            "rows were held out; early_stopping=False takes all rows": self.validation is not None,
+            "param_selection holds parameters fixed": selection is not None and not selection.varies,
+            f"the fit has {network.n_parameters} parameters, more than {MOST_PARAMETERS}; use fewer units": (
+                network.n_parameters > MOST_PARAMETERS
+            ),
+            "it has no penalty and no more rows (times outputs) than parameters; alpha='auto' finds a penalty": (
+                self.alpha == 0 and n_rows <= network.n_parameters
+            ),
+            f"it ended short of a minimum: {solution.status[row].message}": not is_minimum(solution, row),
+            "the device lacks double precision": problem.y.device.type == "mps",
+        }
+        return next((reason for reason, present in obstacles.items() if present), None)
 
     def key(self, origin: Any) -> tuple:
         """What fits must have in common to be run together.
@@ -300,6 +336,12 @@ class Prepared:
             self.deeper_sizes,
             self.seed if draws else None,
         )
+
+
+def is_minimum(solution: Solution, row: int) -> bool:
+    """Whether a start went on until it was in a minimum, or nearly."""
+    short = (*FINAL, Status.TARGET, Status.DERIVATIVE, Status.STALLED)
+    return solution.status[row] not in short and Status.INTERRUPTED not in solution.status
 
 
 def ratio_of_losses(ours: np.ndarray | None, theirs: np.ndarray | None) -> float:

@@ -9,14 +9,14 @@ import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from ._arrays import refuse_text_and_dates
 from ._base import BaseLM
 from ._docs import document
+from ._error_bars import ErrorBars
 from ._penalty import can_search
 from ._sklearn import StrOptions, _fit_context
-from ._training import Training, has_partial_fit
+from ._training import has_partial_fit
 from .architectures import Network
 from .losses import LOSSES, Loss
 from .optim import Mask
@@ -65,7 +65,7 @@ early_stopping : bool or 'auto', default='auto'
     end in different minima (``n_averaged_``).
 """,
 )
-class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
+class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
     """Neural-network regression trained by Levenberg-Marquardt.
 
     Fits small networks (10 to some thousand weights) on 50 to 10^6 rows to errors that first-order methods do not
@@ -106,6 +106,16 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         Mean loss of standardised targets on the rows left out, for every alpha that was tried with all columns alike;
         those well behind the best were given up early. ``alpha_`` may be another, where there is little noise (user
         guide, "Noisy data") or columns have a ``relevance_``. None where there was no search.
+    noise_std_ : ndarray of shape (n_outputs_,) or None
+        Standard deviation of the noise in units of y (of a row of mean weight, where weights are no counts): the
+        residuals over the rows that the parameters leave. None where :meth:`predict` has no standard deviations, which
+        says why: for another loss than the squared error, with mini-batches, rows held out, another optimizer, a mask
+        of parameters, more than 1000 of them, without penalty where there are no more rows than parameters, and for a
+        fit that ended short of a minimum.
+    covariance_ : ndarray of shape (n_parameters, n_parameters)
+        Covariance of ``theta_`` by the curvature at the minimum, as that of ``scipy.optimize.curve_fit``; infinite for
+        parameters that the rows do not determine. An AttributeError where there is no ``noise_std_``, or the network is
+        the mean of several.
     relevance_ : ndarray of shape (n_features_in_,) or None
         Factor of each standardised column; None where all are alike. ``alpha_`` is for the weights of columns that have
         these factors.
@@ -218,21 +228,34 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, Training):
         """
         return self._partial_fit(X, y, sample_weight)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict targets.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+        return_std : bool, default=False
+            Return standard deviations, too: of new targets about the prediction, from the noise (``noise_std_``) and
+            from what the training rows leave open. See the user guide, "Error bars".
 
         Returns
         -------
         y : float64 ndarray of shape (n_samples,) or (n_samples, n_outputs)
             As y was passed to ``fit``, in its units.
+        y_std : float64 ndarray of the same shape
+            With ``return_std=True``.
+
+        Raises
+        ------
+        AttributeError
+            With ``return_std=True``, if the fit has none; says why.
         """
-        check_is_fitted(self)
-        result = self._fitted_loss.inverse_link(self._linear_predictor(X))
-        return result[:, 0] if self._flat_output else result
+        X = self._checked(X)
+        result = self._fitted_loss.inverse_link(self._outputs(X))
+        parts = [result, self._standard_deviations(X)] if return_std else [result]
+        if self._flat_output:
+            parts = [part[:, 0] for part in parts]
+        return tuple(parts) if return_std else parts[0]
 
     def _may_be_deeper(self) -> bool:
         automatic = isinstance(self.hidden_layer_sizes, str) and self.architecture is None

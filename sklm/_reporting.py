@@ -15,6 +15,7 @@ from ._starting import Starting
 from .architectures import Architecture
 from .losses import Loss
 from .optim import Problem, Solution, Status
+from .optim._leave_one_out import LeftOut
 
 
 class Reporting(FittedNetwork, Starting):
@@ -29,12 +30,32 @@ class Reporting(FittedNetwork, Starting):
         fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
         fitted.update(self._report(solution, row, fit.validation))
         mean = mean_of_starts(fit, solution, row)
-        value = fit.leave_one_out(solution, row) if mean is None else mean.left_out
         if mean is not None:
             fitted.update(architecture_=mean.architecture, theta_=mean.theta, loss_=mean.loss)
-        fitted["n_averaged_"] = 1 if mean is None else mean.n_members
-        fitted["loo_score_"] = None if value is None else float(self._as_scores(-np.asarray(value), fit.problem))
-        return fitted
+        rows = np.array([row]) if mean is None else mean.rows
+        known, has_bars = fit.knows_rows_left_out(solution, row), self._has_error_bars(fit, solution, row)
+        left_out = None if mean is None else mean.left_out
+        if left_out is None and (known or has_bars):
+            left_out = fit.left_out(solution, rows)
+        fitted["n_averaged_"], fitted["loo_score_"] = len(rows), None
+        if known:
+            assert left_out is not None
+            fitted["loo_score_"] = float(self._as_scores(-left_out.loss.cpu().numpy(), fit.problem)[0])
+        return {**fitted, **self._error_bars(fit, solution, rows, left_out)}
+
+    def _has_error_bars(self, fit: Prepared, solution: Solution, row: int) -> bool:
+        """Whether predictions of a fit have error bars."""
+        return False
+
+    def _error_bars(
+        self, fit: Prepared, solution: Solution, rows: np.ndarray, left_out: LeftOut | None
+    ) -> dict[str, Any]:
+        """Fitted attributes for these, from the starts ``rows`` (m,) whose mean the fit is."""
+        return {}
+
+    def _no_error_bars(self, reason: str) -> dict[str, Any]:
+        """The same where there are none."""
+        return {}
 
     def _core(
         self, architecture: Architecture, loss: Loss, x: Scaling, y: Scaling, meaning: dict[str, Any]

@@ -358,6 +358,7 @@ class Training(Reporting):
         fitted = {**self._core(architecture, loss, x, y, meaning), "relevance_": relevance}
         fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
         fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None, n_averaged_=1)
+        fitted.update(self._no_error_bars("partial_fit has seen a batch of rows"))
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones
             fitted["damping_"] = float(damping)

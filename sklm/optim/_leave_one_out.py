@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..architectures._base import Forward
 from ._curvature import Workspace, linearise, output_rows
 from ._problem import Chunk, Problem
 from ._solvers import Cholesky, NormalSystem, scaled_eigh
@@ -15,13 +14,37 @@ from ._threads import on_suited_threads
 
 #: what one minus a leverage is raised by: rows that alone determine a parameter have leverage one
 LEAST_FREEDOM = 1e-6
+#: share of a parameter in directions that the rows do not determine from which on it is not determined either
+LOOSE = 1e-6
 #: in the space of the rows, parameters free of penalty have so much of it, but no less than the second number
 FREE, LEAST_PENALTY = 1e-4, 1e-14
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """What the matrix of all rows says of fits without one of them.
+
+    loss : (B,) tensor, the approximate leave-one-out loss, or (1,) that of the mean of the outputs; fitted : (B, K)
+    tensor, or (1, K), the loss of the rows as they are, by output; whitener : (B, P, P) tensor, W with ``W W^T`` the
+    inverse of the penalised Gauss-Newton matrix of the mean loss; loose : (B, P) bool tensor, parameters that the rows
+    do not determine; n_effective : (B,) tensor, how many they hold (the sum of the leverages)
+    """
+
+    loss: Tensor
+    fitted: Tensor
+    whitener: Tensor
+    loose: Tensor
+    n_effective: Tensor
+
+
+def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
+    """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P); see :func:`left_out`."""
+    return left_out(problem, theta, cut).loss
+
+
 @on_suited_threads
-def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool = False) -> Tensor:
-    """Return the approximate leave-one-out loss (B,) at fitted parameters theta (B, P).
+def left_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool = False) -> LeftOut:
+    """Return what fitted parameters theta (B, P) would say of every row if they had been fitted without it.
 
     Parameters
     ----------
@@ -35,7 +58,7 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, together: 
         this is always done; not for classes). Without it, a row that alone determines a parameter counts as wrong
         without limit, which tells memorised fits from others.
     together : bool
-        Return the loss (1,) of the mean of the outputs of all models instead, which have the same targets and weights.
+        Take the losses of the mean of the outputs of all models, which have the same targets and weights.
 
     Notes
     -----
@@ -46,35 +69,36 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False, together: 
     residual divided by one minus the leverage (Allen 1974). Directions that the rows do not determine to rounding are
     left out of A. It costs about three linearisations.
     """
-    network, loss, total = problem.network, problem.loss, theta.new_zeros(1 if together else len(theta))
+    network, loss, n_models = problem.network, problem.loss, 1 if together else len(theta)
     eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
     limits, start = _range_of_targets(problem) if cut or loss.target_scaling == "mean" else None, 0
-    for chunk, forward, spread in _spreads(problem, theta):
+    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
+    whitener, loose = _whitener(system)
+    total, n_effective = theta.new_zeros(n_models), theta.new_zeros(len(theta))
+    fitted = theta.new_zeros(1, 1)
+
+    def value(outputs: Tensor, chunk: Chunk) -> Tensor:
+        return loss.value(outputs.mean(0, keepdim=True) if together else outputs, chunk.y, chunk.weights)
+
+    for chunk, forward, rows in output_rows(problem, theta):
         n = chunk.weights.shape[-1]
+        white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
+        spread = torch.einsum("bpkn,bpln->bnkl", white, white)
         weights = chunk.weights if problem.unit_weights is None else problem.unit_weights[:, start : start + n]
         start += n
         factor = loss.factor(forward.outputs, chunk.y).expand(len(theta), -1, -1, n).permute(0, 3, 1, 2)
-        weighted = weights[:, :, None, None] * (factor @ factor.mT @ spread)
+        leverage = factor @ factor.mT @ spread
+        n_effective = n_effective + (chunk.weights * leverage.diagonal(dim1=2, dim2=3).sum(-1)).sum(-1)
         gradient = loss.gradient(forward.outputs, chunk.y).expand_as(forward.outputs).mT
-        freedom = (1 + LEAST_FREEDOM) * eye - weighted
+        freedom = (1 + LEAST_FREEDOM) * eye - weights[:, :, None, None] * leverage
         left, _ = torch.linalg.solve_ex(freedom, gradient.unsqueeze(-1))
         change = weights[:, :, None] * (spread @ left).squeeze(-1)
         outputs = forward.outputs + change.mT
         if limits is not None:
             outputs = outputs.clamp(*limits)
-        if together:
-            outputs = outputs.mean(0, keepdim=True)
-        total = total + loss.value(outputs, chunk.y, chunk.weights).sum(-1)
-    return total
-
-
-def _spreads(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
-    """Yield chunks, their forward passes, and ``C = J_n A^-1 J_n^T`` (B, n, K, K) of their samples."""
-    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
-    whitener = _whitener(system)
-    for chunk, forward, rows in output_rows(problem, theta):
-        white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
-        yield chunk, forward, torch.einsum("bpkn,bpln->bnkl", white, white)
+        total = total + value(outputs, chunk).sum(-1)
+        fitted = fitted + value(forward.outputs, chunk)
+    return LeftOut(total, fitted, whitener, loose, n_effective)
 
 
 @on_suited_threads
@@ -132,12 +156,17 @@ def _range_of_targets(problem: Problem) -> tuple[Tensor, Tensor] | None:
     return y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
 
 
-def _whitener(system: NormalSystem) -> Tensor:
-    """W (B, P, P) with ``W W^T`` the inverse of the matrix of the system, as far as the rows determine it."""
+def _whitener(system: NormalSystem) -> tuple[Tensor, Tensor]:
+    """W (B, P, P) with ``W W^T`` the inverse of the matrix of the system, as far as the rows determine it.
+
+    And which parameters (B, P) they do not determine.
+    """
     root = system.gram.diagonal(dim1=1, dim2=2).sqrt()
     root = root.where(root > 0, torch.ones_like(root))
     values, vectors, finite = scaled_eigh(system.gram, root)
     floor = values.shape[1] * torch.finfo(values.dtype).eps * values[:, -1:]
-    inverse = torch.where(values > floor, values.clamp_min(floor).rsqrt(), torch.zeros_like(values))
+    used = values > floor
+    inverse = torch.where(used, values.clamp_min(floor).rsqrt(), torch.zeros_like(values))
     inverse = inverse.where(finite[:, None], torch.full_like(inverse, torch.nan))
-    return vectors / root[:, :, None] * inverse[:, None, :]
+    loose = (vectors.square() * ~used[:, None, :]).sum(-1) > LOOSE
+    return vectors / root[:, :, None] * inverse[:, None, :], loose

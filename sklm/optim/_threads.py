@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 #: multiplications of one linearisation of one model below which a second thread brings little on an idle machine, and
 #: costs much on a busy one (docs/performance.md)
@@ -64,11 +66,11 @@ def suited_threads(work: float, device: torch.device) -> Iterator[None]:
         yield
 
 
-def on_suited_threads(judge: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def on_suited_threads(judge: Callable[..., Made]) -> Callable[..., Made]:
     """Let a function of a problem and parameters theta (B, P) use the threads that suit a linearisation of it."""
 
     @wraps(judge)
-    def judged(problem: Any, theta: Tensor, *given: Any, **options: Any) -> Tensor:
+    def judged(problem: Any, theta: Tensor, *given: Any, **options: Any) -> Made:
         work = problem.n_samples * problem.network.n_outputs * theta.shape[1] ** 2
         with suited_threads(work, theta.device):
             return judge(problem, theta, *given, **options)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklm.architectures import MLP
 from sklm.losses import LogisticLoss, PoissonDeviance, SoftmaxCrossEntropy, SquaredError
 from sklm.optim import Stopping, levenberg_marquardt, make_problem
-from sklm.optim._leave_one_out import leave_one_out, leave_one_out_in_rows
+from sklm.optim._leave_one_out import leave_one_out, leave_one_out_in_rows, left_out
 
 from ..problems import tensor
 
@@ -195,6 +195,6 @@ def test_the_mean_of_models_is_exact_for_linear_least_squares(max_rows):
         rest = np.delete(np.arange(20), n)
         each = [Ridge(alpha=alpha * 40, solver="svd").fit(X[rest], y[rest]).predict(X[[n]]) for alpha in alphas]
         losses.append(0.5 * np.mean((np.mean(each, axis=0) - y[n]) ** 2))
-    value = leave_one_out(problem, theta, together=True)
+    value = left_out(problem, theta, together=True).loss
     assert value.shape == (1,)
     np.testing.assert_allclose(value.item(), np.mean(losses), rtol=1e-5)
