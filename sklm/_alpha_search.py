@@ -40,7 +40,7 @@ def choose_alphas(
 ) -> list[Prepared]:
     """Return the fits with the penalty that cross-validation finds for each, where they have folds for that.
 
-    Where it finds no noise, their further starts join.
+    Where it finds no noise, their further starts join; where it finds some, those whose mean may be kept.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def choose_alphas(
     half = replace(stopping, max_time=stopping.max_time / 2)  # the rest is for the fit
     began = time.monotonic()
     if first.folds.climbs:
-        return [climbed(fit, half.left(began)) for fit in fits]
+        return [climbed(fit, half.left(began)).averaging() for fit in fits]
     with isolated(first.problem.y.device):
         by_rows = first.has_rows_of_its_own and max(len(fit.theta) for fit in fits) <= models_at_once
         problem, theta, numbers, options = for_search(fits, every)
@@ -80,7 +80,8 @@ def choose_alphas(
                 options["factors"] = first.folds.factors
                 options["least_alpha"] = np.minimum([folds.least_alpha for folds in every], search.chosen)
                 found = weigh_inputs(problem, search, numbers, held, stopping=half.left(began), **options)
-            return _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
+            found_fits = _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
+            return [fit.averaging() for fit in found_fits]
         except SearchInterrupted:
             raise
         except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import torch
 from ._prepared import NO_PENALTY, Prepared
 from .architectures import MLP, MLPNetwork
 from .architectures._mean import mean_of_mlps
-from .optim import Solution
+from .optim import Solution, Status
 from .optim._isolation import isolated
 from .optim._leave_one_out import LeftOut
 from .optim._status import FINAL
@@ -29,7 +29,7 @@ class Mean:
     """The mean of some starts.
 
     rows : (M,) ndarray of int, of the solution; architecture : MLP; theta : (Q,) float64 ndarray; loss : float, of the
-    training rows in the units of the targets; left_out : LeftOut or None
+    training rows in the units of the targets; left_out : LeftOut or None; members : (M, P) float64 ndarray
     """
 
     rows: np.ndarray
@@ -37,6 +37,7 @@ class Mean:
     theta: np.ndarray
     loss: float
     left_out: LeftOut | None
+    members: np.ndarray
 
 
 def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
@@ -48,7 +49,7 @@ def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
     error, and for the log-loss as the mean is taken before the link, the difference does not depend on the targets
     (Krogh & Vedelsby 1995, NIPS 7): that of training rows says what to expect of new ones, where it is larger still.
     """
-    if not fit.averages or fit.alpha <= NO_PENALTY or fit.searched_losses is None:
+    if fit.n_averaged == 1 or fit.alpha <= NO_PENALTY:
         return None
     rows = _members(solution, row)
     if len(rows) < 2:
@@ -63,9 +64,10 @@ def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
             value = problem.loss.value(forward.outputs.mean(0, keepdim=True), chunk.y, chunk.weights)[0]
             together += float(value.sum())
             reported += float((value * problem.report_weights).sum())
-        losses = fit.searched_losses[np.isfinite(fit.searched_losses)]
-        if not apart - together > WORTH * float(losses.mean()):
-            return None
+        if fit.searched_losses is not None:  # a warm start of several knows that they are worth while
+            losses = fit.searched_losses[np.isfinite(fit.searched_losses)]
+            if len(losses) == 0 or not apart - together > WORTH * float(losses.mean()):
+                return None
         left_out = None
         if fit.predicts_rows:
             left_out, alone = fit.left_out(solution, rows), fit.leave_one_out(solution, row)
@@ -73,13 +75,18 @@ def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
                 return None
     network = problem.network
     assert isinstance(network, MLPNetwork)
-    architecture, merged = mean_of_mlps(fit.core["architecture_"], network, theta.cpu().double().numpy())
-    return Mean(rows, architecture, merged, reported, left_out)
+    members = theta.cpu().double().numpy()
+    architecture, merged = mean_of_mlps(fit.core["architecture_"], network, members)
+    return Mean(rows, architecture, merged, reported, left_out, members)
 
 
 def _members(solution: Solution, row: int) -> np.ndarray:
-    """The starts (m,) of the fit of a row that are not far behind it; none where a limit or a person ended one."""
+    """The starts (m,) of the fit of a row that are not far behind it; none where a limit or a person ended one.
+
+    ``max_iter`` is no such limit, but faults end membership.
+    """
     rank, group = solution.rank, np.flatnonzero(solution.group == solution.group[row])
     if any(solution.status[number] in FINAL for number in group):
         return group[:0]
-    return group[rank[group] <= rank[row] + (BEHIND - 1) * abs(rank[row])]
+    sound = np.array([solution.status[n].converged or solution.status[n] is Status.MAX_ITER for n in group])
+    return group[sound & (rank[group] <= rank[row] + (BEHIND - 1) * abs(rank[row]))]

@@ -212,7 +212,10 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         ``n_units`` are rows as weights count them, ``shape`` is (samples, inputs, outputs). Sizes that are 'auto' stay
         what they were in a ``previous`` fit.
         """
-        return self._own_copy(self._auto_sizes(n_units, shape) if previous is None else self._sizes_in(previous))
+        if previous is None:
+            return self._own_copy(self._auto_sizes(n_units, shape))
+        members = previous._members
+        return self._own_copy(self._sizes_in(previous) if members is None else members[0].hidden_layer_sizes)
 
     def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Sizes of the hidden layers that 'auto' means."""

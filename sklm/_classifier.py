@@ -82,8 +82,9 @@ early_stopping : bool, default=False
     them.
 """,
     starts="""
-    'auto' is one without a search for ``alpha``. With one it is four, or two where a fit takes long, and their mean is
-    kept instead of the best if they end in different minima: for 'auto' as ``hidden_layer_sizes`` (``n_averaged_``).
+    'auto' is one; but after a search for ``alpha``, for 'auto' as ``hidden_layer_sizes``, fewer than 32 rows (times
+    columns of curvature) a parameter and no ``max_time``, it is four, or two where few folds were left out as fits take
+    long. Their mean is kept instead of the best if they end in different minima (``n_averaged_``).
 """,
 )
 class LMClassifier(ClassProbabilities):

@@ -33,6 +33,8 @@ class FittedNetwork:
     n_features_in_: int
     n_outputs_: int
     _fitted_loss: Loss
+    #: architecture and parameters (M, P) of the networks whose mean this is
+    _members: tuple[Architecture, np.ndarray] | None
 
     def _linear_predictor(self, X: Any) -> np.ndarray:
         """Outputs of the network before the inverse link, (n_samples, K), for targets in their own units."""
@@ -62,6 +64,12 @@ class FittedNetwork:
                 outputs = network.forward(theta, inputs, derivatives=False).outputs[0]
                 result[start : start + rows] = outputs.mT.numpy() * outside.scale + outside.mean
         return result
+
+    def _going_on(self, network: Network) -> np.ndarray:
+        """Parameters (M, P) that a warm start of a network goes on from: of the members, where it is like these."""
+        if self._members is not None and self._members[1].shape[1] == network.n_parameters:
+            return self._members[1]
+        return self.theta_[None]
 
     def _output_scaling(self) -> Scaling:
         return output_scaling(self._fitted_loss.target_scaling, self._stored_scalings()[1])

@@ -81,8 +81,8 @@ class Prepared:
         Losses on the rows that each of H folds leaves out, with what was found.
     rival_losses : (H,) float64 ndarray or None
         The same of a fit that was found to be noisy: well behind that, there is no need to find out if there is noise.
-    averages : bool
-        Whether the mean of the starts may take the place of the best one.
+    n_averaged : int
+        Number of starts whose mean may take the place of the best one; those beyond ``theta`` count if there is noise.
     n_noiseless : int
         Number of starts where the search sees no noise; those beyond ``theta`` count if there is none.
     searched : (P,) float64 ndarray or None
@@ -111,7 +111,7 @@ class Prepared:
     alpha_scores: dict[float, float] | None = None
     searched_losses: np.ndarray | None = None
     rival_losses: np.ndarray | None = None
-    averages: bool = False
+    n_averaged: int = 1
     n_noiseless: int = 0
     searched: np.ndarray | None = None
     deeper_sizes: tuple[int, int] | None = None
@@ -190,16 +190,24 @@ class Prepared:
 
     def joined(self) -> dict[str, Any]:
         """The fields that say that all starts of a fit without noise take part."""
-        if self.n_noiseless <= len(self.theta) or not self.predicts_rows:
+        return self._started(self.n_noiseless) if self.predicts_rows else {}
+
+    def averaging(self) -> Prepared:
+        """The fit with the starts whose mean may be kept, if it is noisy."""
+        return replace(self, **self._started(self.n_averaged)) if self.alpha > NO_PENALTY else self
+
+    def _started(self, number: int) -> dict[str, Any]:
+        """The fields of a fit with so many starts, if it has fewer."""
+        if number <= len(self.theta):
             return {}
-        theta = self.draw(self.core["relevance_"], self.n_noiseless)
+        theta = self.draw(self.core["relevance_"], number)
         every = torch.zeros(len(theta), dtype=torch.int64, device=self.problem.y.device)
         return {"problem": self.problem.models(every), "theta": theta}
 
     @property
     def most_starts(self) -> int:
         """How many models the fit may come to have."""
-        return max(len(self.theta), self.n_noiseless)
+        return max(len(self.theta), self.n_noiseless, self.n_averaged)
 
     @property
     def most_runs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,19 @@ class Reporting(FittedNetwork, Starting):
     def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
         """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
         refuse_nonfinite(solution, row)
+        mean = mean_of_starts(fit, solution, row)
+        rows = np.array([row]) if mean is None else mean.rows
+        if any(solution.status[member] is Status.MAX_ITER for member in rows):  # a mean is done when all members are
+            solution = replace(solution, status=list(solution.status))
+            solution.status[row] = Status.MAX_ITER
         if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
             self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
         fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
         fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
         fitted.update(self._report(solution, row, fit.validation))
-        mean = mean_of_starts(fit, solution, row)
         if mean is not None:
             fitted.update(architecture_=mean.architecture, theta_=mean.theta, loss_=mean.loss)
-        rows = np.array([row]) if mean is None else mean.rows
+        fitted["_members"] = None if mean is None else (fit.core["architecture_"], mean.members)
         known, has_bars = fit.knows_rows_left_out(solution, row), self._has_error_bars(fit, solution, row)
         left_out = None if mean is None else mean.left_out
         if left_out is None and (known or has_bars):

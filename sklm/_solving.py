@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ._alpha_search import choose_alphas
 from ._arrays import Scaling
-from ._base import AUTO_STARTS, DTYPES
+from ._base import AUTO_STARTS, DTYPES, LONG_STARTS
 from ._mini_batches import MiniBatching
 from ._penalty import (
     ENOUGH_ROWS,
@@ -56,6 +56,8 @@ AUTO_WORK = 5e7
 #: where the search for a penalty finds no noise, up to the second number of starts, and up to the first one over the
 #: root of those multiplications: the fewer they are, the less a batch costs; further starts race, see ``RACE``
 NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
+#: of fits of classes for which fewer folds are left out than these, a start takes much of the time of the search
+FOLDS_OF_QUICK_FITS = 3
 #: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
 #: fit ends at (W / the second)^2 of the loss of zero outputs, but at no more than the third
 LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
@@ -298,9 +300,11 @@ class Solving(MiniBatching):
     def _searched(self, fit: Prepared) -> tuple[Prepared, bool]:
         """The same, and whether a limit of time ended the search."""
         began, stopping = time.monotonic(), fit.options["stopping"]
-        line = SearchLine() if self.verbose == 1 else None
+        line, at_once = SearchLine() if self.verbose == 1 else None, self._models_at_once(fit)
+        if at_once < fit.n_averaged:
+            fit = replace(fit, n_averaged=1)
         try:
-            (fit,) = choose_alphas([replace(fit, watcher=line)], self._models_at_once(fit), self.jacobian_max_rows)
+            (fit,) = choose_alphas([replace(fit, watcher=line)], at_once, self.jacobian_max_rows)
         finally:
             if line is not None:
                 line.close()
@@ -358,13 +362,17 @@ class Solving(MiniBatching):
         work = self._start_work(network, loss, n_samples)
         return int(np.clip(NOISELESS_WORK / np.sqrt(work), n_starts, NOISELESS_STARTS))
 
-    def _averages(self, folds: Folds | None, batches: MiniBatches | None, rows: float, n_parameters: int) -> bool:
-        """Whether the mean of several starts, a wider network, may be kept; ``rows`` counts columns of curvature."""
+    def _n_averaged(self, folds: Folds | None, n_starts: int, rows: float, n_parameters: int) -> int:
+        """Number of starts whose mean, a wider network, may be kept; ``rows`` counts columns of curvature."""
         mine = self.n_init != "auto" or not isinstance(self.hidden_layer_sizes, str) or self.architecture is not None
         if mine or folds is None or self._selection() is not None:
-            return False
+            return 1
         grows = rows >= Growth.rows_per_parameter * Growth.factor * n_parameters  # with one of the starts
-        return not grows and linearisation(rows, n_parameters) <= self._averaged_work
+        if grows or linearisation(rows, n_parameters) > self._averaged_work:
+            return 1
+        if n_starts > 1 or self.max_time is not None:
+            return n_starts
+        return AUTO_STARTS if self._auto_restarts or folds.n_held_out >= FOLDS_OF_QUICK_FITS else LONG_STARTS
 
     def _start_work(self, network: Network, loss: Loss, n_samples: int) -> float:
         """Multiplications of a linearisation of the first rows."""

@@ -71,17 +71,18 @@ class Starting(Solving):
         previous: Any,
         number: int,
     ) -> np.ndarray:
-        """Start vectors (number, P); with a warm start, the first one is the fitted model."""
+        """Start vectors (number, P); with a warm start, the first one, or ones, are fitted."""
         theta = self._random_starts(architecture, network, data, x, seed, number)
         if previous is not None:
             old_x, old_y = previous._stored_scalings()
             before = output_scaling(previous._fitted_loss.target_scaling, old_y)
             now = output_scaling(loss.target_scaling, y)
-            theta[0] = network.rescale(previous.theta_, old_x, x, before, now)
+            for row, fitted in enumerate(previous._going_on(network)):
+                theta[row] = network.rescale(fitted, old_x, x, before, now)
         return theta
 
     def _check_continues(self, previous: Any, network: Network, n_inputs: int) -> None:
-        if len(previous.theta_) != network.n_parameters or previous.n_features_in_ != n_inputs:
+        if previous._going_on(network).shape[1] != network.n_parameters or previous.n_features_in_ != n_inputs:
             raise ValueError(
                 "warm_start needs the same architecture and columns as the last fit: "
                 f"{len(previous.theta_)} parameters then, {network.n_parameters} now."

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ._arrays import flatten_images, refuse_text_and_dates
-from ._base import AUTO_STARTS, DTYPES, LONG_STARTS
+from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
@@ -218,16 +218,18 @@ class Training(Reporting):
             return theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
 
         number = self._n_starts(architecture, network, loss, len(data.X))
+        if previous is not None and len(previous._going_on(network)) > 1:
+            number = len(previous._going_on(network))
         theta = draw(relevance, number)
         prior = self._penalty(data, meaning)
         alpha, scores, folds = prior, None, None
         if isinstance(self.alpha, str) and not automatic:
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
         rows = len(data.X) * loss.curvature_columns(network.n_outputs)
-        averages = previous is None and self._averages(folds, batches, rows, network.n_parameters)
-        if averages and number == 1:
-            number = LONG_STARTS if folds is not None and folds.climbs else AUTO_STARTS
-            theta = draw(relevance, number)
+        if previous is None:
+            n_averaged = self._n_averaged(folds, number, rows, network.n_parameters)
+        else:
+            n_averaged = number if isinstance(self.hidden_layer_sizes, str) else 1
         stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
         if previous is not None and stays:
             alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None
@@ -253,10 +255,10 @@ class Training(Reporting):
         whole = like is None and relevance is None and not (folds is not None and folds.climbs)
         weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
-        if folds is not None:
-            most = self._n_noiseless_starts(network, loss, len(data.X), number)
-            return replace(fit, folds=replace(folds, weighs=weighs), averages=averages, n_noiseless=most)
-        return fit
+        if folds is None:
+            return replace(fit, n_averaged=n_averaged)
+        most = self._n_noiseless_starts(network, loss, len(data.X), number)
+        return replace(fit, folds=replace(folds, weighs=weighs), n_averaged=n_averaged, n_noiseless=most)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if self.verbose:
@@ -357,7 +359,14 @@ class Training(Reporting):
         refuse_nonfinite(solution, 0)
         fitted = {**self._core(architecture, loss, x, y, meaning), "relevance_": relevance}
         fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
-        fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None, n_averaged_=1)
+        fitted.update(
+            self._report(solution, 0, None),
+            loo_score_=None,
+            alpha_=alpha,
+            alpha_scores_=None,
+            n_averaged_=1,
+            _members=None,
+        )
         fitted.update(self._no_error_bars("partial_fit has seen a batch of rows"))
         moved = bool(solution.moved[0])
         if not moved:  # one hopeless batch is no reason to distrust the next ones

@@ -2,11 +2,13 @@
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
@@ -179,8 +181,11 @@ def test_one_batch_gives_the_same():
 
 def test_one_search_gives_the_same():
     grid = {"activation": ["tanh", "logistic"]}
-    ours = LMGridSearchCV(CLASSIFIER, grid, cv=2, scoring="neg_log_loss").fit(FEW, LABELS)
-    theirs = GridSearchCV(CLASSIFIER, grid, cv=2, scoring="neg_log_loss").fit(FEW, LABELS)
+    cv = [(np.arange(60), np.arange(50, 60)), (np.arange(55), np.arange(55, 60))]
+    options = {"cv": cv, "scoring": "neg_log_loss"}
+    ours = LMGridSearchCV(CLASSIFIER, grid, **options).fit(FEW, LABELS)
+    theirs = GridSearchCV(CLASSIFIER, grid, **options).fit(FEW, LABELS)
+    assert clone(CLASSIFIER).fit(FEW, LABELS).n_averaged_ == 4  # the first one of them
     np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=1e-8)
     assert ours.cv_results_["batched"].all()
 
@@ -194,7 +199,7 @@ def long_table(n_columns, n_classes):
 def test_long_fits_have_two_starts(n_columns, n_classes, batched):
     _, fit = LMClassifier(random_state=0)._ready(*long_table(n_columns, n_classes))
     assert fit.folds.climbs
-    assert len(fit.theta) == 2
+    assert (len(fit.theta), fit.n_averaged) == (1, 2)
     assert (fit.batches is not None) is batched
 
 
@@ -213,13 +218,99 @@ def test_it_goes_on_as_the_network_that_it_is(regressor, classifier):
     with torch.inference_mode():
         outputs = regressor.to_module()(torch.from_numpy(X_NEW))[:, 0].numpy()
     np.testing.assert_allclose(outputs, regressor.predict(X_NEW), atol=1e-10)
-    again.set_params(warm_start=True, max_iter=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        again.fit(X, Y)
-    assert (again.n_averaged_, again.architecture_.hidden_layer_sizes, again.alpha_) == (1, (80,), regressor.alpha_)
     step = pickle.loads(pickle.dumps(classifier)).partial_fit(FEW, LABELS)
     assert (step.n_averaged_, step.architecture_.hidden_layer_sizes) == (1, (80,))
+
+
+@pytest.mark.parametrize("kind", ["regressor", "classifier"])
+def test_a_warm_start_goes_on_from_every_member(kind, request):
+    model = pickle.loads(pickle.dumps(request.getfixturevalue(kind)))
+    rows, targets = (X, Y) if kind == "regressor" else (FEW, LABELS)
+    before, loss, alpha = model.n_averaged_, model.loss_, model.alpha_
+    model.set_params(warm_start=True).fit(rows, targets)
+    assert (model.n_averaged_, model.architecture_.hidden_layer_sizes, model.alpha_) == (before, (80,), alpha)
+    assert 0.7 * loss < model.loss_ < 1.2 * loss  # they were at their minima, or near
+    assert model.loo_score_ is None if kind == "classifier" else model.loo_score_ > 0.8
+    # a number of units asks for one network: it goes on from the first of those
+    model.set_params(hidden_layer_sizes=20).fit(rows, targets)
+    assert (model.n_averaged_, model.architecture_.hidden_layer_sizes) == (1, 20)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_little_by_little_is_not_worse():
+    whole = LMRegressor(relevance=None, random_state=0).fit(X, Y)
+    parts = LMRegressor(relevance=None, random_state=0, warm_start=True, max_iter=20)
+    for _ in range(12):
+        parts.fit(X, Y)
+    assert parts.n_averaged_ == 4
+    assert parts.loo_score_ > whole.loo_score_ - 0.03
+
+
+def test_further_starts_wait_for_noise():
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(600, 14))
+    exact = np.sin(rows @ draw.normal(size=14) * 0.3) + rows[:, 0]
+    _, fit = LMRegressor(relevance=None, random_state=0)._ready(rows, exact)
+    assert (len(fit.theta), fit.n_averaged) == (1, 4)
+    assert len(replace(fit, alpha=0.0).averaging().theta) == 1
+    noisy = replace(fit, alpha=1e-3).averaging()
+    assert len(noisy.theta) == len(noisy.problem.alpha) == 4
+    np.testing.assert_array_equal(noisy.theta[0], fit.theta[0])
+
+
+def test_no_further_starts_without_room_time_or_need(monkeypatch):
+    draw = np.random.default_rng(0)
+    many = draw.normal(size=(6500, 2))
+    _, fit = LMClassifier(random_state=0)._ready(many, many[:, 0] + draw.normal(size=6500) > 0)
+    assert fit.folds is not None
+    assert fit.n_averaged == 1
+    _, fit = LMClassifier(random_state=0, max_time=100)._ready(FEW, LABELS)
+    assert fit.n_averaged == 1
+    runs = []
+    original = LMClassifier._solve
+    monkeypatch.setattr(LMClassifier, "_solve", lambda *a: runs.append(len(a[1].theta)) or original(*a))
+    monkeypatch.setattr(LMClassifier, "_models_at_once", lambda *_: 3)
+    assert clone(CLASSIFIER).fit(FEW, LABELS).n_averaged_ == 1
+    assert runs == [1]
+
+
+def test_a_mean_is_done_when_its_members_are(monkeypatch):
+    states, original = [], _averaging._members
+
+    def spy(solution, row):
+        states.append((solution.status[row], list(solution.status)))
+        return original(solution, row)
+
+    monkeypatch.setattr(_averaging, "_members", spy)
+    with pytest.warns(ConvergenceWarning, match="reached max_iter=80"):
+        model = clone(REGRESSOR).set_params(max_iter=80).fit(X, Y)
+    ((best, every),) = states
+    assert best.converged
+    assert Status.MAX_ITER in every
+    assert (model.n_averaged_, model.status_, model.converged_) == (4, "max_iter", False)
+
+
+def test_a_start_with_a_fault_is_no_member(monkeypatch):
+    original = _averaging._members
+
+    def spy(solution, row):
+        solution.status[(row + 1) % 4] = Status.STALLED
+        return original(solution, row)
+
+    monkeypatch.setattr(_averaging, "_members", spy)
+    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 3
+
+
+def test_what_decides(monkeypatch):
+    monkeypatch.setattr(_averaging, "LUCK", 0.5)
+    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 1
+    monkeypatch.setattr(_averaging, "LUCK", np.inf)
+    monkeypatch.setattr(_averaging, "WORTH", 1.0)
+    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 1
+    monkeypatch.setattr(_averaging, "WORTH", -1.0)
+    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 4
+    exact = clone(REGRESSOR).fit(X, np.sin(3 * X[:, 0]) + X[:, 1])
+    assert (exact.n_averaged_, exact.alpha_) == (1, 0)
 
 
 def test_a_fit_that_was_stopped_keeps_its_best_start(monkeypatch):
