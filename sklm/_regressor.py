@@ -60,8 +60,8 @@ early_stopping : bool or 'auto', default='auto'
     the fit is growing, only the best of them goes beyond the first rows. Modules and CNNs start once. The others are
     compared by their leave-one-out loss (``loo_score_``) where it is known, otherwise by their objective. Where the
     search for ``alpha`` sees no noise, up to 28 further starts join the four and race; they count, and the objective
-    decides, if the leave-one-out loss of the best is below 1e-7 of that of zero outputs. Where it sees noise, for 'auto'
-    as ``hidden_layer_sizes`` and fewer than 32 rows (times outputs) a parameter, there are four up to
+    decides, if the leave-one-out loss of the best is below 1e-7 of that of zero outputs. Where it sees noise, for
+    ``hidden_layer_sizes='auto'`` and fewer than 32 rows (times outputs) a parameter, there are four up to
     N K P min(N K, P) = 1e8, and their mean is kept instead of the best if they end in different minima
     (``n_averaged_``).
 """,
