@@ -7,7 +7,7 @@ A damped oscillation with five physical parameters,
 .. math:: f(t) = A \\, e^{-t / \\tau} \\cos(2 \\pi f t + \\varphi) + c,
 
 is fitted to noisy measurements. The formula is an ordinary ``torch.nn.Module``; :class:`sklm.LMRegressor` trains a
-copy of it from the values it carries. Standard errors follow from the Jacobian at the solution.
+copy of it from the values it carries, and knows how sure they are.
 """
 
 import sys
@@ -16,7 +16,6 @@ from math import pi
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch.func import functional_call, jacrev
 
 from sklm import LMRegressor
 
@@ -75,40 +74,25 @@ print(f"{model.n_iter_} iterations, R2 = {model.score(X, y):.4f}: {model.message
 # %%
 # Standard errors
 # ---------------
-# With residuals of equal variance, the covariance of the estimates is close to :math:`s^2 (J^T J)^{-1}`, where J is
-# the Jacobian of the predictions at the solution and :math:`s^2` the residual sum of squares divided by the degrees
-# of freedom (Seber and Wild, *Nonlinear Regression*, 1989, section 2.1.2). ``torch.func.jacrev`` gives J.
+# ``covariance_`` is :math:`s^2 (J^T J)^{-1}`, where J is the Jacobian of the predictions at the solution and
+# :math:`s^2` the residual sum of squares divided by the degrees of freedom (Seber and Wild, *Nonlinear Regression*,
+# 1989, section 2.1.2), as from ``scipy.optimize.curve_fit``.
 
-
-def jacobian(module, X):
-    """Derivatives (n, P) of the module's outputs for rows X, one column a scalar parameter."""
-    parameters = {name: value.detach() for name, value in module.named_parameters()}
-    rows = torch.tensor(X, dtype=torch.float64)
-    columns = jacrev(lambda p: functional_call(module, p, (rows,)))(parameters)
-    return torch.stack([columns[name] for name in parameters], dim=1).numpy()
-
-
-J = jacobian(fitted, X)
-residual = y - model.predict(X)
-s2 = residual @ residual / (len(y) - J.shape[1])
-covariance = s2 * np.linalg.inv(J.T @ J)
-standard_error = np.sqrt(np.diag(covariance))
+standard_error = np.sqrt(np.diag(model.covariance_))
 
 print(f"\n{'':12}{'start':>8}{'true':>8}{'fitted':>10}{'std. error':>12}{'off by':>16}")
 for (name, value), start, error in zip(fitted.named_parameters(), guess.parameters(), standard_error, strict=True):
     off = (value.item() - truth[name]) / error
     print(f"{name:12}{start.item():8.2f}{truth[name]:8.2f}{value.item():10.4f}{error:12.4f}{off:+9.2f} errors")
-print(f"noise: true 0.15, estimated {np.sqrt(s2):.3f}")
+print(f"noise: true 0.15, estimated {model.noise_std_:.3f}")
 
 # %%
-# The same covariance gives the standard error of the fitted curve, :math:`\sqrt{j^T C j}` with the row j of the
-# Jacobian at a new point. The band is plus and minus two of them: where the *curve* lies, not where new measurements
-# fall.
+# ``return_std`` gives the standard deviation of new measurements. Without the noise, it is that of the fitted curve:
+# the band of plus and minus two of them is where the *curve* lies, not where new measurements fall.
 
 grid = np.linspace(0, 2.4, 600).reshape(-1, 1)
-curve = model.predict(grid)
-G = jacobian(fitted, grid)
-band = 2 * np.sqrt(np.einsum("np,pq,nq->n", G, covariance, G))
+curve, deviation = model.predict(grid, return_std=True)
+band = 2 * np.sqrt(deviation**2 - model.noise_std_**2)
 
 figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
 axes.plot(t, y, ".", color="0.45", ms=4, label="measured")

@@ -86,7 +86,7 @@ def _members(solution: Solution, row: int) -> np.ndarray:
     ``max_iter`` is no such limit, but faults end membership.
     """
     rank, group = solution.rank, np.flatnonzero(solution.group == solution.group[row])
-    if any(solution.status[number] in FINAL for number in group):
-        return group[:0]
     sound = np.array([solution.status[n].converged or solution.status[n] is Status.MAX_ITER for n in group])
+    if row not in group[sound] or any(solution.status[number] in FINAL for number in group):
+        return group[:0]
     return group[sound & (rank[group] <= rank[row] + (BEHIND - 1) * abs(rank[row]))]

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from ._prepared import Prepared
 from ._training import Training
-from .optim import Solution
+from .optim import Problem, Solution
+from .optim._curvature import output_rows
 from .optim._data import samples_last
 from .optim._isolation import isolated
 from .optim._leave_one_out import LeftOut
 
+#: rows beyond the parameters that they determine, at least, that tell the noise
+LEAST_FREEDOM = 2.0
 #: floats of Jacobian rows of predictions at once
 _FLOATS = 2**22
 
@@ -25,43 +29,48 @@ class ErrorBars(Training):
     Notes
     -----
     For noise of variance s^2, the same for all rows, the parameters have the covariance ``s^2 (J^T J + M)^-1`` about
-    the minimum, with J the Jacobian of all rows and M the penalty on the same scale: the Gaussian approximation of the
-    posterior (MacKay 1992, Neural Computation 4(3), pp. 448-472, eqs. 2.5 to 2.16), and without a penalty the delta
-    method of nonlinear least squares (Seber & Wild 1989, section 5.1). s^2 is the sum of the squared residuals over
-    ``N - gamma``, where gamma is the trace of ``J (J^T J + M)^-1 J^T``. A new target at x then has the variance
-    ``s^2 + j^T covariance j`` with j the derivative of the output. The mean of several fits is taken for a mixture of
-    their distributions: mean of their variances, plus the variance of their outputs.
+    the minimum (of several outputs, see ``_factors``), with J the Jacobian of all rows and M the penalty on the same
+    scale: the Gaussian approximation of the posterior (MacKay 1992, Neural Computation 4(3), pp. 448-472, eqs. 2.5 to
+    2.16), and without a penalty the delta method of nonlinear least squares (Seber & Wild 1989, section 5.1). s^2 is
+    the sum of the squared residuals over ``N - gamma``, where gamma is the trace of ``J (J^T J + M)^-1 J^T``. A new
+    target at x then has the variance ``s^2 + j^T covariance j`` with j the derivative of the output. The mean of
+    several fits is taken for a mixture of their distributions: mean of their variances, plus the variance of their
+    outputs.
     """
 
-    noise_std_: np.ndarray | None
+    noise_std_: float | np.ndarray | None
 
     def _has_error_bars(self, fit: Prepared, solution: Solution, row: int) -> bool:
         return fit.obstacle_to_error_bars(solution, row) is None
 
     def _error_bars(
-        self, fit: Prepared, solution: Solution, rows: np.ndarray, left_out: LeftOut | None
+        self, fit: Prepared, solution: Solution, row: int, rows: np.ndarray, left_out: LeftOut | None
     ) -> dict[str, Any]:
-        obstacle = fit.obstacle_to_error_bars(solution, rows[0])
-        if obstacle is not None or left_out is None:
+        obstacle = fit.obstacle_to_error_bars(solution, row)
+        if left_out is None:
             return self._no_error_bars(str(obstacle))
-        n_outputs, n_rows = fit.problem.network.n_outputs, fit.n_units
-        n_effective = float(left_out.n_effective.mean()) / n_outputs
-        if not n_rows - n_effective > 1e-6 * n_rows:
-            return self._no_error_bars(
-                "the rows are no more than the parameters that they determine, which leaves none for the noise"
-            )
+        # reciprocal variances are no counts, even where they are whole numbers
+        problem = fit.problem
+        n_outputs, n_rows = problem.network.n_outputs, problem.n_samples
+        n_effective = left_out.n_effective.mean(0).cpu().double().numpy()
+        if obstacle is None and np.any(n_rows - n_effective < LEAST_FREEDOM):
+            obstacle = f"{n_rows} rows determine {n_effective.max():.1f} parameters, which leaves too few for the noise"
+        if obstacle is not None:
+            return self._no_error_bars(obstacle)
         # of the mean over the outputs of half the squares
         squares = 2 * n_outputs * left_out.fitted[0].cpu().double().numpy()
         noise = squares * n_rows / (n_rows - n_effective)
-        factors = left_out.whitener.cpu().double().numpy() / np.sqrt(n_rows * n_outputs)
-        theta = solution.theta[torch.from_numpy(rows).to(solution.theta.device)].cpu().double().numpy()
-        scale = fit.core["y_scale_"]
+        theta = solution.theta[torch.from_numpy(rows).to(solution.theta.device)]
+        with isolated(problem.y.device):
+            members = problem.models(torch.zeros(len(rows), dtype=torch.int64, device=problem.y.device))
+            factors = _factors(members, theta, left_out.whitener, torch.from_numpy(noise).to(theta))
+        deviation = np.sqrt(noise) * fit.core["y_scale_"]
         return {
-            "noise_std_": np.sqrt(noise) * scale,
+            "noise_std_": float(deviation[0]) if fit.core["_flat_output"] else deviation,
             "_posterior": {
                 "architecture": fit.core["architecture_"],
-                "theta": theta,
-                "factors": factors,
+                "theta": theta.cpu().double().numpy(),
+                "factors": factors.cpu().double().numpy(),
                 "noise": noise,
                 "loose": left_out.loose[0].cpu().numpy(),
             },
@@ -81,7 +90,7 @@ class ErrorBars(Training):
                 "hidden_layer_sizes."
             )
         factor = posterior["factors"][0]
-        covariance = posterior["noise"].mean() * (factor @ factor.T)
+        covariance = factor @ factor.T
         loose = posterior["loose"]
         covariance[loose] = covariance[:, loose] = np.inf
         return covariance
@@ -96,7 +105,7 @@ class ErrorBars(Training):
         """
         known = getattr(self, "_posterior", "it is under way")
         if isinstance(known, str):
-            raise AttributeError(f"This fit has no error bars: {known}.")
+            raise AttributeError(f"This fit has no error bars: {known.rstrip('.')}.")
         return known
 
     def _standard_deviations(self, X: np.ndarray) -> np.ndarray:
@@ -108,8 +117,8 @@ class ErrorBars(Training):
         variance = np.empty((len(X), self.n_outputs_))
         with isolated(cpu), np.errstate(all="ignore"):
             network = network.to(cpu, torch.float64)
-            theta, factors = torch.from_numpy(posterior["theta"]), torch.from_numpy(posterior["factors"])
-            eye = torch.eye(self.n_outputs_, dtype=torch.float64)[None, :, :, None]
+            theta, factors = (torch.tensor(np.array(posterior[name]), device=cpu) for name in ("theta", "factors"))
+            eye = torch.eye(self.n_outputs_, dtype=torch.float64, device=cpu)[None, :, :, None]
             for start in range(0, len(X), size):
                 inputs = samples_last(
                     (X[start : start + size] - self.x_mean_) * self.x_inverse_scale_, cpu, torch.float64
@@ -119,7 +128,29 @@ class ErrorBars(Training):
                 rows = theta.new_empty(*theta.shape, self.n_outputs_, n)
                 network.pullback(theta, inputs, forward, eye.expand(1, -1, -1, n), rows)
                 white = torch.bmm(factors.mT, rows.flatten(2)).unflatten(2, (self.n_outputs_, n))
-                spread = white.square_().sum(1).mean(0).mT.numpy()  # for noise of one
+                open_ = white.square_().sum(1).mean(0).mT.numpy()
                 among = forward.outputs.var(0, correction=0).mT.numpy()
-                variance[start : start + n] = posterior["noise"] * (1 + spread) + among
+                variance[start : start + n] = posterior["noise"] + open_ + among
         return np.sqrt(variance) * self._output_scaling().scale
+
+
+def _factors(problem: Problem, theta: Tensor, whitener: Tensor, noise: Tensor) -> Tensor:
+    """F (B, P, P) with ``F F^T`` the covariance of theta (B, P), for a noise (K,) of each output.
+
+    Notes
+    -----
+    With A the matrix of all rows and the penalty M, and W its whitener, the covariance of a minimum is
+    ``A^-1 (sum_k s_k^2 J_k^T J_k + s^2 M) A^-1``, with the mean of the variances for s^2: the noise of one output
+    moves what it shares with the others. For noise of one size this is ``s^2 A^-1``.
+    """
+    n_outputs, n_rows = problem.network.n_outputs, problem.n_samples
+    whitener = whitener / np.sqrt(n_rows * n_outputs)
+    if n_outputs == 1:
+        return whitener * noise.sqrt()
+    gram = torch.diag_embed(problem.alpha[:, None] * problem.penalty_mask) * noise.mean() * n_rows * n_outputs
+    for chunk, _, rows in output_rows(problem, theta):
+        weights = n_rows * noise[:, None] * chunk.weights[:, None, None, :]
+        gram += torch.bmm((rows * weights).flatten(2), rows.flatten(2).mT)
+    inside = whitener.mT @ gram @ whitener
+    values, vectors = torch.linalg.eigh(inside)
+    return whitener @ (vectors * values.clamp_min(0).sqrt()[:, None, :])

@@ -34,7 +34,7 @@ class FittedNetwork:
     n_outputs_: int
     _fitted_loss: Loss
     #: architecture and parameters (M, P) of the networks whose mean this is
-    _members: tuple[Architecture, np.ndarray] | None
+    _members: tuple[Architecture, np.ndarray] | None = None
 
     def _linear_predictor(self, X: Any) -> np.ndarray:
         """Outputs of the network before the inverse link, (n_samples, K), for targets in their own units."""

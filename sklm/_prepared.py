@@ -38,8 +38,10 @@ from .optim._status import FINAL
 NEGLIGIBLE = 1e-7
 #: with no more rows than parameters the leave-one-out loss takes a matrix of the rows: up to so many multiplications
 KERNEL_WORK = 2e9
-#: error bars of predictions take the inverse of a matrix of so many rows at most
-MOST_PARAMETERS = 1000
+#: error bars of predictions take a matrix of so many rows at most, and of so many where a fit needs none
+MOST_PARAMETERS, MOST_PARAMETERS_OF_FEW_ROWS = 1000, 500
+#: numbers of a Jacobian that is decomposed as it is, at most
+MOST_ORTHOGONAL = 2e7
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
 #: with a penalty, the search alone rules a fit out beside another one where its loss is above this share
@@ -284,27 +286,28 @@ class Prepared:
         with isolated(device):
             problem = self.problem.models(torch.zeros(len(rows), dtype=torch.int64, device=device))
             theta = solution.theta[torch.from_numpy(np.asarray(rows)).to(device)]
-            return left_out(problem, theta, cut=True, together=len(rows) > 1)
+            size = self.problem.n_samples * self.problem.n_curvature * theta.shape[1]
+            orthogonal = self.options.get("solver") == "qr" and size <= MOST_ORTHOGONAL
+            return left_out(problem, theta, cut=True, together=len(rows) > 1, orthogonal=orthogonal)
 
     def obstacle_to_error_bars(self, solution: Solution, row: int) -> str | None:
         """Why nothing is known of how far a fit may be off; None if something is."""
         problem, network = self.problem, self.problem.network
         selection = self.options.get("param_selection")
-        n_rows = self.n_units * network.n_outputs
+        few = problem.n_samples * network.n_outputs <= network.n_parameters
+        most = MOST_PARAMETERS_OF_FEW_ROWS if few else MOST_PARAMETERS
         obstacles = {
             f"the loss is {problem.loss}, and they are for the squared error": not problem.loss.is_squared,
             "the optimizer is not Levenberg-Marquardt": "optimizer" in self.options,
             "it was fitted in mini-batches; batch_size=None takes all rows": self.batches is not None,
             "rows were held out; early_stopping=False takes all rows": self.validation is not None,
             "param_selection holds parameters fixed": selection is not None and not selection.varies,
-            f"the fit has {network.n_parameters} parameters, more than {MOST_PARAMETERS}; use fewer units": (
-                network.n_parameters > MOST_PARAMETERS
-            ),
-            "it has no penalty and no more rows (times outputs) than parameters; alpha='auto' finds a penalty": (
-                self.alpha == 0 and n_rows <= network.n_parameters
-            ),
             f"it ended short of a minimum: {solution.status[row].message}": not is_minimum(solution, row),
-            "the device lacks double precision": problem.y.device.type == "mps",
+            f"the fit has {network.n_parameters} parameters, more than {most}; use fewer units": (
+                network.n_parameters > most
+            ),
+            "it has no penalty and no more rows (times outputs) than parameters": few and self.alpha == 0,
+            "it is of single precision; use dtype='float64'": problem.y.dtype != torch.float64,
         }
         return next((reason for reason, present in obstacles.items() if present), None)
 

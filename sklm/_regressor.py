@@ -20,6 +20,10 @@ from ._training import has_partial_fit
 from .architectures import Network
 from .losses import LOSSES, Loss
 from .optim import Mask
+from .optim._problem import are_counts
+
+#: whole sample weights of this mean and more are no counts: they would make few rows look like many
+NO_COUNTS = 100.0
 
 
 @document(
@@ -107,12 +111,12 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         Mean loss of standardised targets on the rows left out, for every alpha that was tried with all columns alike;
         those well behind the best were given up early. ``alpha_`` may be another, where there is little noise (user
         guide, "Noisy data") or columns have a ``relevance_``. None where there was no search.
-    noise_std_ : ndarray of shape (n_outputs_,) or None
-        Standard deviation of the noise in units of y (of a row of mean weight, where weights are no counts): the
-        residuals over the rows that the parameters leave. None where :meth:`predict` has no standard deviations, which
-        says why: for another loss than the squared error, with mini-batches, rows held out, another optimizer, a mask
-        of parameters, more than 1000 of them, without penalty where there are no more rows than parameters, and for a
-        fit that ended short of a minimum.
+    noise_std_ : float, ndarray of shape (n_outputs_,) for two-dimensional y, or None
+        Standard deviation of the noise in units of y, of a row of mean weight: the residuals over the rows that the
+        parameters leave. None where :meth:`predict` has no standard deviations, which says why: for another loss than
+        the squared error, with mini-batches, rows held out, another optimizer, a mask of parameters, more than 1000 of
+        them (500 with fewer rows than that), single precision, where less than two rows are left by the parameters, and
+        for a fit that ended short of a minimum (not at ``max_iter``).
     covariance_ : ndarray of shape (n_parameters, n_parameters)
         Covariance of ``theta_`` by the curvature at the minimum, as that of ``scipy.optimize.curve_fit``; infinite for
         parameters that the rows do not determine. An AttributeError where there is no ``noise_std_``, or the network is
@@ -189,7 +193,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
             also images (n_samples, channels, height, width).
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
-            Non-negative; weight k counts as the row k times, weight 0 as no row.
+            Non-negative; weight k counts as the row k times, weight 0 as no row. Error bars take weights for reciprocal
+            variances.
 
         Returns
         -------
@@ -287,6 +292,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         if not first and targets.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {targets.shape[1]} columns; the model was started with {self.n_outputs_}.")
         self._loss_object().check_targets(targets[weights > 0], first)
+        if bool(are_counts(weights)) and weights.mean() >= NO_COUNTS:
+            weights = weights / weights.mean()
         return targets, weights, {"_flat_output": y.ndim == 1 if first else self._flat_output}
 
     def __sklearn_tags__(self) -> Tags:

@@ -46,16 +46,16 @@ class Reporting(FittedNetwork, Starting):
         if known:
             assert left_out is not None
             fitted["loo_score_"] = float(self._as_scores(-left_out.loss.cpu().numpy(), fit.problem)[0])
-        return {**fitted, **self._error_bars(fit, solution, rows, left_out)}
+        return {**fitted, **self._error_bars(fit, solution, row, rows, left_out)}
 
     def _has_error_bars(self, fit: Prepared, solution: Solution, row: int) -> bool:
         """Whether predictions of a fit have error bars."""
         return False
 
     def _error_bars(
-        self, fit: Prepared, solution: Solution, rows: np.ndarray, left_out: LeftOut | None
+        self, fit: Prepared, solution: Solution, row: int, rows: np.ndarray, left_out: LeftOut | None
     ) -> dict[str, Any]:
-        """Fitted attributes for these, from the starts ``rows`` (m,) whose mean the fit is."""
+        """Fitted attributes for these, from the starts ``rows`` (m,) whose mean the fit is, ``row`` the best."""
         return {}
 
     def _no_error_bars(self, reason: str) -> dict[str, Any]:

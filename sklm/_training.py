@@ -25,7 +25,8 @@ from ._sklearn import _check_sample_weight, _fit_context
 from ._solving import refuse_nonfinite
 from ._training_set import TrainingSet
 from ._verbose import described, say
-from .architectures import Architecture, ModuleArchitecture
+from .architectures import Architecture, MLPNetwork, ModuleArchitecture
+from .architectures._mean import penalties_of_members
 from .optim import Status, Stopping, levenberg_marquardt
 from .optim._growing import shifted
 from .optim._isolation import isolated
@@ -345,6 +346,11 @@ class Training(Reporting):
         options["damping"] = damping
         with isolated(device):
             problem = self._problem(network, loss, data, x, y, 1, device, alpha)
+            n_averaged = 1 if previous is None else previous.n_averaged_
+            if n_averaged > 1:
+                assert isinstance(network, MLPNetwork)
+                factors = torch.from_numpy(penalties_of_members(network, n_averaged)).to(problem.penalty_mask)
+                problem = replace(problem, penalty_mask=problem.penalty_mask * factors)
             options = self._suited(problem, options, device)
             self._check_memory(problem, options["solver"], device)
             options["stopping"] = Stopping(max_iter=10, tol=0.0)
@@ -364,7 +370,7 @@ class Training(Reporting):
             loo_score_=None,
             alpha_=alpha,
             alpha_scores_=None,
-            n_averaged_=1,
+            n_averaged_=n_averaged,
             _members=None,
         )
         fitted.update(self._no_error_bars("partial_fit has seen a batch of rows"))

@@ -219,7 +219,16 @@ def test_it_goes_on_as_the_network_that_it_is(regressor, classifier):
         outputs = regressor.to_module()(torch.from_numpy(X_NEW))[:, 0].numpy()
     np.testing.assert_allclose(outputs, regressor.predict(X_NEW), atol=1e-10)
     step = pickle.loads(pickle.dumps(classifier)).partial_fit(FEW, LABELS)
-    assert (step.n_averaged_, step.architecture_.hidden_layer_sizes) == (1, (80,))
+    assert (step.n_averaged_, step.architecture_.hidden_layer_sizes) == (4, (80,))
+
+
+def test_partial_fit_stays_near(regressor):
+    """The penalty of the wide network is the mean of the members', so that it is near its minimum."""
+    model = pickle.loads(pickle.dumps(regressor))
+    for _ in range(5):
+        model.partial_fit(X, Y)
+    assert np.sqrt(np.mean((model.predict(X_NEW) - regressor.predict(X_NEW)) ** 2)) < 0.1
+    assert 0.5 * regressor.loss_ < model.loss_ < 1.1 * regressor.loss_
 
 
 @pytest.mark.parametrize("kind", ["regressor", "classifier"])

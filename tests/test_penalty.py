@@ -20,7 +20,7 @@ from sklm._penalty import make_folds, searched_rows
 from sklm._prepared import Prepared
 from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
 from sklm._verbose import SearchLine
-from sklm.optim import Status, _penalty_race, leave_one_out, levenberg_marquardt
+from sklm.optim import Status, _penalty_race, levenberg_marquardt
 
 START = np.zeros(3)
 #: penalties of a classifier, times the number of rows
@@ -550,13 +550,17 @@ def test_an_interrupt_in_the_leave_one_out_loss_keeps_the_fit(monkeypatch, when)
     X, y = noisy()
     expected, calls = LMRegressor(5, alpha=0.01, n_init=2, random_state=0).fit(X, y), []
 
-    def interrupted(*given, **options):
-        calls.append(1)
-        if len(calls) == when:
-            raise KeyboardInterrupt
-        return leave_one_out(*given, **options)
+    def interrupting(original):
+        def run(*given, **options):
+            calls.append(1)
+            if len(calls) == when:
+                raise KeyboardInterrupt
+            return original(*given, **options)
 
-    monkeypatch.setattr(_prepared, "leave_one_out", interrupted)
+        return run
+
+    monkeypatch.setattr(_prepared, "leave_one_out", interrupting(_prepared.leave_one_out))
+    monkeypatch.setattr(_prepared, "left_out", interrupting(_prepared.left_out))
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
         model = LMRegressor(5, alpha=0.01, n_init=2, random_state=0).fit(X, y)
     assert (model.status_, model.converged_, model.loo_score_) == ("interrupted", False, None)

@@ -185,7 +185,7 @@ def test_attributes_are_numpy_and_plain_python():
     buffer = io.BytesIO()
     np.savez(buffer, theta=model.theta_, curve=model.loss_curve_, scores=model.validation_scores_)
     kinds = {name: type(value) for name, value in vars(model).items() if name.endswith("_")}
-    for name in ("loo_score_", "alpha_scores_", "relevance_"):  # early_stopping
+    for name in ("loo_score_", "alpha_scores_", "relevance_", "noise_std_"):  # early_stopping
         assert kinds.pop(name) is type(None)
     assert {kind for name, kind in kinds.items() if name != "architecture_"} <= {np.ndarray, float, int, str, bool}
     assert isinstance(model.architecture_, MLP)

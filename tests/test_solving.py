@@ -220,8 +220,12 @@ def test_early_stopping_auto_is_off_without_a_need():
     X, y = noisy_table(3000)
     for target in (np.ones(3000), np.column_stack([np.ones(3000)] * 2)):
         assert LMRegressor((60, 60))._ready(X, target)[1].validation is None
-    repeated = np.full(3000, 400.0)  # each row counts 400 times: more than a hundred rows a parameter
-    assert LMRegressor((60, 60))._ready(X, y, repeated)[1].validation is None
+    more, values = noisy_table(6000)
+    assert LMRegressor((60, 60))._ready(more, values)[1].validation is not None
+    repeated = np.full(6000, 99.0)  # each row counts 99 times: more than a hundred rows a parameter
+    assert LMRegressor((60, 60))._ready(more, values, repeated)[1].validation is None
+    reciprocal = np.full(3000, 400.0)  # of the square of 0.05: no count
+    assert LMRegressor((60, 60))._ready(X, y, reciprocal)[1].validation is not None
     labels = (y > 0).astype(int)
     assert LMClassifier((60, 60))._ready(X, labels)[1].validation is None  # has a penalty
     with pytest.raises(ValueError, match="early_stopping"):

@@ -43,3 +43,10 @@ def mean_of_mlps(architecture: MLP, network: MLPNetwork, theta: np.ndarray) -> t
         blocks[np.arange(n_members), :, np.arange(n_members)] = weights
         result[new.weight] = blocks.ravel()
     return wide, result
+
+
+def penalties_of_members(network: MLPNetwork, n_members: int) -> np.ndarray:
+    """Factors (Q,) of the penalty of each parameter of a mean, with which it is the mean of the members' penalties."""
+    result = np.full(network.n_parameters, 1 / n_members)
+    result[network.layers[-1].weight] = n_members
+    return result

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._curvature import Workspace, linearise, output_rows
+from ._curvature import Workspace, linearise, output_rows, weighted_factor
 from ._problem import Chunk, Problem
-from ._solvers import Cholesky, NormalSystem, scaled_eigh
+from ._solvers import Cholesky, scaled_eigh
 from ._threads import on_suited_threads
 
 #: what one minus a leverage is raised by: rows that alone determine a parameter have leverage one
 LEAST_FREEDOM = 1e-6
 #: share of a parameter in directions that the rows do not determine from which on it is not determined either
-LOOSE = 1e-6
+LOOSE = 1e-12
 #: in the space of the rows, parameters free of penalty have so much of it, but no less than the second number
 FREE, LEAST_PENALTY = 1e-4, 1e-14
 
@@ -26,8 +26,9 @@ class LeftOut:
 
     loss : (B,) tensor, the approximate leave-one-out loss, or (1,) that of the mean of the outputs; fitted : (B, K)
     tensor, or (1, K), the loss of the rows as they are, by output; whitener : (B, P, P) tensor, W with ``W W^T`` the
-    inverse of the penalised Gauss-Newton matrix of the mean loss; loose : (B, P) bool tensor, parameters that the rows
-    do not determine; n_effective : (B,) tensor, how many they hold (the sum of the leverages)
+    inverse of the penalised Gauss-Newton matrix of the mean loss, with directions that the rows do not determine as
+    far as rounding can tell; loose : (B, P) bool tensor, parameters that have part in these; n_effective : (B, K)
+    tensor, how many parameters the rows hold by each output (the sum of its leverages)
     """
 
     loss: Tensor
@@ -43,7 +44,9 @@ def leave_one_out(problem: Problem, theta: Tensor, cut: bool = False) -> Tensor:
 
 
 @on_suited_threads
-def left_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool = False) -> LeftOut:
+def left_out(
+    problem: Problem, theta: Tensor, cut: bool = False, together: bool = False, orthogonal: bool = False
+) -> LeftOut:
     """Return what fitted parameters theta (B, P) would say of every row if they had been fitted without it.
 
     Parameters
@@ -59,6 +62,9 @@ def left_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool 
         without limit, which tells memorised fits from others.
     together : bool
         Take the losses of the mean of the outputs of all models, which have the same targets and weights.
+    orthogonal : bool
+        Decompose the Jacobian of all rows, which is kept for that, instead of its product with itself: where formulas
+        are ill-conditioned, this has twice the digits.
 
     Notes
     -----
@@ -72,9 +78,13 @@ def left_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool 
     network, loss, n_models = problem.network, problem.loss, 1 if together else len(theta)
     eye = torch.eye(network.n_outputs, dtype=theta.dtype, device=theta.device)
     limits, start = _range_of_targets(problem) if cut or loss.target_scaling == "mean" else None, 0
-    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
-    whitener, loose = _whitener(system)
-    total, n_effective = theta.new_zeros(n_models), theta.new_zeros(len(theta))
+    values, vectors, root, floor = (_orthogonal if orthogonal else _eigenvalues)(problem, theta)
+    used = values > floor
+    inverse = values.clamp_min(floor).rsqrt()
+    whitener = vectors / root[:, :, None] * inverse[:, None, :]
+    loose = (vectors.square() * ~used[:, None, :]).sum(-1) > LOOSE
+    determined = whitener * used[:, None, :]
+    total, n_effective = theta.new_zeros(n_models), theta.new_zeros(len(theta), network.n_outputs)
     fitted = theta.new_zeros(1, 1)
 
     def value(outputs: Tensor, chunk: Chunk) -> Tensor:
@@ -82,13 +92,13 @@ def left_out(problem: Problem, theta: Tensor, cut: bool = False, together: bool 
 
     for chunk, forward, rows in output_rows(problem, theta):
         n = chunk.weights.shape[-1]
-        white = torch.bmm(whitener.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
+        white = torch.bmm(determined.mT, rows.flatten(2)).unflatten(2, rows.shape[2:])
         spread = torch.einsum("bpkn,bpln->bnkl", white, white)
         weights = chunk.weights if problem.unit_weights is None else problem.unit_weights[:, start : start + n]
         start += n
         factor = loss.factor(forward.outputs, chunk.y).expand(len(theta), -1, -1, n).permute(0, 3, 1, 2)
         leverage = factor @ factor.mT @ spread
-        n_effective = n_effective + (chunk.weights * leverage.diagonal(dim1=2, dim2=3).sum(-1)).sum(-1)
+        n_effective = n_effective + (chunk.weights[:, :, None] * leverage.diagonal(dim1=2, dim2=3)).sum(1)
         gradient = loss.gradient(forward.outputs, chunk.y).expand_as(forward.outputs).mT
         freedom = (1 + LEAST_FREEDOM) * eye - weights[:, :, None, None] * leverage
         left, _ = torch.linalg.solve_ex(freedom, gradient.unsqueeze(-1))
@@ -156,17 +166,37 @@ def _range_of_targets(problem: Problem) -> tuple[Tensor, Tensor] | None:
     return y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
 
 
-def _whitener(system: NormalSystem) -> tuple[Tensor, Tensor]:
-    """W (B, P, P) with ``W W^T`` the inverse of the matrix of the system, as far as the rows determine it.
+def _eigenvalues(problem: Problem, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eigenvalues (B, P) and eigenvectors (B, P, P) of the penalised Gauss-Newton matrix, scaled to a diagonal of ones.
 
-    And which parameters (B, P) they do not determine.
+    With the scale (B, P) of each parameter, and what rounding leaves of eigenvalues (B, 1).
     """
+    system, _ = linearise(problem, theta, None, Cholesky().accumulator(theta), Workspace())
     root = system.gram.diagonal(dim1=1, dim2=2).sqrt()
     root = root.where(root > 0, torch.ones_like(root))
     values, vectors, finite = scaled_eigh(system.gram, root)
-    floor = values.shape[1] * torch.finfo(values.dtype).eps * values[:, -1:]
-    used = values > floor
-    inverse = torch.where(used, values.clamp_min(floor).rsqrt(), torch.zeros_like(values))
-    inverse = inverse.where(finite[:, None], torch.full_like(inverse, torch.nan))
-    loose = (vectors.square() * ~used[:, None, :]).sum(-1) > LOOSE
-    return vectors / root[:, :, None] * inverse[:, None, :], loose
+    values = values.where(finite[:, None], torch.full_like(values, torch.nan))
+    return values, vectors, root, values.shape[1] * torch.finfo(values.dtype).eps * values[:, -1:]
+
+
+def _orthogonal(problem: Problem, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same from the singular values of all rows."""
+    parts = []
+    for chunk, forward, rows in output_rows(problem, theta):
+        factor = weighted_factor(problem.loss, chunk, forward).expand(len(theta), -1, -1, -1)
+        parts.append(torch.einsum("bpkn,bkrn->brnp", rows, factor).flatten(1, 2))
+    penalty = problem.penalty()
+    if penalty is not None:
+        parts.append(torch.diag_embed(penalty.sqrt()))
+    jacobian = torch.cat(parts, 1)
+    root = jacobian.square().sum(1).sqrt()
+    root = root.where(root > 0, torch.ones_like(root))
+    if not bool(jacobian.isfinite().all()):
+        nan = torch.full_like(root, torch.nan)
+        return nan, torch.diag_embed(nan), root, nan[:, :1]
+    # fewer rows than parameters leave directions open, too
+    short = max(jacobian.shape[2] - jacobian.shape[1], 0)
+    padded = torch.nn.functional.pad(jacobian / root[:, None, :], (0, 0, 0, short))
+    _, singular, vectors = torch.linalg.svd(padded, full_matrices=False)
+    relative = max(jacobian.shape[1:]) * torch.finfo(singular.dtype).eps
+    return singular.square(), vectors.mT, root, (relative * singular[:, :1]).square()

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sklm.architectures import MLP
-from sklm.architectures._mean import mean_of_mlps
+from sklm.architectures._mean import mean_of_mlps, penalties_of_members
 
 
 @pytest.mark.parametrize("sizes", [(5,), (4, 3), (3, 2, 4)])
@@ -26,3 +26,14 @@ def test_units_of_a_member_stay_together():
     network = architecture.build(1, 1)
     _, merged = mean_of_mlps(architecture, network, np.array([[1.0, 2, 3, 4, 5, 6, 7], [11.0, 12, 13, 14, 15, 16, 17]]))
     np.testing.assert_array_equal(merged, [1, 2, 11, 12, 3, 4, 13, 14, 2.5, 3, 7.5, 8, 12])
+
+
+@pytest.mark.parametrize("sizes", [(5,), (4, 3)])
+def test_the_penalty_of_the_mean_is_the_mean_penalty(sizes):
+    architecture = MLP(sizes)
+    network = architecture.build(3, 2)
+    theta = np.random.default_rng(0).normal(size=(4, network.n_parameters))
+    wide, merged = mean_of_mlps(architecture, network, theta)
+    built = wide.build(3, 2)
+    found = penalties_of_members(built, 4) @ (built.coefficient_mask * merged**2)
+    np.testing.assert_allclose(found, np.mean(theta**2 @ network.coefficient_mask), rtol=1e-12)
