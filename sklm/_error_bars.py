@@ -53,6 +53,8 @@ class ErrorBars(Training):
         problem = fit.problem
         n_outputs, n_rows = problem.network.n_outputs, problem.n_samples
         n_effective = left_out.n_effective.mean(0).cpu().double().numpy()
+        if obstacle is None and not np.all(np.isfinite(n_effective)):
+            obstacle = "its derivatives are not finite"
         if obstacle is None and np.any(n_rows - n_effective < LEAST_FREEDOM):
             obstacle = f"{n_rows} rows determine {n_effective.max():.1f} parameters, which leaves too few for the noise"
         if obstacle is not None:

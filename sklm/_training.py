@@ -219,8 +219,8 @@ class Training(Reporting):
             return theta[0] if previous is None else self._random_starts(architecture, network, data, x, seed, 1)[0]
 
         number = self._n_starts(architecture, network, loss, len(data.X))
-        if previous is not None and len(previous._going_on(network)) > 1:
-            number = len(previous._going_on(network))
+        n_members = 1 if previous is None else len(previous._going_on(network))
+        number = n_members if n_members > 1 and self.n_init == "auto" else max(number, n_members)
         theta = draw(relevance, number)
         prior = self._penalty(data, meaning)
         alpha, scores, folds = prior, None, None
@@ -230,7 +230,7 @@ class Training(Reporting):
         if previous is None:
             n_averaged = self._n_averaged(folds, number, rows, network.n_parameters)
         else:
-            n_averaged = number if isinstance(self.hidden_layer_sizes, str) else 1
+            n_averaged = n_members if isinstance(self.hidden_layer_sizes, str) else 1
         stays = was_found and (folds is not None or (self._alpha_is_open and not automatic))
         if previous is not None and stays:
             alpha, scores, folds = previous.alpha_, previous.alpha_scores_, None

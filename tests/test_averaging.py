@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, mean_poisson_deviance
 from sklearn.model_selection import GridSearchCV
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _averaging, _reporting, fit_many
@@ -245,6 +245,14 @@ def test_a_warm_start_goes_on_from_every_member(kind, request):
     assert (model.n_averaged_, model.architecture_.hidden_layer_sizes) == (1, 20)
 
 
+def test_a_warm_start_of_one_network_stays_one():
+    smooth = np.sin(3 * X[:, 0]) + 0.5 * np.random.default_rng(5).normal(size=150)
+    model = clone(REGRESSOR).set_params(warm_start=True).fit(X, smooth)
+    assert model.n_averaged_ == 1
+    model.fit(X, Y)  # where starts differ
+    assert (model.n_averaged_, model.architecture_.hidden_layer_sizes) == (1, (20,))
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_little_by_little_is_not_worse():
     whole = LMRegressor(relevance=None, random_state=0).fit(X, Y)
@@ -281,6 +289,32 @@ def test_no_further_starts_without_room_time_or_need(monkeypatch):
     monkeypatch.setattr(LMClassifier, "_models_at_once", lambda *_: 3)
     assert clone(CLASSIFIER).fit(FEW, LABELS).n_averaged_ == 1
     assert runs == [1]
+
+
+@pytest.mark.parametrize("kind", ["three classes, weights", "labels", "smoothed", "poisson"])
+def test_the_loss_of_every_kind_of_mean(monkeypatch, kind):
+    monkeypatch.setattr(_averaging, "WORTH", -1.0)
+    monkeypatch.setattr(_averaging, "LUCK", np.inf)
+    rows, w = X[:90], np.random.default_rng(0).uniform(0.5, 2, 90)
+    three, two = np.digitize(np.hypot(*rows.T), [0.5, 0.9]), (rows[:, 0] > 0.5 * np.sin(6 * rows[:, 1])).astype(int)
+    if kind == "three classes, weights":
+        model = LMClassifier(random_state=0).fit(rows, three, sample_weight=w)
+        expected = log_loss(three, model.predict_proba(rows), sample_weight=w)
+    elif kind == "labels":
+        both = np.c_[two, three == 1].astype(int)
+        model = LMClassifier(random_state=0).fit(rows, both)
+        p = model.predict_proba(rows)
+        expected = -(both * np.log(p) + (1 - both) * np.log(1 - p)).mean()
+    elif kind == "smoothed":
+        model = LMClassifier(label_smoothing=0.1, random_state=0).fit(rows, two)
+        targets = np.where(np.eye(2)[two] == 1, 0.95, 0.05)
+        expected = -(targets * np.log(model.predict_proba(rows))).sum(1).mean()
+    else:
+        counts = np.random.default_rng(1).poisson(np.exp(1 + rows[:, 0])).astype(float)
+        model = LMRegressor(loss="poisson", random_state=0).fit(rows, counts)
+        expected = 0.5 * mean_poisson_deviance(counts, model.predict(rows))
+    assert model.n_averaged_ == 4
+    np.testing.assert_allclose(model.loss_, expected, rtol=1e-8)
 
 
 def test_a_mean_is_done_when_its_members_are(monkeypatch):
