@@ -150,9 +150,9 @@ def _with_smaller(
 
 def for_search(fits: list[Prepared], every: list[Folds]) -> tuple[Problem, Tensor, Tensor, dict[str, Any]]:
     """Return the problem of one model a fit on the rows of its folds, starts, numbers of folds, and options."""
-    problem, one = fits[0].problem, torch.zeros(1, dtype=torch.int64, device=fits[0].problem.y.device)
+    problem = fits[0].problem
     device, dtype = problem.y.device, problem.y.dtype
-    parts = [fit.problem.models(one) for fit in fits]
+    parts = [fit.problem.repeated(1) for fit in fits]
     if len(every[0].rows) < problem.n_samples:
         parts = [part.take(folds.rows) for part, folds in zip(parts, every, strict=True)]
     theta = torch.from_numpy(np.stack([folds.start for folds in every])).to(device, dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ._prepared import NO_PENALTY, Prepared
 from .architectures import MLP, MLPNetwork
@@ -40,8 +39,10 @@ class Mean:
     members: np.ndarray
 
 
-def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
+def mean_of_starts(fit: Prepared, solution: Solution, row: int, alone: LeftOut | None) -> Mean | None:
     """Return the mean of the starts of a fit if it is better than the best of them, ``row`` of the solution.
+
+    ``alone`` is what that one says of rows that are left out, where this is known.
 
     Notes
     -----
@@ -54,10 +55,8 @@ def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
     rows = _members(solution, row)
     if len(rows) < 2:
         return None
-    device = fit.problem.y.device
-    with isolated(device):
-        problem = fit.problem.models(torch.zeros(len(rows), dtype=torch.int64, device=device))
-        theta = solution.theta[torch.from_numpy(rows).to(device)]
+    with isolated(fit.problem.y.device):
+        problem, theta = fit.members(solution, rows)
         apart, together, reported = 0.0, 0.0, 0.0
         for chunk, forward in problem.forward_passes(theta, None):
             apart += float(problem.loss.value(forward.outputs, chunk.y, chunk.weights).sum(-1).mean())
@@ -70,8 +69,10 @@ def mean_of_starts(fit: Prepared, solution: Solution, row: int) -> Mean | None:
                 return None
         left_out = None
         if fit.predicts_rows:
-            left_out, alone = fit.left_out(solution, rows), fit.leave_one_out(solution, row)
-            if alone is None or float(left_out.loss) > LUCK * alone:
+            if alone is None:
+                return None
+            left_out = fit.left_out(solution, rows)
+            if float(left_out.loss) > LUCK * float(alone.loss):
                 return None
     network = problem.network
     assert isinstance(network, MLPNetwork)

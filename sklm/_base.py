@@ -202,9 +202,9 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         return self.architecture
 
     @staticmethod
-    def _sizes_in(previous: Any) -> Any:
-        """Sizes of the hidden layers of a fitted model."""
-        return getattr(previous.architecture_, "hidden_layer_sizes", (AUTO_UNITS,))
+    def _sizes_in(architecture: Architecture) -> Any:
+        """Sizes of the hidden layers of a fitted architecture."""
+        return getattr(architecture, "hidden_layer_sizes", (AUTO_UNITS,))
 
     def _own_architecture(self, n_units: float, shape: tuple[int, int, int], previous: Any = None) -> Architecture:
         """A copy of the architecture that later changes of the parameter do not reach.
@@ -214,8 +214,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         """
         if previous is None:
             return self._own_copy(self._auto_sizes(n_units, shape))
-        members = previous._members
-        return self._own_copy(self._sizes_in(previous) if members is None else members[0].hidden_layer_sizes)
+        return self._own_copy(self._sizes_in(previous._single_networks[0]))
 
     def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Sizes of the hidden layers that 'auto' means."""

@@ -52,7 +52,7 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
         return min(losses, key=lambda alpha: float(with_one_error(losses[alpha], n_held)))
 
     with isolated(device):
-        one = problem.models(torch.zeros(1, dtype=torch.int64, device=device))
+        one = problem.repeated(1)
         seen, held = one.take(folds.rows[folds.of_row > 0]), one.take(folds.rows[folds.of_row == 0])
         start = torch.from_numpy(folds.start[None]).to(device, problem.y.dtype)
 

@@ -13,7 +13,6 @@ from ._prepared import Prepared
 from ._training import Training
 from .optim import Problem, Solution
 from .optim._curvature import output_rows
-from .optim._data import samples_last
 from .optim._isolation import isolated
 from .optim._leave_one_out import LeftOut
 
@@ -62,16 +61,13 @@ class ErrorBars(Training):
         # of the mean over the outputs of half the squares
         squares = 2 * n_outputs * left_out.fitted[0].cpu().double().numpy()
         noise = squares * n_rows / (n_rows - n_effective)
-        theta = solution.theta[torch.from_numpy(rows).to(solution.theta.device)]
         with isolated(problem.y.device):
-            members = problem.models(torch.zeros(len(rows), dtype=torch.int64, device=problem.y.device))
+            members, theta = fit.members(solution, rows)
             factors = _factors(members, theta, left_out.whitener, torch.from_numpy(noise).to(theta))
         deviation = np.sqrt(noise) * fit.core["y_scale_"]
         return {
             "noise_std_": float(deviation[0]) if fit.core["_flat_output"] else deviation,
             "_posterior": {
-                "architecture": fit.core["architecture_"],
-                "theta": theta.cpu().double().numpy(),
                 "factors": factors.cpu().double().numpy(),
                 "noise": noise,
                 "loose": left_out.loose[0].cpu().numpy(),
@@ -86,7 +82,7 @@ class ErrorBars(Training):
         """Covariance of ``theta_``, (P, P); see ``LMRegressor``."""
         check_is_fitted(self)
         posterior = self._known_posterior()
-        if len(posterior["theta"]) > 1:
+        if len(posterior["factors"]) > 1:
             raise AttributeError(
                 "covariance_ is for a single network, and this one is the mean of several; set n_init=1 or "
                 "hidden_layer_sizes."
@@ -113,18 +109,16 @@ class ErrorBars(Training):
     def _standard_deviations(self, X: np.ndarray) -> np.ndarray:
         """Standard deviations (n, K) of new targets in their units, for checked raw rows X (n, F)."""
         posterior, cpu = self._known_posterior(), torch.device("cpu")
-        network = posterior["architecture"].build(self.n_features_in_, self.n_outputs_)
-        n_members, n_parameters = posterior["theta"].shape
+        architecture, members = self._single_networks
+        network = architecture.build(self.n_features_in_, self.n_outputs_)
+        n_members, n_parameters = members.shape
         size = max(1, _FLOATS // (n_members * self.n_outputs_ * (n_parameters + 1)))
         variance = np.empty((len(X), self.n_outputs_))
         with isolated(cpu), np.errstate(all="ignore"):
             network = network.to(cpu, torch.float64)
-            theta, factors = (torch.tensor(np.array(posterior[name]), device=cpu) for name in ("theta", "factors"))
+            theta, factors = (torch.tensor(np.array(part), device=cpu) for part in (members, posterior["factors"]))
             eye = torch.eye(self.n_outputs_, dtype=torch.float64, device=cpu)[None, :, :, None]
-            for start in range(0, len(X), size):
-                inputs = samples_last(
-                    (X[start : start + size] - self.x_mean_) * self.x_inverse_scale_, cpu, torch.float64
-                )
+            for place, inputs in self._scaled_blocks(X, size):
                 n = inputs.shape[-1]
                 forward = network.forward(theta, inputs)
                 rows = theta.new_empty(*theta.shape, self.n_outputs_, n)
@@ -132,7 +126,7 @@ class ErrorBars(Training):
                 white = torch.bmm(factors.mT, rows.flatten(2)).unflatten(2, (self.n_outputs_, n))
                 open_ = white.square_().sum(1).mean(0).mT.numpy()
                 among = forward.outputs.var(0, correction=0).mT.numpy()
-                variance[start : start + n] = posterior["noise"] + open_ + among
+                variance[place] = posterior["noise"] + open_ + among
         return np.sqrt(variance) * self._output_scaling().scale
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,19 +58,27 @@ class FittedNetwork:
         with isolated(cpu), np.errstate(all="ignore"):
             network = network.to(cpu, torch.float64)
             theta = torch.tensor(np.array(self.theta_)[None], dtype=torch.float64, device=cpu)
-            for start in range(0, len(X), rows):
-                block = X[start : start + rows] - self.x_mean_
-                block *= self.x_inverse_scale_
-                inputs = samples_last(block, cpu, torch.float64)
+            for place, inputs in self._scaled_blocks(X, rows):
                 outputs = network.forward(theta, inputs, derivatives=False).outputs[0]
-                result[start : start + rows] = outputs.mT.numpy() * outside.scale + outside.mean
+                result[place] = outputs.mT.numpy() * outside.scale + outside.mean
         return result
+
+    @property
+    def _single_networks(self) -> tuple[Architecture, np.ndarray]:
+        """Architecture and parameters (M, P) of the networks whose mean this is, or of the one that it is."""
+        return (self.architecture_, self.theta_[None]) if self._members is None else self._members
 
     def _going_on(self, network: Network) -> np.ndarray:
         """Parameters (M, P) that a warm start of a network goes on from: of the members, where it is like these."""
-        if self._members is not None and self._members[1].shape[1] == network.n_parameters:
-            return self._members[1]
-        return self.theta_[None]
+        theta = self._single_networks[1]
+        return theta if theta.shape[1] == network.n_parameters else self.theta_[None]
+
+    def _scaled_blocks(self, X: np.ndarray, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield ``size`` checked rows at a time, as their place and the inputs (F, n) of the network."""
+        for start in range(0, len(X), size):
+            block = X[start : start + size] - self.x_mean_
+            block *= self.x_inverse_scale_
+            yield slice(start, start + len(block)), samples_last(block, torch.device("cpu"), torch.float64)
 
     def _output_scaling(self) -> Scaling:
         return output_scaling(self._fitted_loss.target_scaling, self._stored_scalings()[1])

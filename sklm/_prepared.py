@@ -203,8 +203,7 @@ class Prepared:
         if number <= len(self.theta):
             return {}
         theta = self.draw(self.core["relevance_"], number)
-        every = torch.zeros(len(theta), dtype=torch.int64, device=self.problem.y.device)
-        return {"problem": self.problem.models(every), "theta": theta}
+        return {"problem": self.problem.repeated(len(theta)), "theta": theta}
 
     @property
     def most_starts(self) -> int:
@@ -275,17 +274,19 @@ class Prepared:
         """
         if not self.knows_rows_left_out(solution, row, rough):
             return None
-        device, value = self.problem.y.device, leave_one_out if self.predicts_rows else leave_one_out_in_rows
-        with isolated(device):
-            one = self.problem.models(torch.zeros(1, dtype=torch.int64, device=device))
-            return float(value(one, solution.theta[row : row + 1], cut=True))
+        value = leave_one_out if self.predicts_rows else leave_one_out_in_rows
+        with isolated(self.problem.y.device):
+            return float(value(*self.members(solution, np.array([row])), cut=True))
+
+    def members(self, solution: Solution, rows: np.ndarray) -> tuple[Problem, Tensor]:
+        """The problem of as many models as ``rows`` (m,) of the solution, and their parameters (m, P)."""
+        index = torch.from_numpy(rows).to(solution.theta.device)
+        return self.problem.repeated(len(rows)), solution.theta[index]
 
     def left_out(self, solution: Solution, rows: np.ndarray) -> LeftOut:
         """What rows (m,) of the solution say of samples that are left out, as the mean of their outputs."""
-        device = self.problem.y.device
-        with isolated(device):
-            problem = self.problem.models(torch.zeros(len(rows), dtype=torch.int64, device=device))
-            theta = solution.theta[torch.from_numpy(np.asarray(rows)).to(device)]
+        with isolated(self.problem.y.device):
+            problem, theta = self.members(solution, rows)
             size = self.problem.n_samples * self.problem.n_curvature * theta.shape[1]
             orthogonal = self.options.get("solver") == "qr" and size <= MOST_ORTHOGONAL
             return left_out(problem, theta, cut=True, together=len(rows) > 1, orthogonal=orthogonal)

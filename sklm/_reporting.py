@@ -25,7 +25,9 @@ class Reporting(FittedNetwork, Starting):
     def _finish(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> dict[str, Any]:
         """Fitted attributes from a row of the solution; warnings point ``stacklevel`` calls up, from the caller."""
         refuse_nonfinite(solution, row)
-        mean = mean_of_starts(fit, solution, row)
+        known = fit.knows_rows_left_out(solution, row)
+        alone = fit.left_out(solution, np.array([row])) if known else None
+        mean = mean_of_starts(fit, solution, row, alone)
         rows = np.array([row]) if mean is None else mean.rows
         if any(solution.status[member] is Status.MAX_ITER for member in rows):  # a mean is done when all members are
             solution = replace(solution, status=list(solution.status))
@@ -38,9 +40,8 @@ class Reporting(FittedNetwork, Starting):
         if mean is not None:
             fitted.update(architecture_=mean.architecture, theta_=mean.theta, loss_=mean.loss)
         fitted["_members"] = None if mean is None else (fit.core["architecture_"], mean.members)
-        known, has_bars = fit.knows_rows_left_out(solution, row), self._has_error_bars(fit, solution, row)
-        left_out = None if mean is None else mean.left_out
-        if left_out is None and (known or has_bars):
+        left_out = alone if mean is None else mean.left_out
+        if left_out is None and self._has_error_bars(fit, solution, row):
             left_out = fit.left_out(solution, rows)
         fitted["n_averaged_"], fitted["loo_score_"] = len(rows), None
         if known:

@@ -91,7 +91,7 @@ class Training(Reporting):
             raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
         if self.alpha == "cv":
             raise ValueError("partial_fit does not support alpha='cv': it sees one batch at a time. Give a number.")
-        made = self._make_architecture() if first else self._make_architecture(self._sizes_in(self))
+        made = self._make_architecture() if first else self._make_architecture(self._sizes_in(self.architecture_))
         if not first and not isinstance(made, ModuleArchitecture) and made != self.architecture_:
             raise ValueError(
                 f"The architecture was {self.architecture_} when the model was started and is {made} now; partial_fit "

@@ -359,10 +359,10 @@ def test_what_decides(monkeypatch):
 def test_a_fit_that_was_stopped_keeps_its_best_start(monkeypatch):
     original = _reporting.mean_of_starts
 
-    def stopped(fit, solution, row):
-        assert original(fit, solution, row) is not None
+    def stopped(fit, solution, row, alone):
+        assert original(fit, solution, row, alone) is not None
         solution.status[(row + 1) % 4] = Status.TIME
-        return original(fit, solution, row)
+        return original(fit, solution, row, alone)
 
     monkeypatch.setattr(_reporting, "mean_of_starts", stopped)
     model = clone(REGRESSOR).fit(X, Y)

@@ -148,7 +148,7 @@ def test_the_mean_of_several_starts_is_a_mixture():
     new = draw.uniform(-1, 1, (50, 2))
     predicted, deviation = model.predict(new, return_std=True)
     scaled, each = (new - model.x_mean_) * model.x_inverse_scale_, []
-    for theta in model._posterior["theta"]:  # weights and biases of one layer after the other
+    for theta in model._members[1]:  # weights and biases of one layer after the other
         hidden = np.tanh(scaled @ theta[:40].reshape(20, 2).T + theta[40:60])
         each.append((hidden @ theta[60:80] + theta[80]) * model.y_scale_ + model.y_mean_)
     among = np.var(each, axis=0)

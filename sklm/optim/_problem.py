@@ -200,6 +200,10 @@ class Problem:
             report_weights=self.report_weights if self.report_weights.ndim == 1 else self.report_weights[index],
         )
 
+    def repeated(self, number: int) -> Problem:
+        """The first model, ``number`` times."""
+        return self.models(torch.zeros(number, dtype=torch.int64, device=self.y.device))
+
     def reweighted(self, index: Tensor, weights: Tensor, alpha: Tensor) -> Problem:
         """The models ``index`` (b,), any number of times each, with weights (b, N) of the rows and alpha (b,)."""
         max_rows, layer_rows = _chunk_sizes("auto", self.network, self.loss, len(index), self.n_samples, self.y)

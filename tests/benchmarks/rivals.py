@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -83,46 +84,37 @@ def starts(contest, seed, watch, net, own):
         yield theta
 
 
-def sklm(**options):
-    """``LMRegressor`` without penalty, as for all others, one fit after the other."""
+def fits(estimator, goal, judge):
+    """An estimator without penalty, as for all others, one fit after the other, to ``goal(contest)``."""
 
     def run(contest, seed, watch):
         for number in count():
             watch.starts += 1
-            model = LMRegressor(
-                contest.hidden,
-                alpha=0.0,
-                random_state=1000 * seed + number,
-                target_loss=contest.target / 2,
-                max_time=max(watch.left, 1e-3),
-                **options,
-            ).fit(contest.X, contest.y)
+            model = estimator(contest.hidden, alpha=0.0, random_state=1000 * seed + number)
+            model.set_params(target_loss=goal(contest), max_time=max(watch.left, 1e-3)).fit(contest.X, contest.y)
             with watch.stopped():
-                error = np.mean((model.predict(contest.X) - contest.y) ** 2)
-            watch.see(error)
+                reached = judge(model, contest)
+            watch.see(reached)
 
     return run
+
+
+def sklm(**options):
+    """``LMRegressor``, by the mean squared error."""
+    return fits(
+        partial(LMRegressor, **options),
+        lambda contest: contest.target / 2,
+        lambda model, contest: np.mean((model.predict(contest.X) - contest.y) ** 2),
+    )
 
 
 def sklm_classes(**options):
-    """``LMClassifier`` without penalty, as for all others, one fit after the other."""
-
-    def run(contest, seed, watch):
-        for number in count():
-            watch.starts += 1
-            model = LMClassifier(
-                contest.hidden,
-                alpha=0.0,
-                random_state=1000 * seed + number,
-                target_loss=contest.target,
-                max_time=max(watch.left, 1e-3),
-                **options,
-            ).fit(contest.X, contest.y)
-            with watch.stopped():
-                loss = log_loss(contest.y, model.predict_log_proba(contest.X))
-            watch.see(loss)
-
-    return run
+    """``LMClassifier``, by the log-loss."""
+    return fits(
+        partial(LMClassifier, **options),
+        lambda contest: contest.target,
+        lambda model, contest: log_loss(contest.y, model.predict_log_proba(contest.X)),
+    )
 
 
 def log_loss(y, log_probabilities):
