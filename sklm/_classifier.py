@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import inf
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,41 +10,12 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from ._base import AUTO_UNITS, BaseLM, units_by_rows
+from ._base import BaseLM
 from ._docs import document
 from ._labels import class_factors, codes_of, counts_of_shares, encode, indicators, is_indicator_matrix, targets_of
-from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
-from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
 from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import has_partial_fit
-from ._training_set import TrainingSet
-from .architectures import MLP, Architecture, Network
-from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
-from .optim import MiniBatches
-
-#: ``tol='auto'`` of MLPs and CNNs: the log-loss of fitted rows goes on falling when that of new ones does not
-CLASSIFIER_TOL = 1e-2
-#: ``curvature='auto'``: exact up to this many multiplications of a linearisation, ...
-EXACT_WORK = 3e8
-#: ... and up to the first number where drawn columns would be fewer than so many for every parameter, or the second
-#: where they would be fewer than parameters: steps are then solved in their space, which is quick
-FEW_ROWS_WORK, FEWER_ROWS_WORK, DRAWN_ROWS_PER_PARAMETER = 2e10, 2.5e9, 2
-#: ``batch_size='auto'``: mini-batches where a linearisation of all rows takes more multiplications than the first, or,
-#: with several outputs and fewer rows than parameters, the second
-BATCHED_WORK, BATCHED_FEW_WORK = 4e9, 1e9
-#: ``hidden_layer_sizes='auto'`` where more than two classes are fitted in mini-batches: at most so many units, where
-#: there are no more rows a parameter than the second number
-MOST_CLASSES_UNITS, MOST_ROWS_FOR_UNITS = 100, 7
-#: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
-TWO_COLUMNS_WORK = 2e9
-#: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
-PRIOR_FACTORS = (10.0, 3.0, 1.0, 0.3, 0.1)
-#: the same with 'auto'; what is tried while columns are weighed, times that: rarely more; and the least of all that, as
-#: rows left out may all be right, with any certainty
-AUTO_FACTORS, WEIGHED_FACTORS, LEAST_FACTOR = (10.0, 3.0, 1.0, 0.3), (1.0, 0.3, 0.1), 0.1
-#: times the least of the first: tried where that one is the best, as it is where classes have sharp and clean limits
-SMALLER_FACTORS = (1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 300)
 
 
 @document(
@@ -198,12 +167,6 @@ class LMClassifier(ClassProbabilities):
     }
 
     _numeric_targets = False
-    _auto_restarts = False
-    _averaged_work = inf  # the search takes longer
-    _smaller_batches = True
-    _batch_share = 0.5  # rows of images are what costs
-    _searches_alpha = False
-    _searching_rows = MATRIX_ROWS_PER_PARAMETER  # with more there are mini-batches, and no search
 
     def __init__(
         self,
@@ -386,25 +349,6 @@ class LMClassifier(ClassProbabilities):
             )
         return targets, weights, {"classes_": np.arange(targets.shape[1]), "_kind": "multilabel"}
 
-    def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
-        return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
-
-    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
-        n_samples, n_inputs, n_outputs = shape
-        if n_outputs == 1:
-            return super()._auto_sizes(n_units, shape)
-        if n_inputs == 1 or not self._is_lm:
-            return (AUTO_UNITS,)
-        # more units memorise wrong labels where every class has outputs of its own, but for a penalty or many rows
-        few, affords = MLP((AUTO_UNITS,)).build(n_inputs, n_outputs), self._affords()
-        whole = self._batches(few, n_samples, 0) is None
-        if whole and affords is not None and affords(n_samples, few.n_parameters):
-            return (AUTO_UNITS,)
-        units = units_by_rows(n_units, MOST_CLASSES_UNITS)
-        many = MLP((units,)).build(n_inputs, n_outputs)
-        few_rows = n_samples <= MOST_ROWS_FOR_UNITS * many.n_parameters
-        return (units,) if few_rows and self._batches(many, n_samples, 0) is not None else (AUTO_UNITS,)
-
     def _strata(self, y: np.ndarray, meaning: dict[str, Any]) -> np.ndarray | None:
         return None if meaning["_kind"] == "multilabel" else meaning["classes_"][codes_of(y)]
 
@@ -414,148 +358,6 @@ class LMClassifier(ClassProbabilities):
                 f"warm_start needs the classes of the last fit, {previous.classes_.tolist()!r}; y holds "
                 f"{meaning['classes_'].tolist()!r}."
             )
-
-    def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
-        several = meaning["_kind"] == "multiclass"
-        loss: Loss
-        if self.loss != "log_loss":
-            changed = {
-                "label_smoothing": self.label_smoothing != 0,
-                "curvature": self.curvature != "auto",
-                "curvature_samples": self.curvature_samples != "auto",
-            }
-            ignored = [name for name, differs in changed.items() if differs]
-            if ignored:
-                raise ValueError(f"{' and '.join(ignored)} would be ignored with loss={self.loss!r}; use 'log_loss'.")
-            return SquaredError()
-        elif several:
-            curvature = self._curvature(network, n_rows) if self.curvature == "auto" else self.curvature
-            if self.curvature_samples != "auto":
-                self._check_samples(network.n_outputs)
-            if curvature == "sampled" and self._solver_name() == "qr":
-                raise ValueError(
-                    "curvature='sampled' cannot be used with solver='qr'; use 'cholesky', 'eigh' or 'exact'."
-                )
-            loss = SoftmaxCrossEntropy(self.label_smoothing, curvature, self._n_drawn(network, n_rows))
-        elif self.curvature in ("sampled", "fisher"):
-            raise ValueError(
-                f"curvature={self.curvature!r} is for more than two classes; the exact curvature of two, or of "
-                "several labels a row, costs no more. Use 'auto' or 'exact'."
-            )
-        elif self.curvature_samples != "auto":
-            raise ValueError(
-                f"curvature_samples={self.curvature_samples} would be ignored: it is for more than two classes and one "
-                "label a row. Leave it at 'auto'."
-            )
-        else:
-            loss = LogisticLoss(self.label_smoothing)
-        loss.validate()
-        return loss
-
-    def _check_samples(self, n_classes: int) -> None:
-        if self.curvature in ("exact", "fisher"):
-            raise ValueError(
-                f"curvature_samples={self.curvature_samples} would be ignored with curvature={self.curvature!r}; use "
-                "'auto' or 'sampled', or leave curvature_samples='auto'."
-            )
-        if int(self.curvature_samples) > n_classes:
-            raise ValueError(
-                f"curvature_samples={self.curvature_samples} are more columns than the exact curvature of {n_classes} "
-                "classes has; use curvature='exact'."
-            )
-
-    def _auto_tol(self, architecture: Architecture) -> float:
-        return max(architecture.tol, CLASSIFIER_TOL) if architecture.standardize else architecture.tol
-
-    def _penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
-        if not isinstance(self.alpha, str):
-            return float(self.alpha)
-        return self._prior_penalty(data, meaning)
-
-    def _prior_penalty(self, data: TrainingSet, meaning: dict[str, Any]) -> float:
-        """Penalty of coefficients of deviation one beforehand."""
-        # the loss of several labels is their mean
-        return 1 / (float(data.weights.sum()) * (data.y.shape[1] if meaning["_kind"] == "multilabel" else 1))
-
-    def _may_search(self, architecture: Architecture, data: TrainingSet) -> bool:
-        """Whether ``alpha='auto'`` means a search, were there time for it."""
-        # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
-        suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
-        plain = self._is_lm and self.target_loss is None and self._selection() is None
-        return suits and plain and not self._asks_to_hold_out and not data.is_large
-
-    def _folds(
-        self,
-        architecture: Architecture,
-        network: Network,
-        loss: Loss,
-        data: TrainingSet,
-        batches: MiniBatches | None,
-        start: np.ndarray,
-        seed: int,
-        meaning: dict[str, Any],
-    ) -> Folds | None:
-        if self.alpha == "cv":
-            return super()._folds(architecture, network, loss, data, batches, start, seed, meaning)
-        if not self._may_search(architecture, data):
-            return None
-        n_columns = loss.curvature_columns(network.n_outputs)
-        rows, n_parameters = len(data.X) * n_columns, network.n_parameters
-        if batches is None and can_search_classes(rows, n_parameters):
-            folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
-        elif can_climb(len(data.X), rows, n_parameters, batches):
-            folds = for_climbing(np.asarray(data.X), start, batches, LEAST_DUAL_BATCHES, seed, data.strata)
-        else:
-            return None
-        # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
-        if folds is None or folds.twins:
-            return None
-        prior = self._prior_of(folds, data, meaning)
-        if folds.climbs:
-            return replace(folds, alphas=np.array([prior]))
-        alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR
-        return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least, smaller=SMALLER_FACTORS)
-
-    def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
-        # one confident error may outweigh a fold: all rows have to be left out once
-        alphas = self._prior_of(folds, data, meaning) * np.array(PRIOR_FACTORS)
-        return replace(folds, n_held_out=int(folds.of_row.max()) + 1, alphas=alphas, smaller=SMALLER_FACTORS)
-
-    def _prior_of(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> float:
-        """The penalty of coefficients of deviation one for the rows of folds: what these take the place of counts."""
-        return self._prior_penalty(data, meaning) * len(data.X) / len(folds.rows)
-
-    def _most_work(self, network: Network, n_samples: int) -> float:
-        few = network.n_outputs > 1 and n_samples < network.n_parameters
-        return BATCHED_FEW_WORK if few else BATCHED_WORK
-
-    def _columns(self, network: Network) -> int:
-        if self.loss != "log_loss" or self.curvature == "exact" or network.n_outputs == 1:
-            return network.n_outputs
-        return 1 if self.curvature_samples == "auto" else min(int(self.curvature_samples), network.n_outputs)
-
-    def _n_drawn(self, network: Network, n_rows: int) -> int:
-        """Columns that are drawn a row, if any: two where one would make too few, and all many more."""
-        if self.curvature_samples != "auto":
-            return int(self.curvature_samples)
-        long = self._exact_work(network, n_rows) > TWO_COLUMNS_WORK and network.n_outputs >= 4
-        few = network.n_parameters <= n_rows < DRAWN_ROWS_PER_PARAMETER * network.n_parameters
-        return 2 if long and few else 1
-
-    def _exact_work(self, network: Network, n_rows: int) -> float:
-        """Multiplications of a linearisation with the exact curvature."""
-        return n_rows * network.n_outputs * network.n_parameters**2
-
-    def _curvature(self, network: Network, n_rows: int) -> str:
-        """Exact where that is cheap, or where drawn columns would be too few for the number of parameters."""
-        work = self._exact_work(network, n_rows)
-        if self._solver_name() == "qr":  # cannot take a gradient beside its rows
-            return "exact"
-        drawn, n_parameters = n_rows * self._n_drawn(network, n_rows), network.n_parameters
-        most = EXACT_WORK
-        if drawn < DRAWN_ROWS_PER_PARAMETER * n_parameters:
-            most = FEW_ROWS_WORK if drawn >= n_parameters else FEWER_ROWS_WORK
-        return "exact" if work <= most else "sampled"
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ._choosing import AUTO_WORK
 from ._penalty import ENOUGH_ROWS, linearisation
 from ._prepared import NO_PENALTY, Prepared, is_hopeless, ratio_of_losses
-from ._solving import AUTO_WORK
 from .optim import Solution, Status, Stopping
 from .optim._status import FINAL
 

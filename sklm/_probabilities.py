@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from ._training import Training
+from ._class_rules import ClassRules
 
 
-class ClassProbabilities(ClassifierMixin, Training):
+class ClassProbabilities(ClassifierMixin, ClassRules):
     """Probabilities, and the labels that follow from them; ``_kind`` says what the targets were."""
 
     _kind: str

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from ._arrays import Scaling
 from ._averaging import mean_of_starts
 from ._fitted import FittedNetwork
 from ._prepared import Prepared
-from ._solving import refuse_nonfinite
 from ._starting import Starting
 from .architectures import Architecture
 from .losses import Loss
-from .optim import Problem, Solution, Status
+from .optim import Problem, Solution, Status, Stopping
 from .optim._leave_one_out import LeftOut
+
+#: ends by themselves at which a ``target_loss`` may not have been reached
+FELL_SHORT = (Status.GRADIENT, Status.STEP, Status.DECREASE, Status.DAMPING, Status.VALIDATION)
 
 
 class Reporting(FittedNetwork, Starting):
@@ -101,6 +105,48 @@ class Reporting(FittedNetwork, Starting):
             "damping_": damping if damped else None,
         }
 
+    def _warn(self, solution: Solution, row: int, stopping: Stopping, stacklevel: int) -> None:
+        """Warn of what the user should know; ``stacklevel`` is that of a warning in the calling function."""
+        stacklevel += 1
+        if Status.INTERRUPTED in solution.status:
+            early = " It comes from the search for alpha, before the fit itself." if solution.n_iter[row] == 0 else ""
+            warnings.warn(
+                f"Training interrupted by the user; the best model so far is kept.{early}",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+        elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
+            warnings.warn(
+                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is "
+                "kept. Try other starting values or scales of the parameters.",
+                ConvergenceWarning,
+                stacklevel=stacklevel,
+            )
+        elif solution.status[row] is Status.DIVERGED:
+            warnings.warn(
+                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is kept. "
+                "Lower the learning rate of the optimizer.",
+                ConvergenceWarning,
+                stacklevel=stacklevel,
+            )
+        elif stopping.target_loss >= 0 and solution.status[row] in FELL_SHORT:
+            warnings.warn(
+                f"{type(self).__name__} did not reach target_loss={self.target_loss:g}: {solution.status[row].message} "
+                f"The loss is {solution.loss[row]:.3g}. Try a larger n_init, more hidden units, or a lower tol.",
+                ConvergenceWarning,
+                stacklevel=stacklevel,
+            )
+        elif solution.status[row] is Status.MAX_ITER:
+            tol = stopping.tol
+            warnings.warn(
+                f"{type(self).__name__} reached max_iter={self.max_iter} before it converged, which is when the "
+                f"objective falls by less than tol={tol:g}, relative, in {stopping.n_iter_no_change} accepted steps or "
+                "epochs. The best model so far is kept. If it is good enough, raise tol; if the training loss "
+                "should be lower, raise max_iter; for noisy data raise alpha above alpha_ or set early_stopping=True.",
+                ConvergenceWarning,
+                stacklevel=stacklevel,
+            )
+
     def _is_as_good_as_exact(self, solution: Solution, row: int, fit: Prepared) -> bool:
         """Whether R^2 is one to ten digits: nobody need be told that it could be still nearer."""
         return fit.problem.loss.is_squared and float(self._as_scores(-solution.score[row], fit.problem)) > 1 - 1e-10
@@ -119,3 +165,18 @@ def _spread(problem: Problem) -> float:
     """Weighted variance of the targets, summed over outputs."""
     mean = (problem.y * problem.weights).sum(-1, keepdim=True)
     return float(((problem.y - mean).square() * problem.weights).sum())
+
+
+def refuse_nonfinite(solution: Solution, row: int) -> None:
+    """Raise ValueError if the objective, or its derivative, was not finite at the start."""
+    status = solution.status[row]
+    if status is Status.NONFINITE:
+        raise ValueError(
+            "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
+            "training rows. Check the module's starting values, or choose other ones."
+        )
+    if status is Status.DERIVATIVE and not solution.moved[row]:
+        raise ValueError(
+            "The derivatives of the network are NaN or infinite on the training rows at the starting values, although "
+            "its output is finite. Look for functions such as sqrt or a fractional power at zero."
+        )

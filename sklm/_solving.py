@@ -10,23 +10,16 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._alpha_search import choose_alphas
 from ._arrays import Scaling
-from ._base import AUTO_STARTS, DTYPES, LONG_STARTS
-from ._mini_batches import MiniBatching
+from ._base import DTYPES
+from ._choosing import Choosing
 from ._penalty import (
-    ENOUGH_ROWS,
-    LEAST_COLUMNS,
-    SEARCH_WORK,
     Folds,
-    can_search,
     linearisation,
-    make_folds,
-    searched_rows,
 )
 from ._prepared import Prepared
 from ._training_set import TrainingSet
@@ -34,15 +27,11 @@ from ._verbose import IterationLines, ProgressLine, SearchLine, say
 from .architectures import Architecture, Network
 from .losses import Loss
 from .optim import (
-    Growth,
-    Mask,
-    MiniBatches,
     Problem,
     Progress,
     SearchInterrupted,
     Solution,
     Status,
-    Stopping,
     StreamedRows,
     TensorRows,
     make_problem,
@@ -51,32 +40,16 @@ from .optim._data import samples_last
 from .optim._memory import available_bytes, human
 from .optim._minimize import resolve_solver
 
-#: ``n_init='auto'``: several starts where one linearisation of one of them takes at most so many multiplications
-AUTO_WORK = 5e7
-#: where the search for a penalty finds no noise, up to the second number of starts, and up to the first one over the
-#: root of those multiplications: the fewer they are, the less a batch costs; further starts race, see ``RACE``
-NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
-#: of fits of classes for which fewer folds are left out than these, a start takes much of the time of the search
-FOLDS_OF_QUICK_FITS = 3
 #: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
 #: fit ends at (W / the second)^2 of the loss of zero outputs, but at no more than the third
 LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
-
-
 #: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision); for so many parameters
 #: and more somebody looks whether there is room for these
 VECTORS, MANY_PARAMETERS = 32, 1_000_000
-#: ends by themselves at which a ``target_loss`` may not have been reached
-FELL_SHORT = (Status.GRADIENT, Status.STEP, Status.DECREASE, Status.DAMPING, Status.VALIDATION)
 
 
-class Solving(MiniBatching):
+class Solving(Choosing):
     """Builds problems, runs the engine on all starts and reports how it went."""
-
-    #: whether ``n_init='auto'`` may mean several starts, of which the best is kept
-    _auto_restarts = True
-    #: ... and several, the mean of which may be kept: up to so many multiplications of a linearisation
-    _averaged_work = 1e8
 
     def _problem(
         self,
@@ -184,99 +157,6 @@ class Solving(MiniBatching):
             )
         return max(1, int(free // max(need, 1)))
 
-    def _growth(self, network: Network, n_samples: int, seed: int) -> Growth | None:
-        if not self._grows(network, n_samples):
-            return None
-        return Growth(seed, finalists=1 if self.n_init == "auto" else None)
-
-    #: whether ``alpha='auto'`` may mean a search
-    _searches_alpha = True
-
-    @property
-    def _alpha_is_open(self) -> bool:
-        return self.alpha == "cv" or (self._searches_alpha and self.alpha == "auto")
-
-    def _folds(
-        self,
-        architecture: Architecture,
-        network: Network,
-        loss: Loss,
-        data: TrainingSet,
-        batches: MiniBatches | None,
-        start: np.ndarray,
-        seed: int,
-        meaning: dict[str, Any],
-    ) -> Folds | None:
-        """Folds to search for alpha with; None where that is not wanted, or targets are constant.
-
-        Raises
-        ------
-        ValueError
-            If it is wanted and cannot be done.
-        """
-        asked = self.alpha == "cv"
-        obstacles = {
-            "early_stopping=True, which has validation rows of its own": self._asks_to_hold_out,
-            f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
-            "mini-batches, which batch_size='auto' means for long iterations (batch_size=None takes all rows)": batches
-            is not None,
-            "an X that is read in pieces": data.is_large,
-            "a module that has no parameter but biases": not network.coefficient_mask.any(),
-        }
-        hindered = [reason for reason, present in obstacles.items() if present]
-        if hindered and asked:
-            raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
-        n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
-        rows = data.n_units * n_columns
-        suits = self._may_memorise(architecture, network, rows) and can_search(rows, n_parameters)
-        if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
-            return None
-        folds = self._divided(data, n_columns, start, seed)
-        if folds is None and asked:
-            raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
-        return folds and self._with_candidates(folds, data, meaning)
-
-    def _divided(self, data: TrainingSet, n_columns: int, start: np.ndarray, seed: int) -> Folds | None:
-        """Folds of the rows that a search takes, for ``n_columns`` curvature columns; None if all rows are equal."""
-        most = int(np.ceil(searched_rows(len(start)) / n_columns))
-        return make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
-
-    def _weighs(self, architecture: Architecture, network: Network, n_inputs: int) -> bool:
-        """Whether columns may be weighed, where a penalty is searched for."""
-        layers = architecture.restarts and network.input_weights is not None and self._scales(architecture)
-        return isinstance(self.relevance, str) and layers and n_inputs >= LEAST_COLUMNS
-
-    def _scales(self, architecture: Architecture) -> bool:
-        """Whether inputs, and targets where the loss allows it, are standardised."""
-        return bool(architecture.standardize if self.standardize == "auto" else self.standardize)
-
-    def _may_memorise(self, architecture: Architecture, network: Network, rows: float) -> bool:
-        """Whether noise is worth a guard against it: rows (times outputs) are few, and the loss has no target."""
-        few = rows < ENOUGH_ROWS * network.n_parameters
-        return architecture.restarts and self.target_loss is None and few
-
-    @property
-    def _asks_to_hold_out(self) -> bool:
-        return not isinstance(self.early_stopping, str) and bool(self.early_stopping)
-
-    def _holds_out(self, architecture: Architecture, network: Network, data: TrainingSet) -> bool:
-        """Whether 'auto' means to hold rows out: where a search for a penalty takes too long, and none is given."""
-        if not isinstance(self.early_stopping, str):
-            return False
-        rows, n_parameters = data.n_units * network.n_outputs, network.n_parameters
-        long = linearisation(rows, n_parameters) > SEARCH_WORK
-        if not (long and self.alpha == "auto" and self._is_lm and self._may_memorise(architecture, network, rows)):
-            return False
-        batches = self._batches(network, len(data.X), 0)
-        searched = batches is None and can_search(rows, n_parameters)
-        if searched or data.is_large or not np.ptp(data.y, axis=0).any():
-            return False
-        return data.obstacle_to_hold_out(self.validation_fraction, whole=True) is None
-
-    def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
-        """The folds with the penalties to try, where these are not the usual ones."""
-        return folds
-
     def _with_alpha(self, fit: Prepared, folds: Folds) -> Prepared:
         """The fit with the penalty that a search finds, and the time that is left.
 
@@ -345,47 +225,6 @@ class Solving(MiniBatching):
         solution, row = min(solutions, key=lambda pair: pair[0].rank[pair[1]])
         return solution.interrupted() if interrupted else solution, row
 
-    def _n_starts(self, architecture: Architecture, network: Network, loss: Loss, n_samples: int) -> int:
-        """Number of starts: what was asked for, or a few where a start on the first rows is cheap."""
-        if self.growing is True and self._batches(network, n_samples, 0) is not None:
-            raise ValueError("growing=True and batch_size exclude each other; leave growing='auto' or batch_size=None.")
-        if self.n_init != "auto":
-            return int(self.n_init)
-        # random parameters are no place to freeze some of them
-        several = architecture.restarts and self._auto_restarts and not isinstance(self._selection(), Mask)
-        return AUTO_STARTS if several and self._start_work(network, loss, n_samples) <= AUTO_WORK else 1
-
-    def _n_noiseless_starts(self, network: Network, loss: Loss, n_samples: int, n_starts: int) -> int:
-        """Number of starts where there turns out to be no noise, and there would be ``n_starts`` otherwise."""
-        if self.n_init != "auto" or n_starts == 1 or not self._auto_restarts:
-            return n_starts
-        work = self._start_work(network, loss, n_samples)
-        return int(np.clip(NOISELESS_WORK / np.sqrt(work), n_starts, NOISELESS_STARTS))
-
-    def _n_averaged(self, folds: Folds | None, n_starts: int, rows: float, n_parameters: int) -> int:
-        """Number of starts whose mean, a wider network, may be kept; ``rows`` counts columns of curvature."""
-        mine = self.n_init != "auto" or not isinstance(self.hidden_layer_sizes, str) or self.architecture is not None
-        if mine or folds is None or self._selection() is not None:
-            return 1
-        grows = rows >= Growth.rows_per_parameter * Growth.factor * n_parameters  # with one of the starts
-        if grows or linearisation(rows, n_parameters) > self._averaged_work:
-            return 1
-        if n_starts > 1 or self.max_time is not None:
-            return n_starts
-        return AUTO_STARTS if self._auto_restarts or folds.n_held_out >= FOLDS_OF_QUICK_FITS else LONG_STARTS
-
-    def _start_work(self, network: Network, loss: Loss, n_samples: int) -> float:
-        """Multiplications of a linearisation of the first rows."""
-        rows: float = n_samples * loss.curvature_columns(network.n_outputs)
-        if self._grows(network, n_samples):
-            rows = min(rows, Growth.rows_per_parameter * network.n_parameters)
-        return rows * network.n_parameters**2
-
-    def _grows(self, network: Network, n_samples: int) -> bool:
-        if self._make_optimizer() is not None:
-            return False
-        return self.growing is True or (self.growing == "auto" and self._batches(network, n_samples, 0) is None)
-
     # -- while and after ----------------------------------------------------------------------------------------
 
     def _printers(self) -> list[Callable[[Progress], None]]:
@@ -393,64 +232,7 @@ class Solving(MiniBatching):
             return []
         return [ProgressLine(self.max_iter, self.max_time or inf)] if self.verbose == 1 else [IterationLines()]
 
-    def _warn(self, solution: Solution, row: int, stopping: Stopping, stacklevel: int) -> None:
-        """Warn of what the user should know; ``stacklevel`` is that of a warning in the calling function."""
-        stacklevel += 1
-        if Status.INTERRUPTED in solution.status:
-            early = " It comes from the search for alpha, before the fit itself." if solution.n_iter[row] == 0 else ""
-            warnings.warn(
-                f"Training interrupted by the user; the best model so far is kept.{early}",
-                UserWarning,
-                stacklevel=stacklevel,
-            )
-        elif solution.status[row] in (Status.DERIVATIVE, Status.STALLED):
-            warnings.warn(
-                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is "
-                "kept. Try other starting values or scales of the parameters.",
-                ConvergenceWarning,
-                stacklevel=stacklevel,
-            )
-        elif solution.status[row] is Status.DIVERGED:
-            warnings.warn(
-                f"{type(self).__name__} stopped early: {solution.status[row].message} The best model so far is kept. "
-                "Lower the learning rate of the optimizer.",
-                ConvergenceWarning,
-                stacklevel=stacklevel,
-            )
-        elif stopping.target_loss >= 0 and solution.status[row] in FELL_SHORT:
-            warnings.warn(
-                f"{type(self).__name__} did not reach target_loss={self.target_loss:g}: {solution.status[row].message} "
-                f"The loss is {solution.loss[row]:.3g}. Try a larger n_init, more hidden units, or a lower tol.",
-                ConvergenceWarning,
-                stacklevel=stacklevel,
-            )
-        elif solution.status[row] is Status.MAX_ITER:
-            tol = stopping.tol
-            warnings.warn(
-                f"{type(self).__name__} reached max_iter={self.max_iter} before it converged, which is when the "
-                f"objective falls by less than tol={tol:g}, relative, in {stopping.n_iter_no_change} accepted steps or "
-                "epochs. The best model so far is kept. If it is good enough, raise tol; if the training loss "
-                "should be lower, raise max_iter; for noisy data raise alpha above alpha_ or set early_stopping=True.",
-                ConvergenceWarning,
-                stacklevel=stacklevel,
-            )
-
 
 def _free(device: torch.device) -> float:
     """Bytes that a fit may take."""
     return 0.8 * available_bytes(device)
-
-
-def refuse_nonfinite(solution: Solution, row: int) -> None:
-    """Raise ValueError if the objective, or its derivative, was not finite at the start."""
-    status = solution.status[row]
-    if status is Status.NONFINITE:
-        raise ValueError(
-            "The objective is not finite at the starting values: the network's output is NaN or infinite on the "
-            "training rows. Check the module's starting values, or choose other ones."
-        )
-    if status is Status.DERIVATIVE and not solution.moved[row]:
-        raise ValueError(
-            "The derivatives of the network are NaN or infinite on the training rows at the starting values, although "
-            "its output is finite. Look for functions such as sqrt or a fractional power at zero."
-        )

@@ -20,9 +20,8 @@ from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
-from ._reporting import Reporting
+from ._reporting import Reporting, refuse_nonfinite
 from ._sklearn import _check_sample_weight, _fit_context
-from ._solving import refuse_nonfinite
 from ._training_set import TrainingSet
 from ._verbose import described, say
 from .architectures import Architecture, MLPNetwork, ModuleArchitecture

@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklm import LMClassifier, LMGridSearchCV, fit_many
 from sklm import _alpha_search as module
-from sklm._classifier import AUTO_FACTORS, LEAST_FACTOR, PRIOR_FACTORS, SMALLER_FACTORS, WEIGHED_FACTORS
+from sklm._class_rules import AUTO_FACTORS, LEAST_FACTOR, PRIOR_FACTORS, SMALLER_FACTORS, WEIGHED_FACTORS
 from sklm._penalty import with_one_error
 from sklm.optim import SearchInterrupted, _penalty_race
 

@@ -16,9 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, _prepared, fit_many
 from sklm._base import AUTO_STARTS
+from sklm._choosing import NOISELESS_STARTS, NOISELESS_WORK
 from sklm._penalty import make_folds, searched_rows
 from sklm._prepared import Prepared
-from sklm._solving import NOISELESS_STARTS, NOISELESS_WORK
 from sklm._verbose import SearchLine
 from sklm.optim import Status, _penalty_race, levenberg_marquardt
 
@@ -260,7 +260,7 @@ def test_a_found_penalty_stays_where_rows_would_be_held_out():
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = model.fit(X, y).alpha_
-        for module in ("_solving", "_penalty"):
+        for module in ("_choosing", "_penalty"):
             patch.setattr(f"sklm.{module}.SEARCH_WORK", 1e3)
         assert found == model.fit(X, y).alpha_ > 0
         assert model.validation_scores_ is None

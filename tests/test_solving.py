@@ -166,7 +166,7 @@ def test_the_memory_of_given_batches():
 def test_auto_is_a_fit_with_the_mini_batches_it_means(monkeypatch, estimator):
     monkeypatch.setattr("sklm._mini_batches.DUAL_WORK", 1e4)
     for name in ("BATCHED_WORK", "EXACT_WORK", "FEW_ROWS_WORK", "FEWER_ROWS_WORK"):
-        monkeypatch.setattr(f"sklm._classifier.{name}", 1e4)
+        monkeypatch.setattr(f"sklm._class_rules.{name}", 1e4)
     monkeypatch.setattr("sklm._mini_batches.LEAST_BATCH", 1)
     X, y = surface(200)
     y = y if estimator is LMRegressor else np.digitize(y, np.quantile(y, [0.3, 0.6]))
@@ -233,7 +233,7 @@ def test_early_stopping_auto_is_off_without_a_need():
 
 
 def test_early_stopping_auto_does_not_memorise_noise(monkeypatch):
-    for module in ("_solving", "_penalty"):
+    for module in ("_choosing", "_penalty"):
         monkeypatch.setattr(f"sklm.{module}.SEARCH_WORK", 1e5)
     X, y = noisy_table(1300)
     truth = X[:, 0] + np.sin(3 * X[:, 1])
@@ -251,7 +251,7 @@ def test_early_stopping_auto_does_not_memorise_noise(monkeypatch):
 
 
 def test_equal_rows_are_held_out_together(monkeypatch):
-    for module in ("_solving", "_penalty"):
+    for module in ("_choosing", "_penalty"):
         monkeypatch.setattr(f"sklm.{module}.SEARCH_WORK", 1e5)
     X, y = noisy_table(300)
     model = LMRegressor(40, random_state=0, max_iter=60)
