@@ -227,7 +227,7 @@ def _by_all_rows(
     tried = [*zip(numbers, np.where(own == 0, first_one, own), strict=True)]
     tried += [(number, first_one) for number in numbers[own > first_one]]
     losses: list[dict[float, float]] = [{} for _ in fits]
-    kept, last = torch.empty(0), first_one
+    kept, last = torch.empty(0, device="cpu"), first_one
     for alpha in (*others, None):
         for first in range(0, len(tried), fits_at_once):
             left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, negligible=0.0, together=False)

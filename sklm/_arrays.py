@@ -215,7 +215,8 @@ def standard_scaling(
     Notes
     -----
     Two passes, the second on centred values divided by the largest of them, so that neither an offset of 1e8 nor
-    values of 1e-200 lose digits. A column whose range is a few units of rounding is constant.
+    values of 1e-200 lose digits. A column whose range is a few units of rounding is constant, and so is one whose
+    deviation has no finite reciprocal.
     """
     low, high = _range(array)
     constant = high / 2 - low / 2 <= 4 * np.finfo(float).eps * np.maximum(np.abs(low), np.abs(high))
@@ -227,7 +228,7 @@ def standard_scaling(
     reach[constant] = 1.0
     scale = reach * np.sqrt(_block_sum(array, share, mean, reach))
     mean[constant] = middle[constant]
-    scale[constant] = 0.0
+    scale[constant | (scale < np.finfo(float).tiny)] = 0.0
     if groups is not None:
         mean, scale = _pooled(mean, scale, groups)
         for group in np.unique(groups):

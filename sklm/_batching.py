@@ -69,6 +69,9 @@ class _Waiting:
 
 def alone(estimator: Training) -> str | None:
     """Return why an estimator is fitted on its own, as far as its parameters tell; None if they do not."""
+    owner = next(kind for kind in type(estimator).__mro__ if "fit" in vars(kind))
+    if owner.__module__.partition(".")[0] != __package__:
+        return "its class has a fit of its own"
     if getattr(estimator, "_skl_callbacks", None):
         return "callbacks are registered"
     if estimator.verbose:

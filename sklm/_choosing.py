@@ -157,12 +157,15 @@ class Choosing(MiniBatching):
         mine = self.n_init != "auto" or not isinstance(self.hidden_layer_sizes, str) or self.architecture is not None
         if mine or folds is None or self._selection() is not None:
             return 1
-        grows = rows >= Growth.rows_per_parameter * Growth.factor * n_parameters  # with one of the starts
-        if grows or linearisation(rows, n_parameters) > self._averaged_work:
+        if self._has_stages(rows, n_parameters) or linearisation(rows, n_parameters) > self._averaged_work:
             return 1
         if n_starts > 1 or self.max_time is not None:
             return n_starts
         return AUTO_STARTS if self._auto_restarts or folds.n_held_out >= FOLDS_OF_QUICK_FITS else LONG_STARTS
+
+    def _has_stages(self, rows: float, n_parameters: int) -> bool:
+        """Whether a growing fit takes fewer than all ``rows`` (times columns of curvature) at first."""
+        return rows >= Growth.rows_per_parameter * Growth.factor * n_parameters
 
     def _start_work(self, network: Network, loss: Loss, n_samples: int) -> float:
         """Multiplications of a linearisation of the first rows."""

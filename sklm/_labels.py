@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def class_factors(class_weight: dict | str, classes: np.ndarray, codes: np.ndarr
     Raises
     ------
     ValueError
-        If a label is none of the classes, or a factor negative or not finite.
+        If no label is one of the classes, or a factor negative or not finite. Where some are none, a warning.
     """
     if isinstance(class_weight, str):
         total = np.bincount(codes, weights, len(classes))
@@ -88,8 +89,14 @@ def class_factors(class_weight: dict | str, classes: np.ndarray, codes: np.ndarr
         return np.divide(total.sum(), share, out=np.zeros(len(classes)), where=share > 0)
     labels = classes.tolist()
     unknown = [label for label in class_weight if label not in labels]
-    if unknown:
+    if len(unknown) == len(class_weight) > 0:
         raise ValueError(f"class_weight names {unknown!r}, which are not among the classes {labels!r}.")
+    if unknown:  # a fold may lack a rare class
+        warnings.warn(
+            f"class_weight names {unknown!r}, which are not among the classes {labels!r}; they are ignored.",
+            UserWarning,
+            stacklevel=6,
+        )
     factors = np.array([class_weight.get(label, 1.0) for label in labels], dtype=np.float64)
     if not np.all(factors >= 0) or not np.all(np.isfinite(factors)):
         raise ValueError(f"class_weight must hold finite, non-negative numbers; got {class_weight!r}.")

@@ -60,8 +60,9 @@ def fit_many(
     Together run fits with equal parameters but ``alpha``, ``damping``, ``class_weight``, ``n_init`` and, where neither
     mini-batches nor growing shuffle the rows, ``random_state``, and with the same numbers of rows (with weight),
     columns and outputs. A batch is cut where what its steps work on leaves the processor's caches or memory. Fits with
-    ``max_time``, ``verbose``, callbacks, memory-mapped X that is read in pieces, or parameters that are objects whose
-    contents cannot be compared run one by one. A ``torch.nn.Module`` is batched where one estimator is given for all
+    ``max_time``, ``verbose``, callbacks, a class that has a ``fit`` of its own, memory-mapped X that is read in pieces,
+    or parameters that are objects whose contents cannot be compared run one by one.
+    A ``torch.nn.Module`` is batched where one estimator is given for all
     fits. Where rounding grows from step to step, as it does in mini-batches with little penalty, results differ as they
     do for another ``jacobian_max_rows``; and of several starts that find the same minimum, another one may be kept.
 

@@ -33,8 +33,9 @@ BATCHED_ROWS, LEAST_BATCHED_ROWS, ENOUGH_BATCHED_ROWS = 1.0, 5000, 20.0
 #: ... in mini-batches of so many rows at most: what is best there is so with larger ones, too, which take longer
 SEARCHED_BATCH = 500
 #: rows in one cell of this share of the range of every column are almost equal; they are many where there are fewer
-#: cells than this share of the rows
-TWINS, OWN_CELLS = 3e-4, 0.8
+#: cells than this share of the rows. Of a column whose range is more than so many times that of its middle half, which
+#: few rows stretch, so many times that count
+TWINS, OWN_CELLS, STRETCHED = 3e-4, 0.8, 5.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def for_climbing(
 def has_twins(X: np.ndarray) -> bool:
     """Whether many of the different rows X are so near to others that they say what these are."""
     low, spread = X.min(axis=0), np.ptp(X, axis=0)
+    middle = STRETCHED * np.subtract(*np.quantile(X, [0.75, 0.25], axis=0))
+    spread = np.where(middle > 0, np.minimum(spread, middle), spread)
     cells = np.floor((X - low) / (TWINS * np.where(spread > 0, spread, 1.0)))
     return len(np.unique(cells, axis=0)) < OWN_CELLS * len(X)
 

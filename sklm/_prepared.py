@@ -155,7 +155,7 @@ class Prepared:
         values[noiseless] = np.nan
         if options["stopping"].race:  # of many minima, one may well memorise noise where no row is left out
             group = torch.from_numpy(solution.group)
-            place = places(torch.arange(len(group)), group).numpy()
+            place = places(torch.arange(len(group), device=group.device), group).numpy()
             values[~noiseless & (place >= options["stopping"].spared)] = np.inf
         reached = np.array([status is Status.TARGET for status in solution.status])
         values[np.isin(solution.group, solution.group[reached])] = np.nan  # the others were stopped for it

@@ -37,7 +37,7 @@ class Reporting(FittedNetwork, Starting):
             solution = replace(solution, status=list(solution.status))
             solution.status[row] = Status.MAX_ITER
         if not (solution.status[row] is Status.MAX_ITER and self._is_as_good_as_exact(solution, row, fit)):
-            self._warn(solution, row, fit.options["stopping"], stacklevel + 1)
+            self._warn(fit, solution, row, stacklevel + 1)
         fitted = {**fit.core, "theta_": solution.theta[row].cpu().double().numpy()}
         fitted.update(alpha_=fit.alpha, alpha_scores_=fit.alpha_scores)
         fitted.update(self._report(solution, row, fit.validation))
@@ -105,11 +105,16 @@ class Reporting(FittedNetwork, Starting):
             "damping_": damping if damped else None,
         }
 
-    def _warn(self, solution: Solution, row: int, stopping: Stopping, stacklevel: int) -> None:
+    def _warn(self, fit: Prepared, solution: Solution, row: int, stacklevel: int) -> None:
         """Warn of what the user should know; ``stacklevel`` is that of a warning in the calling function."""
         stacklevel += 1
+        stopping: Stopping = fit.options["stopping"]
         if Status.INTERRUPTED in solution.status:
-            early = " It comes from the search for alpha, before the fit itself." if solution.n_iter[row] == 0 else ""
+            early = ""
+            if solution.n_iter[row] == 0 and (fit.interrupted or fit.searched is not None):
+                early = " It comes from the search for alpha, before the fit itself."
+            elif solution.n_iter[row] == 0:
+                early = " No iteration was done: it is what the fit began with."
             warnings.warn(
                 f"Training interrupted by the user; the best model so far is kept.{early}",
                 UserWarning,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
@@ -43,6 +44,9 @@ from .optim._minimize import resolve_solver
 #: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
 #: fit ends at (W / the second)^2 of the loss of zero outputs, but at no more than the third
 LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
+#: multiplications of a core in a second, and iterations of all starts that there is time for under a ``max_time``: with
+#: more starts, some begin when others are done
+WORK_PER_SECOND, STEPS_IN_TIME = 1e10, 20
 #: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision); for so many parameters
 #: and more somebody looks whether there is room for these
 VECTORS, MANY_PARAMETERS = 32, 1_000_000
@@ -198,10 +202,17 @@ class Solving(Choosing):
     def _models_at_once(self, fit: Prepared) -> int:
         return self._check_memory(fit.problem, fit.options.get("solver"), fit.problem.y.device)
 
+    def _models_in_time(self, fit: Prepared) -> int:
+        """How many starts are tried at once, so that an iteration of all takes a small part of ``max_time``."""
+        problem, stopping = fit.problem, fit.options["stopping"]
+        n_rows = problem.n_samples if fit.batches is None else fit.batches.largest
+        work = linearisation(n_rows * problem.n_curvature, problem.network.n_parameters)
+        return int(np.clip(stopping.max_time * WORK_PER_SECOND / STEPS_IN_TIME / work, 1, sys.maxsize))
+
     def _solve(self, fit: Prepared, callback: Callable[[Progress], bool | None] | None) -> tuple[Solution, int]:
         """Run the engine on all starts, as many at once as fit in memory; return a solution and its best row."""
         stopping, device = fit.options["stopping"], fit.problem.y.device
-        at_once = self._models_at_once(fit)
+        at_once = min(self._models_at_once(fit), self._models_in_time(fit))
         solutions: list[tuple[Solution, int]] = []
         began, interrupted = time.monotonic(), False
         try:

@@ -79,6 +79,9 @@ class Starting(Solving):
             now = output_scaling(loss.target_scaling, y)
             for row, fitted in enumerate(previous._going_on(network)):
                 theta[row] = network.rescale(fitted, old_x, x, before, now)
+        constant = np.flatnonzero(y.scale == 0)
+        if len(constant) and network.output_places is not None:  # weights that fade away would become denormal numbers
+            theta[:, network.output_places[constant]] = 0.0
         return theta
 
     def _check_continues(self, previous: Any, network: Network, n_inputs: int) -> None:

@@ -11,22 +11,20 @@ from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ._arrays import flatten_images, refuse_text_and_dates
-from ._base import DTYPES
 from ._callbacks import FitCallbacks, input_attributes
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
-from ._reporting import Reporting, refuse_nonfinite
 from ._sklearn import _check_sample_weight, _fit_context
+from ._streaming import Streaming, started
 from ._training_set import TrainingSet
 from ._verbose import described, say
-from .architectures import Architecture, MLPNetwork, ModuleArchitecture
-from .architectures._mean import penalties_of_members
-from .optim import Status, Stopping, levenberg_marquardt
+from .architectures import Architecture, ModuleArchitecture
+from .optim import Status
+from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
@@ -57,7 +55,7 @@ def has_partial_fit(estimator: Any) -> bool:
     return True
 
 
-class Training(Reporting):
+class Training(Streaming):
     """Fitting in the order: check, encode the targets, scale, build, solve, and only then set attributes."""
 
     @abstractmethod
@@ -219,13 +217,17 @@ class Training(Reporting):
 
         number = self._n_starts(architecture, network, loss, len(data.X))
         n_members = 1 if previous is None else len(previous._going_on(network))
-        number = n_members if n_members > 1 and self.n_init == "auto" else max(number, n_members)
+        rows = len(data.X) * loss.curvature_columns(network.n_outputs)
+        # a few rows would only take a fitted model from where it is
+        whole_rows = previous is not None and self.growing == "auto" and self._has_stages(rows, network.n_parameters)
+        keeps = n_members > 1 or whole_rows
+        number = n_members if keeps and self.n_init == "auto" else max(number, n_members)
+        whole_rows &= number == n_members
         theta = draw(relevance, number)
         prior = self._penalty(data, meaning)
         alpha, scores, folds = prior, None, None
         if isinstance(self.alpha, str) and not automatic:
             folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
-        rows = len(data.X) * loss.curvature_columns(network.n_outputs)
         if previous is None:
             n_averaged = self._n_averaged(folds, number, rows, network.n_parameters)
         else:
@@ -247,11 +249,13 @@ class Training(Reporting):
             if self._numeric_targets and loss.target_scaling == "standard" and self._scales(architecture):
                 negligible = self._negligible(architecture, problem)
                 options["stopping"] = replace(options["stopping"], negligible=negligible)
-        growth = self._growth(network, len(data.X), seed)
+        growth = None if whole_rows else self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest
         core["relevance_"] = relevance
         core["_prior"] = prior
+        # what was fitted to the end counts in full beside later batches of a stream
+        core["_stream"] = started(EARLY_STEPS * len(data.X), float(data.weights.sum()))
         whole = like is None and relevance is None and not (folds is not None and folds.climbs)
         weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
@@ -316,76 +320,6 @@ class Training(Reporting):
         if not was_late:
             return fit
         return replace(fit, options={**fit.options, "stopping": replace(fit.options["stopping"], max_time=0.0)})
-
-    def _step(self, data: TrainingSet, meaning: dict, previous: Training | None) -> dict[str, Any]:
-        """One accepted step, for ``partial_fit``."""
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        if previous is None:
-            architecture = self._own_architecture(data.n_units, data.shape)
-            network = self._built(architecture, data)
-            self._check_penalty(network)
-            loss = self._make_loss(network, len(data.X), meaning)
-            x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
-            relevance = self._given_relevance(network, data.X.shape[1], None)
-            x = x.times(relevance)
-            theta = self._random_starts(architecture, network, data, x, seed, 1)
-            damping = self.damping
-        else:
-            architecture = previous.architecture_
-            network = self._built(architecture, data)
-            loss = self._make_loss(network, len(data.X), meaning)
-            x, y = previous._stored_scalings()
-            relevance = previous.relevance_
-            theta, damping = previous.theta_[None], previous.damping_
-        device = self._make_device(data.y.size * network.n_parameters**2)
-        alpha = self._penalty(data, meaning)
-        if previous is not None and self._alpha_is_open:
-            alpha = previous.alpha_
-        options = self._options(architecture, False)
-        options["damping"] = damping
-        with isolated(device):
-            problem = self._problem(network, loss, data, x, y, 1, device, alpha)
-            n_averaged = 1 if previous is None else previous.n_averaged_
-            if n_averaged > 1:
-                assert isinstance(network, MLPNetwork)
-                factors = torch.from_numpy(penalties_of_members(network, n_averaged)).to(problem.penalty_mask)
-                problem = replace(problem, penalty_mask=problem.penalty_mask * factors)
-            options = self._suited(problem, options, device)
-            self._check_memory(problem, options["solver"], device)
-            options["stopping"] = Stopping(max_iter=10, tol=0.0)
-            start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
-            solution = levenberg_marquardt(
-                problem,
-                start,
-                callback=lambda progress: not torch.equal(progress.state.theta, start),
-                seed=seed + (0 if previous is None else previous.n_iter_),
-                **options,
-            )
-        refuse_nonfinite(solution, 0)
-        fitted = {**self._core(architecture, loss, x, y, meaning), "relevance_": relevance}
-        fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
-        fitted.update(
-            self._report(solution, 0, None),
-            loo_score_=None,
-            alpha_=alpha,
-            alpha_scores_=None,
-            n_averaged_=n_averaged,
-            _members=None,
-        )
-        fitted.update(self._no_error_bars("partial_fit has seen a batch of rows"))
-        moved = bool(solution.moved[0])
-        if not moved:  # one hopeless batch is no reason to distrust the next ones
-            fitted["damping_"] = float(damping)
-        fitted["status_"], fitted["converged_"] = ("one_step" if moved else "no_step"), False
-        fitted["message_"] = "One step was taken." if moved else "No step lowered the objective of the batch."
-        if previous is not None:
-            fitted["n_iter_"] = previous.n_iter_ + 1
-            for name in ("loss_curve_", "damping_curve_"):
-                fitted[name] = np.append(getattr(previous, name), fitted[name][-1:])
-        else:
-            fitted["n_iter_"] = 1
-            fitted.update({name: fitted[name][-1:] for name in ("loss_curve_", "damping_curve_")})
-        return fitted
 
     # -- pieces of fit ------------------------------------------------------------------------------------------
 

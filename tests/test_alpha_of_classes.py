@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklm import LMClassifier, LMGridSearchCV, fit_many
 from sklm import _alpha_search as module
 from sklm._class_rules import AUTO_FACTORS, LEAST_FACTOR, PRIOR_FACTORS, SMALLER_FACTORS, WEIGHED_FACTORS
-from sklm._penalty import with_one_error
+from sklm._penalty import has_twins, with_one_error
 from sklm.optim import SearchInterrupted, _penalty_race
 
 from .interrupts import interrupted_from
@@ -196,6 +196,16 @@ def test_rows_that_are_nearly_equal_say_nothing_of_new_ones():
     X, y = overlapping(60)
     model = small().fit(np.r_[X, X + 1e-9], np.r_[y, y])
     assert (model.alpha_, model.alpha_scores_) == (1 / 120, None)
+
+
+def test_rows_of_columns_over_decades_are_not_nearly_equal():
+    X, y = overlapping(120)
+    assert not has_twins(np.exp(4 * X))
+    assert small().fit(np.exp(4 * X), y).alpha_scores_ is not None
+    assert has_twins(np.exp(4 * np.r_[X, X + 1e-9]))
+    zero = np.where(np.arange(120) % 5, 0.0, 1.0)[:, None]  # a middle half without spread
+    assert not has_twins(np.hstack([zero, X]))
+    assert has_twins(np.hstack([np.r_[zero, zero], np.r_[X, X + 1e-9]]))
 
 
 def test_a_class_of_one_row_is_fitted():

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 import sklm._solving
-import sklm._training
+import sklm._streaming
 import sklm._training_set
 from sklm import MLP, LMRegressor
 from sklm.optim import GainRatio, Geodesic, levenberg_marquardt
@@ -343,15 +343,16 @@ def test_what_fits_into_no_memory_is_solved_by_products(method, monkeypatch):
         seen.append((options["solver"], options["acceleration"]))
         return levenberg_marquardt(*given, **options)
 
-    for module in (sklm._prepared, sklm._training):
+    for module in (sklm._prepared, sklm._streaming):
         monkeypatch.setattr(module, "levenberg_marquardt", watched)
     large = {"hidden_layer_sizes": (40, 40), "max_iter": 1, "growing": False}
     for free, options in ((10**10, {}), (10**7, {}), (10**7, {"acceleration": "geodesic"})):
         for module in (sklm._solving, sklm._training_set):
             monkeypatch.setattr(module, "available_bytes", lambda device, free=free: free)
         getattr(small(**large, **options), method)(X, y)
-    assert [solver for solver, _ in seen] == ["auto", "cg", "cg"]
-    assert [[type(rule) for rule in rules] for _, rules in seen] == [[Geodesic], [], [Geodesic]]
+    streams = method == "partial_fit"  # of batches with fewer rows than it remembers
+    assert [solver for solver, _ in seen] == ["dual" if streams else "auto", "cg", "cg"]
+    assert [[type(rule) for rule in rules] for _, rules in seen] == [[] if streams else [Geodesic], [], [Geodesic]]
 
 
 @ignore_max_iter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,10 @@ class MiniBatches:
         """Rows of the largest batch."""
         return -(-self.n_samples // self.n_batches)
 
+    #: what was averaged before the first batch, and the least damping; None for nothing, and for the first damping
+    average: Any = None
+    least_damping: float | None = None
+
     def rate(self, step: int) -> float:
         """Weight of step number ``step`` (from 1) against all earlier ones; 1 without memory."""
         if self.memory is None:
@@ -66,3 +71,48 @@ class MiniBatches:
             order = self._rng.permutation(self.n_samples)
             for number, index in enumerate(np.array_split(order, self.n_batches)):
                 yield index, number == self.n_batches - 1
+
+
+class Stream(MiniBatches):
+    """Rows that are one batch of a stream: a step on them goes as far as they count beside those before.
+
+    Parameters
+    ----------
+    n_samples : int
+        All are in the batch.
+    memory : int
+        Rows over which the Gauss-Newton matrix is averaged.
+    seen : float
+        Rows of all batches before.
+    n_parameters : int
+    damping : float
+        A prior that is seen once, as if with P rows.
+    average : system or None
+        The matrix of the batches before.
+
+    Attributes
+    ----------
+    latest : system or None
+        The matrix with this batch, once a step was accepted.
+
+    Notes
+    -----
+    The rate is ``n / max(P, min(M, (seen + 6 n) / 6))``, and 1 at most: that of :class:`MiniBatches` where batches are
+    equal and have at least as many rows as there are parameters. Fewer rows never make a full step, which would fit
+    them and forget the others. For a linear model that is recursive least squares.
+    """
+
+    def __init__(self, n_samples: int, memory: int, seen: float, n_parameters: int, damping: float, average: Any):
+        super().__init__(n_samples, n_samples, 0, memory)
+        early = seen / EARLY_STEPS + n_samples
+        counted = max(float(n_parameters), min(float(memory), early))
+        self.share = min(1.0, n_samples / counted)
+        self.least_damping = damping * min(1.0, counted / (seen + n_samples)) * max(1.0, n_parameters / n_samples)
+        self.average = average
+        self.latest = average
+
+    def rate(self, step: int) -> float:
+        return self.share
+
+    def iterate_rate(self, step: int) -> float:
+        return 1.0

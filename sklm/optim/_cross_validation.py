@@ -23,6 +23,9 @@ BEHIND, IMPROVING = 1.5, 0.9
 #: where no more than this of the loss of zero outputs is left on the rows left out, there may be no noise at all; a fit
 #: without penalty must then be so many times better to be chosen
 NOISELESS, CLEARLY = 1e-2, 2.0
+#: with noise, none at all is chosen only where its loss is at most so many times that of the best penalty: models of
+#: the race are on the way, and without a penalty go on to memorise
+LESS = 0.8
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -185,8 +188,12 @@ def _decide(
     best = (race.scores if judge is None else judge(race.scores)).argmin(axis=1)
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
     hopeless = ~np.isfinite(race.scores).any(axis=1)
-    best[hopeless] = last
     little = race.scores.min(axis=1) <= NOISELESS * null_loss
+    if last > 0:
+        positive = race.scores[:, :last].min(axis=1)
+        tied = to_none & ~little & (best == last) & ~(race.scores[:, last] < LESS * positive)
+        best = np.where(tied, race.scores[:, :last].argmin(axis=1), best)
+    best[hopeless] = last
     unsure = to_none & little & (best < last) & ~hopeless
     left = stopping.max_iter - until
     if settle and unsure.any() and left > 0:

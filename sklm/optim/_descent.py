@@ -169,16 +169,16 @@ class _Descent(Loop):
         return self._at(state, move.theta, move.memory, point), _Work(point, move.reasons)
 
     def _epoch(self, epochs: Iterator, state: State, work: _Work) -> tuple[State, _Work]:
-        theta, memory, reasons = state.theta, state.memory, []
-        for index, ends_epoch in epochs:
-            problem = self.problem.take(index, unbiased=True)
-            move = self.optimizer.step(problem, theta, None, memory, self.stopping)
-            theta, memory = move.theta, move.memory
-            reasons += move.reasons
-            if ends_epoch or self._is_late():
-                break
-        point = self.problem.evaluate(theta, keep=False)
-        return self._at(state, theta, memory, point), _Work(None, reasons)
+        return super()._epoch(epochs, state, _Work(None))  # reasons are those of the epoch
+
+    def _on_batch(self, index: np.ndarray, state: State, work: _Work) -> tuple[State, _Work]:
+        problem = self.problem.take(index, unbiased=True)
+        move = self.optimizer.step(problem, state.theta, None, state.memory, self.stopping)
+        return evolve(state, theta=move.theta, memory=move.memory), _Work(None, work.reasons + move.reasons)
+
+    def _after_epoch(self, state: State, work: _Work) -> tuple[State, _Work]:
+        point = self.problem.evaluate(state.theta, keep=False)
+        return self._at(state, state.theta, state.memory, point), work
 
     def _at(self, state: State, theta: Tensor, memory: dict, point: Evaluation) -> State:
         # NaN in the history is an iteration that was not done

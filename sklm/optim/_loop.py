@@ -61,6 +61,7 @@ class Loop(ABC):
         iteration, history = 0, History()
         self.ends = time.monotonic() + self.stopping.max_time
         self.validated: tuple[Any, Any] = None, None
+        self.interrupted = False
         epochs = iter(self.batches) if self.batches is not None else None
         state, work = self._start(theta, done)
         latest = int(done.max())
@@ -72,6 +73,8 @@ class Loop(ABC):
                 state, work, curves = self._advance(epochs, state, work, iteration + latest + 1)
                 history.append(state.model, **curves)
                 iteration += 1
+                if self.interrupted:
+                    raise KeyboardInterrupt
                 if self._is_late():
                     state = replace(state, status=_mark(state.status, Status.TIME))
                 if self._looks(iteration, iteration + latest):
@@ -107,9 +110,24 @@ class Loop(ABC):
     def _iterate(self, problem: Problem, state: State, work: Any) -> tuple[State, Any]:
         """One step of every model on the rows of ``problem``, with the objective there."""
 
-    @abstractmethod
     def _epoch(self, epochs: Iterator, state: State, work: Any) -> tuple[State, Any]:
-        """One pass over all mini-batches, then the objective on all rows."""
+        """One pass over all mini-batches, or until time is over or the user ends it; then the objective on all rows."""
+        try:
+            for index, ends_epoch in epochs:
+                state, work = self._on_batch(index, state, work)
+                if ends_epoch or self._is_late():
+                    break
+        except KeyboardInterrupt:
+            self.interrupted = True
+        return self._after_epoch(state, work)
+
+    @abstractmethod
+    def _on_batch(self, index: np.ndarray, state: State, work: Any) -> tuple[State, Any]:
+        """One step of every model on the rows ``index``."""
+
+    @abstractmethod
+    def _after_epoch(self, state: State, work: Any) -> tuple[State, Any]:
+        """The objective on all rows."""
 
     def _reasons(self, state: State, work: Any, progress: Choice) -> list[tuple[Tensor, Status]]:
         """Return the optimizer's own reasons to stop: masks (b,), the most telling first."""

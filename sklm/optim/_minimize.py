@@ -14,7 +14,7 @@ from . import _graph
 from ._acceleration import Acceleration, make_accelerations
 from ._acceptance import Acceptance
 from ._batch import Choice, evolve, scatter, select, where
-from ._batches import MiniBatches
+from ._batches import MiniBatches, Stream
 from ._curvature import Workspace, linearise
 from ._damping import DampingStrategy, GainRatio, Trial
 from ._data import TensorRows
@@ -192,10 +192,16 @@ class _Loop(Loop):
         damping = torch.as_tensor(self.damping, dtype=theta.dtype, device=theta.device).expand(len(theta)).clone()
         # where batches are averaged, the damping is a prior that only difficulties raise; it fades
         least = damping if self.averages else torch.full_like(damping, self.stopping.min_damping)
+        average = None
+        if self.batches is not None:
+            average = self.batches.average
+            if self.batches.least_damping is not None:
+                least = torch.full_like(damping, self.batches.least_damping)
         state = self._state(theta, point, done, damping, least, self.strategy.start(damping))
         previous = torch.zeros_like(theta) if self.rules.looks_back else None
         state = replace(state, previous=previous, rules=self.rules.start(theta, point.objective))
-        return state, Work(forwards=point.forwards, stale=torch.ones_like(state.status, dtype=torch.bool))
+        stale = torch.ones_like(state.status, dtype=torch.bool)
+        return state, Work(forwards=point.forwards, stale=stale, average=average)
 
     def _advance(
         self, epochs: Iterator | None, state: State, work: Work, latest: int
@@ -250,20 +256,23 @@ class _Loop(Loop):
         """A smaller batch must be recorded anew: that pays when half of the models are done."""
         return self.recorded is not None and 2 * int(running.sum()) > len(running)
 
-    def _epoch(self, epochs: Iterator, state: State, work: Work) -> tuple[State, Work]:
-        """One pass over all mini-batches, then the objective on all rows."""
-        for index, ends_epoch in epochs:
-            problem = self.problem.take(index, unbiased=self.averages)
-            if self.averages and problem.loss.n_draws:
-                problem = problem.informative(state.theta, [self.seed, self.steps, 1])
-            point = problem.evaluate(state.theta)
-            state = replace(state, objective=point.objective)
-            work = Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=work.average)
-            state, work = self._iterate(problem, state, work)
-            share = self.batches.iterate_rate(self.steps) if self.batches is not None else 1.0
-            state = replace(state, mean_theta=state.mean_theta.lerp(state.theta, share) if share < 1 else state.theta)
-            if ends_epoch or self._is_late():
-                break
+    def _on_batch(self, index: np.ndarray, state: State, work: Work) -> tuple[State, Work]:
+        problem = self.problem.take(index, unbiased=self.averages)
+        if self.averages and problem.loss.n_draws:
+            problem = problem.informative(state.theta, [self.seed, self.steps, 1])
+        point = problem.evaluate(state.theta)
+        state = replace(state, objective=point.objective)
+        stream = self.batches if isinstance(self.batches, Stream) else None
+        average = work.average if stream is None else stream.average  # what is tried again counts once
+        work = Work(point.forwards, torch.ones_like(work.stale), largest=work.largest, average=average)
+        state, work = self._iterate(problem, state, work)
+        if stream is not None and bool(work.stale.all()):
+            stream.latest = work.average
+        share = self.batches.iterate_rate(self.steps) if self.batches is not None else 1.0
+        state = replace(state, mean_theta=state.mean_theta.lerp(state.theta, share) if share < 1 else state.theta)
+        return state, work
+
+    def _after_epoch(self, state: State, work: Work) -> tuple[State, Work]:
         point = self.problem.evaluate(state.mean_theta, keep=False)
         return replace(state, objective=point.objective, loss=point.loss), replace(
             work, system=None, forwards=None, spare=None, tiny=None, rows=None

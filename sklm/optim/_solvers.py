@@ -28,9 +28,15 @@ class NormalSystem:
     diagonal: Tensor
 
     def averaged(self, average: NormalSystem | None, rate: float) -> NormalSystem:
-        """Mix with what was averaged before, with the gradient as it is."""
-        if average is None or rate >= 1:
+        """Mix with what was averaged before, with the gradient as it is.
+
+        Where nothing was, the rest stands for rows that hold all parameters as much as these do in the mean.
+        """
+        if rate >= 1:
             return self
+        if average is None:
+            level = self.diagonal.mean(1, keepdim=True).expand_as(self.diagonal)
+            average = NormalSystem(torch.diag_embed(level), self.gradient, level)
         gram, diagonal = average.gram.lerp(self.gram, rate), average.diagonal.lerp(self.diagonal, rate)
         return NormalSystem(gram, self.gradient, diagonal)
 
