@@ -119,6 +119,10 @@ class RowView:
         return self.array[self.rows[index]]
 
 
+#: median distances from the median that are a standard deviation of normal numbers
+NORMAL_DISTANCES = 1.4826
+
+
 @dataclass(frozen=True)
 class Scaling:
     """``standardised = (raw - mean) * inverse``, column by column, and back.
@@ -143,11 +147,32 @@ class Scaling:
         result = np.subtract(array, self.mean, out=out)
         return np.multiply(result, self.inverse, out=result)
 
+    def by_middle(self, array: np.ndarray, weights: np.ndarray) -> Scaling:
+        """The same by medians of (N, F) and of the distances from these, where half of a column is not the same.
+
+        Of normal numbers, 1.4826 such distances are a standard deviation (Huber, Robust Statistics, 1981, section 5.1).
+        """
+        mean, scale = self.mean.copy(), self.scale.copy()
+        for column, values in enumerate(array.T):
+            middle = _median(values, weights)
+            distance = NORMAL_DISTANCES * _median(np.abs(values - middle), weights)
+            if scale[column] > 0 and distance >= np.finfo(float).tiny:
+                mean[column], scale[column] = middle, distance
+        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+        return replace(self, mean=mean, scale=scale, inverse=inverse)
+
     def times(self, factors: np.ndarray | None) -> Scaling:
         """The scaling whose standardised columns are multiplied by positive factors (F,), or by none."""
         if factors is None:
             return self
         return replace(self, scale=self.scale / factors, inverse=self.inverse * factors)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Median of values (N,) by weights (N,)."""
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(total, total[-1] / 2)]])
 
 
 def flatten_images(X: Any, architecture: Any) -> Any:

@@ -54,7 +54,7 @@ class ErrorBars(Training):
         n_effective = left_out.n_effective.mean(0).cpu().double().numpy()
         if obstacle is None and not np.all(np.isfinite(n_effective)):
             obstacle = "its derivatives are not finite"
-        if obstacle is None and np.any(n_rows - n_effective < LEAST_FREEDOM):
+        if obstacle is None and np.any(n_rows - n_effective < LEAST_FREEDOM - 1e-6):
             obstacle = f"{n_rows} rows determine {n_effective.max():.1f} parameters, which leaves too few for the noise"
         if obstacle is not None:
             return self._no_error_bars(obstacle)

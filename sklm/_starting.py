@@ -52,12 +52,24 @@ class Starting(Solving):
         if previous is not None and not architecture.standardize:
             return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
         groups = architecture.input_groups(data.X.shape[1])
-        x = standard_scaling(data.X, data.weights, groups=groups, keep_constant=keep_constant)
+        weights = data.scaling_weights
+        x = standard_scaling(data.X, weights, groups=groups, keep_constant=keep_constant)
         if loss.target_scaling == "mean":
-            return x, mean_scaling(data.y, data.weights)
+            return x, mean_scaling(data.y, weights)
         if loss.target_scaling == "standard" and self._numeric_targets:
-            return x, standard_scaling(data.y, data.weights, keep_constant=keep_constant)
+            y = standard_scaling(data.y, weights, keep_constant=keep_constant)
+            return x, y if not loss.is_robust else y.by_middle(data.y, weights)
         return x, no_scaling(data.y)
+
+    def _in_units(self, loss: Loss, data: TrainingSet, architecture: Architecture) -> Loss:
+        """A loss that was named, with its errors in units of the targets' spread, also where these are not scaled.
+
+        Of several outputs, the smallest spread counts.
+        """
+        if not loss.is_robust or not isinstance(self.loss, str) or self._scales(architecture):
+            return loss
+        spread = standard_scaling(data.y, data.scaling_weights).by_middle(data.y, data.scaling_weights).scale
+        return loss.in_units(float(spread[spread > 0].min())) if spread.any() else loss
 
     def _starts(
         self,

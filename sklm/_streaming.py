@@ -45,6 +45,7 @@ class Streaming(Reporting):
             network = self._built(architecture, data)
             self._check_penalty(network)
             loss = self._make_loss(network, len(data.X), meaning)
+            loss = self._in_units(loss, data, architecture)
             x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
             relevance = self._given_relevance(network, data.X.shape[1], None)
             x = x.times(relevance)
@@ -54,6 +55,7 @@ class Streaming(Reporting):
             architecture = previous.architecture_
             network = self._built(architecture, data)
             loss = self._make_loss(network, len(data.X), meaning)
+            loss = previous._fitted_loss if loss.is_robust and isinstance(self.loss, str) else loss
             x, y = previous._stored_scalings()
             relevance = previous.relevance_
             theta, known, damping = previous.theta_[None], previous._stream, previous.damping_

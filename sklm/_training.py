@@ -196,6 +196,7 @@ class Training(Streaming):
         if automatic or self._asks_to_hold_out:
             data, held_out = data.hold_out(self.validation_fraction, seed, whole=automatic)
         loss = self._make_loss(network, self._rows_at_once(network, len(data.X)), meaning)
+        loss = self._in_units(loss, data, architecture)
         batches = self._batches(network, len(data.X), seed)
         options = self._options(architecture, batches is not None and batches.rate(10**9) < 1)
         patience = self._patience(batches, held_out is not None)

@@ -14,6 +14,9 @@ from .architectures import Inputs
 from .optim._memory import available_bytes
 from .optim._problem import are_counts
 
+#: weights that differ by more than this do not weigh rows where columns are scaled
+MOST_UNEQUAL = 100.0
+
 
 @dataclass
 class TrainingSet:
@@ -32,6 +35,15 @@ class TrainingSet:
     def shape(self) -> tuple[int, int, int]:
         """Samples, inputs and outputs."""
         return (*self.X.shape, self.y.shape[1])
+
+    @property
+    def scaling_weights(self) -> np.ndarray:
+        """Weights (N,) for means and deviations: ones where they differ too much.
+
+        Reciprocal variances over decades would scale by a few exact rows, and put all others far outside.
+        """
+        alike = self.weights.max() <= MOST_UNEQUAL * self.weights.min()
+        return self.weights if alike else np.ones_like(self.weights)
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""

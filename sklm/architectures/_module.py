@@ -15,6 +15,10 @@ from .._parameters import Parameters
 from ._base import Architecture, Forward, Network
 from ._starts import Inputs
 
+#: parameters without derivatives that are asked for their differences, how far apart (relative to their size, or to
+#: one), and relative differences that are rounding
+MOST_IDLE, PROBE, ROUNDING = 32, 1e-3, 1e-12
+
 
 class ModuleArchitecture(Parameters, Architecture):
     """A ``torch.nn.Module`` that maps rows (n, F) to (n,) or (n, K), every row on its own.
@@ -198,6 +202,7 @@ class ModuleNetwork(Network):
                     "operations only, no `if` on values (torch.where instead) and no writing into tensors made inside "
                     f"forward (torch.stack instead). torch says: {error}"
                 ) from error
+            self._check_idle(theta, X, cotangents, out.abs().amax((0, 2, 3)) == 0)
         idle = [name for name, part in self._split(out.abs().amax((0, 2, 3))).items() if not bool(part.any())]
         if idle:
             warnings.warn(
@@ -206,6 +211,33 @@ class ModuleNetwork(Network):
                 UserWarning,
                 stacklevel=2,
             )
+
+    def _check_idle(self, theta: Tensor, X: Tensor, cotangents: Tensor, idle: Tensor) -> None:
+        """Raise ValueError if the outputs change with a parameter of those ``idle`` (P,) whose derivatives are zero.
+
+        At the point itself a derivative may well be zero, so neighbours are asked, too.
+        """
+        out = torch.empty((1, self.n_parameters, 1, X.shape[-1]), dtype=theta.dtype, device="cpu")
+        for number in idle.nonzero().flatten()[:MOST_IDLE].tolist():
+            sides, flat = [], True
+            for sign in (-1, 1):
+                moved = theta.clone()
+                moved[0, number] += sign * PROBE * max(1.0, abs(float(theta[0, number])))
+                forward = self.forward(moved, X)
+                self.pullback(moved, X, forward, cotangents, out)
+                sides.append(forward.outputs)
+                flat &= not bool(out[0, number].any())
+            change = (sides[1] - sides[0]).abs().max()
+            if flat and bool(change > ROUNDING * sides[0].abs().max()):
+                places = zip(self.names, np.cumsum([0, *self.sizes[:-1]]), self.sizes, strict=True)
+                name, first, size = next(place for place in places if place[1] <= number < place[1] + place[2])
+                shown = f"{name!r}" if size == 1 else f"number {number - first} of {name!r}"
+                raise ValueError(
+                    f"The module's output changes with its parameter {shown}, and torch gives a derivative of zero: "
+                    "forward has .item(), .detach(), float(), rounding or a comparison of the parameter, or a function "
+                    "that torch cannot differentiate (such as torch.special.bessel_j0). Write it in functions that it "
+                    "can, or set requires_grad=False to hold the parameter fixed."
+                )
 
     def _split(self, theta: Tensor) -> dict[str, Tensor]:
         parts = torch.split(theta, self.sizes)

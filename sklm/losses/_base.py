@@ -25,6 +25,8 @@ class Loss(ABC):
     #: how targets are brought to a common scale before they reach the loss: 'standard' (mean 0 and standard deviation
     #: 1), 'mean' (divided by their mean: for log links) or None
     target_scaling: str | None = "standard"
+    #: whether outliers count less than in squares: then targets are scaled by medians, which they do not move
+    is_robust = False
     #: power of the rounding error at which the loss of an exact fit ends, relative to that of zero outputs: 2 for
     #: losses that are quadratic at their minimum
     exact_power = 2
@@ -77,6 +79,10 @@ class Loss(ABC):
         factor = self.factor(outputs, y)
         columns = (factor * direction.unsqueeze(2)).sum(1, keepdim=True)
         return (factor * columns).sum(2)
+
+    def in_units(self, unit: float) -> Loss:
+        """The same loss of targets in other units: parameters with the units of the targets times ``unit``."""
+        return self
 
     def report_weights(self, output_scale: Tensor) -> Tensor:
         """Return weights (K,) that turn ``value`` (B, K) of scaled targets into units of the targets.

@@ -38,8 +38,13 @@ class Huber(SeparableLoss):
     tensor([[2.6250]])
     """
 
+    is_robust = True
+
     def __init__(self, delta: float = 1.0):
         self.delta = delta
+
+    def in_units(self, unit: float) -> Huber:
+        return Huber(self.delta * unit)
 
     def validate(self) -> None:
         check_positive(self, "delta")
@@ -81,10 +86,14 @@ class AbsoluteError(SeparableLoss):
     tensor([[3.4999]])
     """
 
+    is_robust = True
     exact_power = 1
 
     def __init__(self, smoothing: float = 1e-4):
         self.smoothing = smoothing
+
+    def in_units(self, unit: float) -> AbsoluteError:
+        return AbsoluteError(self.smoothing * unit)
 
     def validate(self) -> None:
         check_positive(self, "smoothing")
@@ -130,11 +139,15 @@ class Quantile(SeparableLoss):
     tensor([[[0.9000, 0.1000]]])
     """
 
+    is_robust = True
     exact_power = 1
 
     def __init__(self, quantile: float = 0.5, smoothing: float = 1e-4):
         self.quantile = quantile
         self.smoothing = smoothing
+
+    def in_units(self, unit: float) -> Quantile:
+        return Quantile(self.quantile, self.smoothing * unit)
 
     def validate(self) -> None:
         check_positive(self, "smoothing")

@@ -35,6 +35,10 @@ from ._threads import suited_threads
 
 Scaling = Callable[[Tensor, Tensor], Tensor]
 
+#: no step of a module's parameters is longer than so many times these, both in the scale of the damping: MINPACK's
+#: ``factor`` (Moré 1978, section 5), without which formulas run to where they are flat
+LONGEST_STEP = 100.0
+
 
 def levenberg_marquardt(
     problem: Problem,
@@ -331,6 +335,8 @@ class _Loop(Loop):
         attempt, unneeded = self.stepper.propose(problem, state, work, self.active, rate)
         point = attempt.point
         possible = Choice(attempt.ok & (point.objective < torch.inf))
+        if problem.network.uses_autograd:
+            possible = Choice(possible.mask & self._is_short(state, work, attempt.step))
         objective = point.objective if possible.all else torch.where(possible.mask, point.objective, torch.inf)
         tiniest = constant(torch.finfo(objective.dtype).tiny, objective)
         gain = (state.objective - objective) / torch.maximum(attempt.predicted, tiniest)
@@ -379,6 +385,12 @@ class _Loop(Loop):
         if before is not None and not possible.all:  # a batch that gave no finite step is not remembered
             average = possible(average, before)
         return state, evolve(work, forwards=forwards, spare=spare, stale=accept, tiny=tiny, average=average)
+
+    def _is_short(self, state: State, work: Work, step: Tensor) -> Tensor:
+        """Whether steps (B, p) are not far longer than what they start from, where that is not all zero."""
+        assert work.scale is not None
+        reach = (work.scale * self.active.restrict(state.theta).square()).sum(1)
+        return ~((work.scale * step.square()).sum(1) > LONGEST_STEP**2 * reach) | (reach == 0)
 
     def _tiny(self, state: State, step: Tensor, possible: Choice, choose: Choice) -> Tensor | None:
         """Rejected steps (B,) below the resolution of the parameters; None where all were accepted."""

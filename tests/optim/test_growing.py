@@ -36,7 +36,6 @@ def curve_of(solution, model, name="objective"):
 
 def assert_same_path(one, other):
     """Curves are the same as far down as they fall: at a minimum, rounding says how many more iterations there are."""
-    assert len(one) and len(other)
     np.testing.assert_allclose(one[-1], other[-1], rtol=1e-6)
     high = [curve[curve > 1.02 * curve[-1]] for curve in (one, other)]
     np.testing.assert_allclose(*high, rtol=1e-6)
