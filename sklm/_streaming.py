@@ -17,6 +17,7 @@ from .architectures import MLPNetwork, Network
 from .architectures._mean import penalties_of_members
 from .optim import Solution, Stopping, levenberg_marquardt
 from .optim._batches import Stream
+from .optim._curvature import mean_diagonal
 from .optim._isolation import isolated
 from .optim._solvers import NormalSystem
 
@@ -67,12 +68,10 @@ class Streaming(Reporting):
         elif previous is not None and isinstance(self.alpha, str):  # of all rows so far
             alpha = previous.alpha_ * known["weight"] / weight
         device = self._make_device(data.y.size * network.n_parameters**2)
-        stream = self._as_stream(network, len(data.X), known, device)
+        stream = self._as_stream(network, len(data.X), data.n_units, known, device)
         options = self._options(architecture, stream is not None)
-        if stream is None:
+        if stream is None or known["gram"] is not None:
             options["damping"] = damping
-        elif known["gram"] is not None:
-            options["damping"] = max(damping, float(stream.least_damping or 0.0))
         with isolated(device):
             problem = self._problem(network, loss, data, x, y, 1, device, alpha)
             if n_averaged > 1:
@@ -86,6 +85,10 @@ class Streaming(Reporting):
                 options["solver"] = "dual"
             self._check_memory(problem, options["solver"], device)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
+            if stream is not None and options["solver"] == "dual":
+                stream.spread(float(mean_diagonal(problem, start, seed + n_iter)))
+            if stream is not None:
+                options["damping"] = max(options["damping"], stream.least_damping)
             solution = levenberg_marquardt(
                 problem,
                 start,
@@ -101,7 +104,7 @@ class Streaming(Reporting):
         fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None)
         fitted.update(n_averaged_=n_averaged, _members=None)
         fitted.update(self._no_error_bars("partial_fit has seen a batch of rows"))
-        fitted["_stream"] = {**_kept(stream), "rows": known["rows"] + len(data.X), "weight": weight}
+        fitted["_stream"] = {**_kept(stream), "rows": known["rows"] + data.n_units, "weight": weight}
         fitted.update(self._as_one_step(solution, previous, fitted, damping))
         return fitted
 
@@ -118,7 +121,9 @@ class Streaming(Reporting):
             told[name] = last if previous is None else np.append(getattr(previous, name), last)
         return told
 
-    def _as_stream(self, network: Network, n_rows: int, known: dict[str, Any], device: torch.device) -> Stream | None:
+    def _as_stream(
+        self, network: Network, n_samples: int, n_rows: float, known: dict[str, Any], device: torch.device
+    ) -> Stream | None:
         """How a batch is averaged with those before it; None where it is large enough for a step of its own."""
         memory, n_parameters = self.batch_memory, network.n_parameters
         if memory == "auto":
@@ -132,7 +137,7 @@ class Streaming(Reporting):
             kept, dtype = (known["gram"], known["diagonal"]), DTYPES[self.dtype]
             gram, diagonal = (torch.tensor(part, dtype=dtype, device=device)[None] for part in kept)
             average = NormalSystem(gram, torch.zeros_like(diagonal), diagonal)
-        return Stream(n_rows, int(memory), known["rows"], n_parameters, float(self.damping), average)
+        return Stream(n_samples, n_rows, int(memory), known["rows"], n_parameters, float(self.damping), average)
 
 
 def _kept(stream: Stream | None) -> dict[str, Any]:

@@ -49,9 +49,8 @@ class MiniBatches:
         """Rows of the largest batch."""
         return -(-self.n_samples // self.n_batches)
 
-    #: what was averaged before the first batch, and the least damping; None for nothing, and for the first damping
+    #: what was averaged before the first batch
     average: Any = None
-    least_damping: float | None = None
 
     def rate(self, step: int) -> float:
         """Weight of step number ``step`` (from 1) against all earlier ones; 1 without memory."""
@@ -80,8 +79,10 @@ class Stream(MiniBatches):
     ----------
     n_samples : int
         All are in the batch.
+    n_rows : float
+        What they count for, n.
     memory : int
-        Rows over which the Gauss-Newton matrix is averaged.
+        Rows M over which the Gauss-Newton matrix is averaged.
     seen : float
         Rows of all batches before.
     n_parameters : int
@@ -97,19 +98,35 @@ class Stream(MiniBatches):
 
     Notes
     -----
-    The rate is ``n / max(P, min(M, (seen + 6 n) / 6))``, and 1 at most: that of :class:`MiniBatches` where batches are
+    The rate is ``n / max(P, min(M, seen / 6 + n))``, and 1 at most: that of :class:`MiniBatches` where batches are
     equal and have at least as many rows as there are parameters. Fewer rows never make a full step, which would fit
-    them and forget the others. For a linear model that is recursive least squares.
+    them and forget the others.
     """
 
-    def __init__(self, n_samples: int, memory: int, seen: float, n_parameters: int, damping: float, average: Any):
+    def __init__(
+        self,
+        n_samples: int,
+        n_rows: float,
+        memory: int,
+        seen: float,
+        n_parameters: int,
+        damping: float,
+        average: Any,
+    ):
         super().__init__(n_samples, n_samples, 0, memory)
-        early = seen / EARLY_STEPS + n_samples
-        counted = max(float(n_parameters), min(float(memory), early))
-        self.share = min(1.0, n_samples / counted)
-        self.least_damping = damping * min(1.0, counted / (seen + n_samples)) * max(1.0, n_parameters / n_samples)
+        counted = max(float(n_parameters), min(float(memory), seen / EARLY_STEPS + n_rows))
+        self.share = min(1.0, n_rows / counted)
+        self.least_damping: float = damping * min(1.0, counted / (seen + n_rows)) * max(1.0, n_parameters / n_rows)
         self.average = average
         self.latest = average
+
+    def spread(self, level: float) -> None:
+        """Take all rows before for a multiple ``level`` of the identity, where no matrix is kept.
+
+        ``((1 - r) level I + r gram)^-1 r gradient`` is a full step with the damping ``level (1 - r) / r``.
+        """
+        self.least_damping = max(self.least_damping, level * (1 - self.share) / self.share)
+        self.share = 1.0
 
     def rate(self, step: int) -> float:
         return self.share

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,22 @@ def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None)
     assert total is not None
     penalty = problem.penalty()
     return total if penalty is None else torch.addcmul(total, penalty, theta)
+
+
+def mean_diagonal(problem: Problem, theta: Tensor, seed: int) -> Tensor:
+    """Estimate the mean (B,) of the diagonal of the Gauss-Newton matrix at theta (B, P), without the penalty.
+
+    Notes
+    -----
+    For random signs v, the mean of ``|J^T S v|^2`` is the trace of ``J^T S S^T J`` (Hutchinson 1989, Communications in
+    Statistics 18(3), pp. 1059-1076). It takes one pass back.
+    """
+    generator, total = np.random.default_rng(seed), torch.zeros_like(theta)
+    for chunk, forward in problem.forward_passes(theta, None):
+        factor = weighted_factor(problem.loss, chunk, forward)
+        signs = torch.from_numpy(generator.choice([-1.0, 1.0], size=(factor.shape[2], chunk.X.shape[-1]))).to(factor)
+        total += problem.network.vjp(theta, chunk.X, forward, (factor * signs).sum(2))
+    return total.square().mean(1)
 
 
 def weighted_factor(loss: Loss, chunk: Chunk, forward: Forward) -> Tensor:

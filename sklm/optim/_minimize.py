@@ -199,7 +199,7 @@ class _Loop(Loop):
         average = None
         if self.batches is not None:
             average = self.batches.average
-            if self.batches.least_damping is not None:
+            if isinstance(self.batches, Stream):
                 least = torch.full_like(damping, self.batches.least_damping)
         state = self._state(theta, point, done, damping, least, self.strategy.start(damping))
         previous = torch.zeros_like(theta) if self.rules.looks_back else None
