@@ -32,7 +32,7 @@ alpha : float, 'auto' or 'cv', default='auto'
     down to 0.001 times that where the least of these is the best; where fits are long or in mini-batches, up to 30
     times that, by one fold. This takes two to 15 times as long as a fit with a number. It is just that without hidden
     layers, for CNNs and modules, with ``early_stopping``, ``target_loss`` or another loss, with twenty rows a parameter
-    in mini-batches, and in ``partial_fit``, where the rows are those of the batch: give a number there. 'cv' always
+    in mini-batches, and in ``partial_fit``, for all rows so far. 'cv' always
     leaves rows out, and more of them, and begins with 0.1 times that, too; see the user guide.
 """,
     batch="""
@@ -286,8 +286,9 @@ class LMClassifier(ClassProbabilities):
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> LMClassifier:
         """Take one Levenberg-Marquardt step on a batch of rows.
 
-        The standardisation is that of the first batch; the damping is carried over. A step that would raise the
-        objective of the batch is tried again with more damping, up to ten times.
+        The standardisation is that of the first batch. The step goes as far as the rows count beside those before (of
+        ``batch_memory``); see the user guide, "Continuing a fit". One that would raise the objective of the batch is
+        tried again with more damping, up to ten times.
 
         Parameters
         ----------

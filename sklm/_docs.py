@@ -112,7 +112,8 @@ solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     that matter most more often. None lets every batch stand alone, as does a memory below the size of a batch. 'auto'
     is eight rows a parameter, at most all, for batches of fewer than three; where P x P matrices are slow, three batches
     of fewer rows than parameters, and only the iterates are averaged (none below two rows a parameter). A number with
-    ``batch_size=None`` is an error.
+    ``batch_size=None`` is an error. In ``partial_fit``, 'auto' is eight rows a parameter for batches of fewer; None makes
+    every batch a step of its own.
 jacobian_max_rows : int, 'auto' or None, default='auto'
     Rows of the Jacobian held at once; 'auto' fits the processor's cache, None holds all. It changes memory and speed,
     not the result.

@@ -214,8 +214,9 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> LMRegressor:
         """Take one Levenberg-Marquardt step on a batch of rows.
 
-        The standardisation is that of the first batch; the damping is carried over. A step that would raise the
-        objective of the batch is tried again with more damping, up to ten times.
+        The standardisation is that of the first batch. The step goes as far as the rows count beside those before (of
+        ``batch_memory``); see the user guide, "Continuing a fit". One that would raise the objective of the batch is
+        tried again with more damping, up to ten times.
 
         Parameters
         ----------

@@ -21,8 +21,8 @@ class Huber(SeparableLoss):
     Parameters
     ----------
     delta : float, default=1.0
-        Size of the errors from which on they count linearly. In units of the targets as the network sees them: standard
-        deviations of y where the targets are standardised.
+        Size of the errors from which on they count linearly. In units of the targets as the network sees them: where
+        these are standardised, 1.4826 times the median distance of y from its median.
 
     Notes
     -----
@@ -68,8 +68,8 @@ class AbsoluteError(SeparableLoss):
     Parameters
     ----------
     smoothing : float, default=1e-4
-        Errors below this are rounded off quadratically. In units of the targets as the network sees them: standard
-        deviations of y where the targets are standardised.
+        Errors below this are rounded off quadratically. In units of the targets as the network sees them: where
+        these are standardised, 1.4826 times the median distance of y from its median.
 
     Notes
     -----
@@ -119,8 +119,8 @@ class Quantile(SeparableLoss):
     quantile : float, default=0.5
         Between 0 and 1: the share of the rows that should lie below the prediction.
     smoothing : float, default=1e-4
-        Errors below this are rounded off quadratically. In units of the targets as the network sees them: standard
-        deviations of y where the targets are standardised.
+        Errors below this are rounded off quadratically. In units of the targets as the network sees them: where
+        these are standardised, 1.4826 times the median distance of y from its median.
 
     Notes
     -----
