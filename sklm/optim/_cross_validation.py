@@ -23,6 +23,8 @@ BEHIND, IMPROVING = 1.5, 0.9
 #: where no more than this of the loss of zero outputs is left on the rows left out, there may be no noise at all; a fit
 #: without penalty must then be so many times better to be chosen
 NOISELESS, CLEARLY = 1e-2, 2.0
+#: ... and where no more than this is left, the least penalty that was tried may be too much, if it is the best
+MUCH = 0.1
 #: with noise, none at all is chosen only where its loss is at most so many times that of the best penalty: models of
 #: the race are on the way, and without a penalty go on to memorise
 LESS = 0.8
@@ -61,7 +63,8 @@ class AlphaSearch:
     noiseless : (M,) ndarray of bool
         Nearly nothing of the loss of zero outputs is left on the rows left out, and no penalty was chosen.
     doubtful : (M,) ndarray of bool
-        The same, a penalty was chosen, and the folds were not asked whether none is better (``settle=False``).
+        The same, a penalty was chosen, and the folds were not asked whether none is better (``settle=False``); or the
+        least penalty was chosen, and not much is left.
     theta_of_folds : (M, H, P) tensor
         Models with these penalties, each on the rows that one fold leaves.
     losses_of_folds : (M, H) ndarray
@@ -144,9 +147,9 @@ def cross_validate_alpha(
     -----
     All candidates go through stages of a few iterations (racing: Maron & Moore 1997, Artificial Intelligence Review 11,
     pp. 193-225). After each, the loss of every row left out is averaged over the folds, by weight, and candidates
-    well above the best one are given up. Least loss wins. There are two exceptions where the last alpha is 0. Where
+    well above the best one are given up. Least loss wins. There are three exceptions where the last alpha is 0. Where
     smaller penalties are close behind when the race ends, and still improving, the smallest of them wins: it has not
-    come to its end. Where the loss is nearly nothing beside that of zero outputs, the winner and a fit without penalty
+    come to its end. No penalty at all must otherwise be better than the best one by a fifth. Where the loss is nearly nothing beside that of zero outputs, the winner and a fit without penalty
     are trained to their ends, and the latter is chosen where its loss is, in the geometric mean of the folds, less than
     half of the winner's.
     """
@@ -168,9 +171,11 @@ def _decide(
 ) -> AlphaSearch:
     """Run the race; null_loss (M,) is the loss of zero outputs."""
     racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
+    least = race.scores  # of every candidate so far
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
     for done in range(0, until, STAGE_ITERATIONS):
         stage = replace(stopping, max_iter=min(STAGE_ITERATIONS, until - done), tol=1e-2, n_iter_no_change=5)
+        least = np.minimum(least, race.scores)
         before, (ended, complete) = race.scores, race.train(racing, stage)
         if not complete:  # some have had more time than others
             race.scores = before if np.isfinite(before).any() else race.scores
@@ -183,7 +188,7 @@ def _decide(
             break
     last = race.shape[1] - 1
     to_none = race.alphas[:, last] == 0  # else there is noise for certain
-    improving = racing & to_none[:, None] & np.isfinite(before) & (race.scores < IMPROVING * before)
+    improving = racing & to_none[:, None] & np.isfinite(before) & (race.scores < IMPROVING * least)
     smallest = last - improving[:, ::-1].argmax(axis=1)
     best = (race.scores if judge is None else judge(race.scores)).argmin(axis=1)
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
@@ -191,7 +196,7 @@ def _decide(
     little = race.scores.min(axis=1) <= NOISELESS * null_loss
     if last > 0:
         positive = race.scores[:, :last].min(axis=1)
-        tied = to_none & ~little & (best == last) & ~(race.scores[:, last] < LESS * positive)
+        tied = to_none & ~little & (best == last) & ~improving[:, last] & ~(race.scores[:, last] < LESS * positive)
         best = np.where(tied, race.scores[:, :last].argmin(axis=1), best)
     best[hopeless] = last
     unsure = to_none & little & (best < last) & ~hopeless
@@ -205,6 +210,8 @@ def _decide(
         ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
         if complete:
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
-    doubtful = unsure & (not settle)
+    # the least penalty of all may well be too much; where much is left, that is noise
+    edge = to_none & (best == last - 1) & ~little & (race.scores.min(axis=1) <= MUCH * null_loss) & ~hopeless
+    doubtful = (unsure | edge) & (not settle)
     noiseless = to_none & little & (best == last)
     return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, *race.models(best))

@@ -191,3 +191,43 @@ def test_solvers_agree(solver):
     got = search(X, y, folds, 3, alphas=ALPHAS, solver=solver)
     want = [ridge(X, y, folds, 3, alpha, np.ones(40)) for alpha in ALPHAS]
     np.testing.assert_allclose(got.scores[0], want, rtol=1e-5)
+
+
+class Scripted:
+    """A race whose scores (stages, A) are known beforehand; nothing comes to an end."""
+
+    def __init__(self, alphas, stages):
+        self.alphas, self.stages = np.array([alphas]), iter(stages)
+        self.shape, self.share = (1, len(alphas), 1), np.ones((1, 1, 1))
+        self.scores = np.full((1, len(alphas)), np.inf)
+        self.losses = self.scores[:, :, None]
+
+    def train(self, which, stopping):
+        self.scores = np.where(which, np.array([next(self.stages)]), self.scores)
+        self.losses = self.scores[:, :, None]
+        return np.zeros(self.shape[:2], dtype=bool), True
+
+    def models(self, best):
+        return torch.zeros((1, 1, 2)), np.take_along_axis(self.scores, best[:, None], 1)
+
+
+def decided(alphas, stages, null_loss=0.5, settle=False):
+    race = Scripted(alphas, [*stages, stages[-1], stages[-1], stages[-1], stages[-1]])
+    return _cross_validation._decide(race, Stopping(), np.array([null_loss]), settle, None)
+
+
+def test_what_has_only_come_back_does_not_improve():
+    stages = [(0.39, 0.397), (0.38, 0.422), (0.375, 0.432), (0.373, 0.4755), (0.373, 0.4252)]
+    assert decided((1e-3, 0.0), stages).chosen[0] == 1e-3
+    falling = [(0.39, 0.6), (0.38, 0.55), (0.375, 0.5), (0.373, 0.45), (0.373, 0.39)]
+    assert decided((1e-3, 0.0), falling).chosen[0] == 0
+
+
+@pytest.mark.parametrize(("score", "chosen"), [(0.0082, 1e-6), (0.0062, 0.0)])
+def test_with_noise_no_penalty_must_be_clearly_better(score, chosen):
+    found = decided((1e-5, 1e-6, 0.0), [(0.00847, 0.00845, score)])
+    assert found.chosen[0] == chosen
+    assert not found.noiseless[0]
+    assert found.doubtful[0] == (chosen > 0)  # it is the least, and not much is left
+    assert not decided((1e-5, 1e-6, 0.0), [(0.1, 0.09, 0.085)]).doubtful[0]
+    assert not decided((1e-5, 1e-6, 0.0), [(0.008, 0.0085, 0.0085)]).doubtful[0]
