@@ -149,8 +149,9 @@ def cross_validate_alpha(
     pp. 193-225). After each, the loss of every row left out is averaged over the folds, by weight, and candidates
     well above the best one are given up. Least loss wins. There are three exceptions where the last alpha is 0. Where
     smaller penalties are close behind when the race ends, and still improving, the smallest of them wins: it has not
-    come to its end. No penalty at all must otherwise be better than the best one by a fifth. Where the loss is nearly nothing beside that of zero outputs, the winner and a fit without penalty
-    are trained to their ends, and the latter is chosen where its loss is, in the geometric mean of the folds, less than
+    come to its end. No penalty at all must otherwise be better than the best one by a fifth. Where the loss is nearly
+    nothing beside that of zero outputs, the winner and a fit without penalty are trained to their ends, and the latter
+    is chosen where its loss is, in the geometric mean of the folds, less than
     half of the winner's.
     """
     tried = np.asarray(alphas, dtype=float)

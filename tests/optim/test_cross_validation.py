@@ -219,7 +219,7 @@ def decided(alphas, stages, null_loss=0.5, settle=False):
 def test_what_has_only_come_back_does_not_improve():
     stages = [(0.39, 0.397), (0.38, 0.422), (0.375, 0.432), (0.373, 0.4755), (0.373, 0.4252)]
     assert decided((1e-3, 0.0), stages).chosen[0] == 1e-3
-    falling = [(0.39, 0.6), (0.38, 0.55), (0.375, 0.5), (0.373, 0.45), (0.373, 0.39)]
+    falling = [(0.39, 0.57), (0.38, 0.55), (0.375, 0.5), (0.373, 0.45), (0.373, 0.39)]
     assert decided((1e-3, 0.0), falling).chosen[0] == 0
 
 
