@@ -42,7 +42,10 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.4, stratif
 
 cnn = CNN(conv_channels=4, kernel_size=3, stride=1, padding=1, pooling="average", input_shape=(1, 8, 8))
 classifiers = {
-    "LMClassifier, CNN": LMClassifier(architecture=cnn, tol=0.05, n_iter_no_change=5, dtype="float32", random_state=0),
+    # a search for alpha, which the default is, would take as long as three fits
+    "LMClassifier, CNN": LMClassifier(
+        architecture=cnn, alpha=1 / len(X_train), tol=0.05, n_iter_no_change=5, dtype="float32", random_state=0
+    ),
     "MLPClassifier": make_pipeline(MinMaxScaler(), MLPClassifier(max_iter=500, random_state=0)),
 }
 

@@ -13,7 +13,7 @@ from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
 from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
 from ._training import Training
 from ._training_set import TrainingSet
-from .architectures import MLP, Architecture, Network
+from .architectures import CNN, MLP, Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
 from .optim import MiniBatches
 
@@ -139,8 +139,9 @@ class ClassRules(Training):
 
     def _may_search(self, architecture: Architecture, data: TrainingSet) -> bool:
         """Whether ``alpha='auto'`` means a search, were there time for it."""
-        # MLPs only: a linear one is LogisticRegression(C=1), CNNs gained nothing, and of modules nothing is known
-        suits = self.alpha == "auto" and self.loss == "log_loss" and architecture.restarts
+        # a linear network is LogisticRegression(C=1), and of modules nothing is known
+        known = architecture.restarts or isinstance(architecture, CNN)
+        suits = known and self.alpha == "auto" and self.loss == "log_loss"
         plain = self._is_lm and self.target_loss is None and self._selection() is None
         return suits and plain and not self._asks_to_hold_out and not data.is_large
 
@@ -161,7 +162,7 @@ class ClassRules(Training):
             return None
         n_columns = loss.curvature_columns(network.n_outputs)
         rows, n_parameters = len(data.X) * n_columns, network.n_parameters
-        if batches is None and can_search_classes(rows, n_parameters):
+        if batches is None and architecture.restarts and can_search_classes(rows, n_parameters):
             folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
         elif can_climb(len(data.X), rows, n_parameters, batches):
             folds = for_climbing(np.asarray(data.X), start, batches, LEAST_DUAL_BATCHES, seed, data.strata)

@@ -29,11 +29,11 @@ alpha : float, 'auto' or 'cv', default='auto'
     (the number of rows; of labels, for an indicator matrix) is the prior of ``LogisticRegression(C=1)``: every
     coefficient is normal with deviation one beforehand. A ``sample_weight`` that sums to less than two, such as that of
     AdaBoost, is scaled to a mean of one. 'auto' takes 0.3, 1, 3 or 10 times that, by the log-loss on rows left out, or
-    down to 0.001 times that where the least of these is the best; where fits are long or in mini-batches, up to 30
-    times that, by one fold. This takes two to 15 times as long as a fit with a number. It is just that without hidden
-    layers, for CNNs and modules, with ``early_stopping``, ``target_loss`` or another loss, with twenty rows a parameter
-    in mini-batches, and in ``partial_fit``, for all rows so far. 'cv' always
-    leaves rows out, and more of them, and begins with 0.1 times that, too; see the user guide.
+    down to 0.001 times that where the least of these is the best; where fits are long or in mini-batches, and for CNNs,
+    up to 30 times that, by one fold. This takes two to 15 times as long as a fit with a number. It is just that without
+    hidden layers, for modules, with ``early_stopping``, ``target_loss`` or another loss, with twenty rows a parameter
+    in mini-batches, and in ``partial_fit``, for all rows so far. 'cv' always leaves rows out, and more of them, and
+    begins with 0.1 times that, too; see the user guide.
 """,
     batch="""
 batch_size : int, 'auto' or None, default='auto'
@@ -90,7 +90,7 @@ class LMClassifier(ClassProbabilities):
     validation_scores_ : ndarray of shape (n_iter_,) or None
         Negative log-loss on the held-out rows after every iteration, with ``early_stopping=True``.
     best_validation_score_ : float or None
-        The score there of the model that is kept.
+        The score there of the model that is kept; that may be what the fit began with, if nothing was better.
     loo_score_ : float or None
         Approximate negative leave-one-out log-loss on the training rows. None with mini-batches, drawn curvature,
         ``early_stopping`` and a mask as ``param_selection``, where there are no more rows (times classes) than

@@ -98,7 +98,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         R^2 on the held-out rows after every iteration (of the standardised targets together when there are several),
         with ``early_stopping``; for another loss than the squared error its negative, of the scaled targets.
     best_validation_score_ : float or None
-        The score there of the model that is kept.
+        The score there of the model that is kept; that may be what the fit began with, if nothing was better.
     loo_score_ : float or None
         Approximate leave-one-out R^2 on the training rows (as ``validation_scores_`` for other losses), by which starts
         are compared. Where sample weights are whole numbers they count equal rows, of which one is left out at a time;

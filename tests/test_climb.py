@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
-from sklm import LMClassifier, LMGridSearchCV, fit_many
+from sklm import CNN, LMClassifier, LMGridSearchCV, fit_many
 from sklm import _climb as module
 from sklm._climb import DOWNWARDS, UPWARDS
 from sklm._penalty import ENOUGH_BATCHED_ROWS, SEARCHED_BATCH
@@ -267,3 +268,27 @@ def test_it_is_shown_that_a_search_moves(capsys, monkeypatch):
     model = batched(max_iter=5, verbose=1).fit(X, y)
     shown = capsys.readouterr().err
     assert f"\r{5 * len(model.alpha_scores_)} iterations of the search, " in shown
+
+
+def pulses(n_samples, seed=0):
+    """Four shapes at random places, of which noise hides most."""
+    rng = np.random.default_rng(seed)
+    place, width, kind = rng.uniform(8, 24, n_samples), rng.uniform(1.5, 4, n_samples), rng.integers(0, 4, n_samples)
+    t = (np.arange(32) - place[:, None]) / width[:, None]
+    shapes = [np.exp(-(t**2)), (abs(t) < 1) * 1.0, np.maximum(1 - abs(t), 0), np.where(t > 0, np.exp(-t), 0)]
+    return np.choose(kind[:, None], shapes) + 0.15 * rng.normal(size=t.shape), kind
+
+
+def test_networks_of_convolutions_climb_by_one_fold():
+    X, y = pulses(900)
+    network = CNN((4, 4), kernel_size=5, stride=2, padding=2, input_shape=(1, 32))
+    model = LMClassifier(architecture=network, random_state=0, dtype="float32", max_iter=60)
+    folds = model._ready(X[:200], y[:200])[1].folds
+    assert folds.climbs
+    assert folds.n_held_out == 1
+    plain = clone(model).set_params(alpha=1 / 200).fit(X[:200], y[:200])
+    model.fit(X[:200], y[:200])
+    assert multiples(model, 200)[0] > 1
+    assert model.alpha_ > 1 / 200
+    losses = [log_loss(y[200:], fitted.predict_proba(X[200:])) for fitted in (plain, model)]
+    assert losses[1] < 0.8 * losses[0]
