@@ -81,8 +81,8 @@ class Streaming(Reporting):
             options = self._suited(problem, options, device)
             if options["solver"] == "cg":  # there is no memory for a matrix
                 stream = None
-            if stream is not None and network.n_parameters > MOST_KEPT and options["solver"] == "auto":
-                options["solver"] = "dual"
+            if stream is not None and self.solver == "auto":
+                options["solver"] = "cholesky" if network.n_parameters <= MOST_KEPT else "dual"
             self._check_memory(problem, options["solver"], device)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
             if stream is not None and options["solver"] == "dual":
@@ -127,7 +127,7 @@ class Streaming(Reporting):
         """How a batch is averaged with those before it; None where it is large enough for a step of its own."""
         memory, n_parameters = self.batch_memory, network.n_parameters
         if memory == "auto":
-            plain = self._solver_name() in ("auto", "cholesky", "eigh", "dual") and not self._has_rules_for_all_rows
+            plain = self.solver in ("auto", "cholesky", "eigh", "dual") and not self._has_rules_for_all_rows
             enough = MEMORY_ROWS_PER_PARAMETER * n_parameters
             memory = enough if plain and n_rows < enough else None
         if memory is None:

@@ -6,12 +6,15 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import log_loss, r2_score
 
 from sklm import LMClassifier, LMRegressor
 from sklm.optim import MiniBatches
 from sklm.optim._batches import Stream
+
+from .problems import Formula
 
 
 def truth(X):
@@ -153,6 +156,19 @@ def test_a_fit_forgets_the_stream():
     model = small().partial_fit(X[:40], y[:40])
     assert model.fit(X, y)._stream["gram"] is None
     assert model.fit(X, y)._stream["weight"] == 200
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("unit", [1.0, 1e-9])
+def test_a_formula_is_learned_row_by_row_in_any_unit(size, unit):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 5, (400, 1))
+    y = 3 * np.exp(-1.3 * x[:, 0]) + 0.5 + 0.02 * rng.normal(size=400)
+    module = Formula(lambda x, a, b, c: a * torch.exp(-b * x) + c, (unit, 1.0, 0.0))
+    model = LMRegressor(architecture=module)
+    for _ in fed(model, x, unit * y, size):
+        pass
+    np.testing.assert_allclose(model.theta_ / [unit, 1, unit], [3, 1.3, 0.5], rtol=0.05)
 
 
 @pytest.mark.parametrize("options", [{"solver": "qr"}, {"line_search": "rate"}, {"acceleration": "momentum"}])

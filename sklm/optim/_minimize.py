@@ -302,7 +302,10 @@ class _Loop(Loop):
         system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace, active)
         average = None
         if self.remembers:
-            system = average = system.averaged(work.average, self.rate)
+            before = work.average
+            if before is None and isinstance(self.batches, Stream):
+                before = system.of_unknown_rows(problem.network.uses_autograd)
+            system = average = system.averaged(before, self.rate)
         largest, scale = work.largest, work.scale
         # one number for all, as ``identity`` gives it, is spread out where models were picked from it
         if scale is None or self.scaling is not identity or scale.stride() != (0, 0):

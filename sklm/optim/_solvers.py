@@ -28,17 +28,19 @@ class NormalSystem:
     diagonal: Tensor
 
     def averaged(self, average: NormalSystem | None, rate: float) -> NormalSystem:
-        """Mix with what was averaged before, with the gradient as it is.
-
-        Where nothing was, the rest stands for rows that hold all parameters as much as these do in the mean.
-        """
-        if rate >= 1:
+        """Mix with what was averaged before, with the gradient as it is."""
+        if average is None or rate >= 1:
             return self
-        if average is None:
-            level = self.diagonal.mean(1, keepdim=True).expand_as(self.diagonal)
-            average = NormalSystem(torch.diag_embed(level), self.gradient, level)
         gram, diagonal = average.gram.lerp(self.gram, rate), average.diagonal.lerp(self.diagonal, rate)
         return NormalSystem(gram, self.gradient, diagonal)
+
+    def of_unknown_rows(self, by_parameter: bool) -> NormalSystem:
+        """What stands for rows before, of which nothing is known: they hold all parameters as these do in the mean.
+
+        With ``by_parameter``, where parameters have units, each as these hold it.
+        """
+        level = self.diagonal if by_parameter else self.diagonal.mean(1, keepdim=True).expand_as(self.diagonal)
+        return NormalSystem(torch.diag_embed(level), self.gradient, level)
 
 
 class _NormalAccumulator:
