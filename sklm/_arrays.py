@@ -121,6 +121,8 @@ class RowView:
 
 #: median distances from the median that are a standard deviation of normal numbers
 NORMAL_DISTANCES = 1.4826
+#: ... at least so much of the range of the middle four fifths
+LEAST_OF_RANGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ class Scaling:
         for column, values in enumerate(array.T):
             middle = _median(values, weights)
             distance = NORMAL_DISTANCES * _median(np.abs(values - middle), weights)
+            most = np.ptp(np.quantile(values, [0.1, 0.9], method="nearest"))  # half of a column may be nearly the same
+            distance = max(distance, LEAST_OF_RANGE * most)
             if scale[column] > 0 and distance >= np.finfo(float).tiny:
                 mean[column], scale[column] = middle, distance
         inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)

@@ -206,6 +206,7 @@ class Solving(Choosing):
         """How many starts are tried at once, so that an iteration of all takes a small part of ``max_time``."""
         problem, stopping = fit.problem, fit.options["stopping"]
         n_rows = problem.n_samples if fit.batches is None else fit.batches.largest
+        n_rows = min([n_rows, *fit.stages[:1]])
         work = linearisation(n_rows * problem.n_curvature, problem.network.n_parameters)
         return int(np.clip(stopping.max_time * WORK_PER_SECOND / STEPS_IN_TIME / work, 1, sys.maxsize))
 

@@ -15,7 +15,7 @@ from ._reporting import Reporting, refuse_nonfinite
 from ._training_set import TrainingSet
 from .architectures import MLPNetwork, Network
 from .architectures._mean import penalties_of_members
-from .optim import Solution, Stopping, levenberg_marquardt
+from .optim import Solution, Status, Stopping, levenberg_marquardt
 from .optim._batches import Stream
 from .optim._curvature import mean_diagonal
 from .optim._isolation import isolated
@@ -28,9 +28,12 @@ TRIES = 10
 MOST_KEPT = 1000
 
 
-def started(n_rows: float, weight: float) -> dict[str, Any]:
-    """What a model remembers of ``n_rows`` rows of a sum of weights: no Gauss-Newton matrix yet."""
-    return {"rows": float(n_rows), "weight": weight, "gram": None, "diagonal": None}
+def started(n_rows: float, weight: float, units: float) -> dict[str, Any]:
+    """What a model remembers of rows: as many as count beside later ones, the sum of their weights, and their number.
+
+    There is no Gauss-Newton matrix yet.
+    """
+    return {"rows": float(n_rows), "weight": weight, "units": float(units), "gram": None, "diagonal": None}
 
 
 class Streaming(Reporting):
@@ -51,24 +54,31 @@ class Streaming(Reporting):
             relevance = self._given_relevance(network, data.X.shape[1], None)
             x = x.times(relevance)
             theta = self._random_starts(architecture, network, data, x, seed, 1)
-            known, n_iter, n_averaged, damping = started(0, 0.0), 0, 1, float(self.damping)
+            known, n_iter, n_averaged, damping = started(0, 0.0, 0), 0, 1, float(self.damping)
         else:
             architecture = previous.architecture_
             network = self._built(architecture, data)
             loss = self._make_loss(network, len(data.X), meaning)
-            loss = previous._fitted_loss if loss.is_robust and isinstance(self.loss, str) else loss
+            same = loss.is_robust and isinstance(self.loss, str) and type(previous._fitted_loss) is type(loss)
+            loss = previous._fitted_loss if same else self._in_units(loss, data, architecture)
             x, y = previous._stored_scalings()
+            if not y.scale.any():
+                raise ValueError(
+                    "The model was fitted to constant targets and knows no scale for others; partial_fit cannot go on. "
+                    "Call fit, or begin anew with partial_fit."
+                )
             relevance = previous.relevance_
             theta, known, damping = previous.theta_[None], previous._stream, previous.damping_
             n_iter, n_averaged = previous.n_iter_, previous.n_averaged_
-        weight = known["weight"] + float(data.weights.sum())
+        weight, units = known["weight"] + float(data.weights.sum()), known["units"] + data.n_units
+        n_rows = float(data.weights.sum()) * units / weight  # in rows of mean weight
         alpha = self._penalty(data, meaning)
         if previous is not None and self._alpha_is_open:
             alpha = previous.alpha_
         elif previous is not None and isinstance(self.alpha, str):  # of all rows so far
             alpha = previous.alpha_ * known["weight"] / weight
         device = self._make_device(data.y.size * network.n_parameters**2)
-        stream = self._as_stream(network, len(data.X), data.n_units, known, device)
+        stream = self._as_stream(network, len(data.X), n_rows, known, device)
         options = self._options(architecture, stream is not None)
         if stream is None or known["gram"] is not None:
             options["damping"] = damping
@@ -86,7 +96,7 @@ class Streaming(Reporting):
             self._check_memory(problem, options["solver"], device)
             start = torch.from_numpy(np.array(theta)).to(device, DTYPES[self.dtype])
             if stream is not None and options["solver"] == "dual":
-                stream.spread(float(mean_diagonal(problem, start, seed + n_iter)))
+                stream.spread(float(mean_diagonal(problem, start)))
             if stream is not None:
                 options["damping"] = max(options["damping"], stream.least_damping)
             solution = levenberg_marquardt(
@@ -98,13 +108,15 @@ class Streaming(Reporting):
                 batches=stream,
                 **{name: value for name, value in options.items() if name != "stopping"},
             )
+        if Status.INTERRUPTED in solution.status:
+            raise KeyboardInterrupt
         refuse_nonfinite(solution, 0)
         fitted = {**self._core(architecture, loss, x, y, meaning), "relevance_": relevance}
         fitted["theta_"], fitted["batch_size_"] = solution.theta[0].cpu().double().numpy(), len(data.X)
         fitted.update(self._report(solution, 0, None), loo_score_=None, alpha_=alpha, alpha_scores_=None)
         fitted.update(n_averaged_=n_averaged, _members=None)
         fitted.update(self._no_error_bars("partial_fit has seen a batch of rows"))
-        fitted["_stream"] = {**_kept(stream), "rows": known["rows"] + data.n_units, "weight": weight}
+        fitted["_stream"] = {**_kept(stream), "rows": known["rows"] + n_rows, "weight": weight, "units": units}
         fitted.update(self._as_one_step(solution, previous, fitted, damping))
         return fitted
 

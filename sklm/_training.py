@@ -256,7 +256,7 @@ class Training(Streaming):
         core["relevance_"] = relevance
         core["_prior"] = prior
         # what was fitted to the end counts in full beside later batches of a stream
-        core["_stream"] = started(EARLY_STEPS * len(data.X), float(data.weights.sum()))
+        core["_stream"] = started(EARLY_STEPS * data.n_units, float(data.weights.sum()), data.n_units)
         whole = like is None and relevance is None and not (folds is not None and folds.climbs)
         weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)

@@ -16,6 +16,8 @@ from .optim._problem import are_counts
 
 #: weights that differ by more than this do not weigh rows where columns are scaled
 MOST_UNEQUAL = 100.0
+#: ... but those below this share of their median
+NO_WEIGHT = 1e-6
 
 
 @dataclass
@@ -40,10 +42,13 @@ class TrainingSet:
     def scaling_weights(self) -> np.ndarray:
         """Weights (N,) for means and deviations: ones where they differ too much.
 
-        Reciprocal variances over decades would scale by a few exact rows, and put all others far outside.
+        Reciprocal variances over decades would scale by a few exact rows, and put all others far outside. Next to
+        nothing is no weight.
         """
-        alike = self.weights.max() <= MOST_UNEQUAL * self.weights.min()
-        return self.weights if alike else np.ones_like(self.weights)
+        if self.weights.max() <= MOST_UNEQUAL * self.weights.min():
+            return self.weights
+        share = self.weights / np.median(self.weights)
+        return np.where(share > NO_WEIGHT, 1.0, share)
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""

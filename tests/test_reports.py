@@ -240,3 +240,53 @@ def test_two_rows_beyond_the_parameters_are_enough_for_error_bars():
         model = LMRegressor(architecture=module).fit(x[:, None], 2 + 3 * x + 0.1 * rng.normal(size=6))
         known.append(model.noise_std_)
     assert None not in known
+
+
+def test_derivatives_of_several_outputs_may_cancel():
+    x = np.random.default_rng(0).uniform(-1, 1, (60, 1))
+
+    class Bounds(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+            self.width = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+        def forward(self, X):
+            middle = self.slope * X[:, 0]
+            return torch.stack([middle - self.width, middle + self.width], 1)
+
+    model = LMRegressor(architecture=Bounds()).fit(x, np.c_[2 * x[:, 0] - 1, 2 * x[:, 0] + 1])
+    np.testing.assert_allclose(model.theta_, [2, 1])
+
+
+@pytest.mark.parametrize("start", [1e-12, 1e-30])
+def test_a_start_next_to_zero_is_no_obstacle(start):
+    x = np.linspace(-1, 1, 40)
+    module = Formula(lambda x, a, b: a * x + b, (start, 0.0))
+    model = LMRegressor(architecture=module).fit(x[:, None], 1e6 * (2 * x + 1))
+    np.testing.assert_allclose(model.theta_, [2e6, 1e6])
+
+
+def test_rows_of_next_to_no_weight_do_not_scale_the_others():
+    X, y = table(300)
+    rng = np.random.default_rng(1)
+    X, y = np.r_[X, 1e5 * rng.normal(size=(5, 3))], np.r_[y, 1e6 * rng.normal(size=5)]
+    model = LMRegressor(8, random_state=0).fit(X, y, sample_weight=np.r_[np.ones(300), np.full(5, 1e-14)])
+    assert model.score(X[:300], y[:300]) > 0.95
+
+
+@pytest.mark.parametrize("noise", [1e-6, 0.0])
+def test_targets_that_are_nearly_all_the_same_are_scaled_by_the_others(noise):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (300, 1))
+    y = np.maximum(0, x[:, 0] - 0.3) * 10 + noise * rng.normal(size=300)
+    assert LMRegressor(loss="huber", random_state=0).fit(x, y).score(x, y) > 0.999
+
+
+def test_a_growing_fit_with_little_time_tries_its_starts_together():
+    X, y = table(5000)
+    model = LMRegressor(8, alpha=0.0, max_time=0.5, random_state=0)
+    _, fit = model._ready(X, y)
+    assert len(fit.theta) == 4
+    assert fit.stages
+    assert model._models_in_time(fit) == int(0.5e10 / 20 / (fit.stages[0] * 41**2))

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import log_loss, r2_score
 
 from sklm import LMClassifier, LMRegressor
-from sklm.optim import MiniBatches
+from sklm.optim import GainRatio, MiniBatches
 from sklm.optim._batches import Stream
 
 from .problems import Formula
@@ -188,3 +188,68 @@ def test_many_parameters_keep_no_matrix(dtype, monkeypatch):
     for _ in fed(model, X[300:], y[300:], 5):
         assert model._stream["gram"] is None
     assert r2_score(truth(NEW), model.predict(NEW)) > 0.99
+
+
+def test_equal_rows_in_a_batch_are_not_fitted_at_once_without_a_matrix():
+    X, y = rows(600)
+    model = small(solver="dual").fit(X[:400], y[:400])
+    for k in range(400, 500):
+        model.partial_fit(X[[k, k]], y[[k, k]])
+    assert r2_score(truth(NEW), model.predict(NEW)) > 0.985
+
+
+def test_a_penalty_of_one_batch_is_not_remembered():
+    X, y = rows(300)
+    model = small().fit(X[:200], y[:200]).set_params(alpha=1e6).partial_fit(X[:5], y[:5]).set_params(alpha=1e-4)
+    assert model._stream["gram"].diagonal().max() < 1e3
+    assert_allclose(model._stream["gram"].diagonal(), model._stream["diagonal"], rtol=1e-9)
+
+
+def test_a_changed_loss_is_taken_up():
+    X, y = rows(100)
+    model = small().fit(X, y).set_params(loss="absolute_error").partial_fit(X[:20], y[:20])
+    assert type(model._fitted_loss).__name__ == "AbsoluteError"
+
+
+def test_weights_that_are_no_counts_weigh_rows_that_come_alone():
+    X, y = rows(160)
+    moved = []
+    for weight in (0.5, 1.5):
+        model = small().fit(X[:100], y[:100], np.full(100, 1.01))
+        before = model.theta_
+        model.partial_fit(X[100:101], y[100:101] + 1, [weight])
+        moved.append(np.abs(model.theta_ - before).max())
+    assert 1.8 < moved[1] / moved[0] < 3.5
+
+
+def test_a_model_of_constant_targets_cannot_go_on():
+    X, y = rows(60)
+    model = small().fit(X, np.ones(60))
+    with pytest.raises(ValueError, match="fitted to constant targets"):
+        model.partial_fit(X, y)
+
+
+def test_ctrl_c_ends_a_stream(monkeypatch):
+    X, y = rows(100)
+    model = small().partial_fit(X[:50], y[:50])
+    before = model.theta_
+
+    class Interrupting(GainRatio):
+        def update(self, trial, memory):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(damping_strategy=Interrupting()).partial_fit(X[50:], y[50:])
+    assert model.theta_ is before
+
+
+def test_drawn_curvature_takes_all_rows_of_a_batch():
+    X, y = rows(200)
+    y = np.digitize(y, [-0.5, 0.2, 0.6])
+    seen = []
+    model = LMClassifier(6, curvature="sampled", random_state=0).partial_fit(X[:80], y[:80], classes=[0, 1, 2, 3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklm.optim._problem.Problem.informative", lambda *given: seen.append(1))
+        model.partial_fit(X[80:100], y[80:100])
+    assert seen == []
+    assert np.isfinite(model.theta_).all()

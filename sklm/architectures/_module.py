@@ -192,8 +192,9 @@ class ModuleNetwork(Network):
         with torch.inference_mode(False), torch.no_grad():
             X = torch.tensor(np.array(rows).T, dtype=torch.float64, device="cpu")
             theta = self.start.unsqueeze(0)
-            cotangents = torch.ones((1, self.n_outputs, 1, X.shape[1]), dtype=torch.float64, device="cpu")
-            out = torch.empty((1, self.n_parameters, 1, X.shape[1]), dtype=torch.float64, device="cpu")
+            eye = torch.eye(self.n_outputs, dtype=torch.float64, device="cpu")
+            cotangents = eye[None, :, :, None].expand(1, -1, -1, X.shape[1])  # of several outputs, sums may cancel
+            out = torch.empty((1, self.n_parameters, *cotangents.shape[2:]), dtype=torch.float64, device="cpu")
             try:
                 self.pullback(theta, X, self.forward(theta, X), cotangents, out)
             except Exception as error:
@@ -217,7 +218,7 @@ class ModuleNetwork(Network):
 
         At the point itself a derivative may well be zero, so neighbours are asked, too.
         """
-        out = torch.empty((1, self.n_parameters, 1, X.shape[-1]), dtype=theta.dtype, device="cpu")
+        out = torch.empty((1, self.n_parameters, *cotangents.shape[2:]), dtype=theta.dtype, device="cpu")
         for number in idle.nonzero().flatten()[:MOST_IDLE].tolist():
             sides, flat = [], True
             for sign in (-1, 1):

@@ -87,7 +87,8 @@ class Stream(MiniBatches):
         Rows of all batches before.
     n_parameters : int
     damping : float
-        A prior that is seen once, as if with P rows.
+        A prior that is seen as if with P rows, and not forgotten: where rows are all alike for long, what they do not
+        tell stays as it is (the wind-up of recursive least squares: Ljung & Soderstrom 1983, section 5.6).
     average : system or None
         The matrix of the batches before.
 
@@ -116,7 +117,8 @@ class Stream(MiniBatches):
         super().__init__(n_samples, n_samples, 0, memory)
         counted = max(float(n_parameters), min(float(memory), seen / EARLY_STEPS + n_rows))
         self.share = min(1.0, n_rows / counted)
-        self.least_damping: float = damping * min(1.0, counted / (seen + n_rows)) * max(1.0, n_parameters / n_rows)
+        self.least_damping: float = damping * max(1.0, n_parameters / n_rows)
+        self.least_damping *= min(1.0, counted / min(seen + n_rows, float(memory)))
         self.average = average
         self.latest = average
 

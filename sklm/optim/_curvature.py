@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,20 +139,15 @@ def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None)
     return total if penalty is None else torch.addcmul(total, penalty, theta)
 
 
-def mean_diagonal(problem: Problem, theta: Tensor, seed: int) -> Tensor:
-    """Estimate the mean (B,) of the diagonal of the Gauss-Newton matrix at theta (B, P), without the penalty.
-
-    Notes
-    -----
-    For random signs v, the mean of ``|J^T S v|^2`` is the trace of ``J^T S S^T J`` (Hutchinson 1989, Communications in
-    Statistics 18(3), pp. 1059-1076). It takes one pass back.
-    """
-    generator, total = np.random.default_rng(seed), torch.zeros_like(theta)
+def mean_diagonal(problem: Problem, theta: Tensor) -> Tensor:
+    """Mean (B,) of the diagonal of the Gauss-Newton matrix at theta (B, P), without the penalty."""
+    total = theta.new_zeros(len(theta))
     for chunk, forward in problem.forward_passes(theta, None):
         factor = weighted_factor(problem.loss, chunk, forward)
-        signs = torch.from_numpy(generator.choice([-1.0, 1.0], size=(factor.shape[2], chunk.X.shape[-1]))).to(factor)
-        total += problem.network.vjp(theta, chunk.X, forward, (factor * signs).sum(2))
-    return total.square().mean(1)
+        rows = theta.new_empty(*theta.shape, *factor.shape[2:3], chunk.X.shape[-1])
+        problem.network.pullback(theta, chunk.X, forward, factor.expand(-1, -1, -1, chunk.X.shape[-1]), rows)
+        total += rows.square().sum((1, 2, 3))
+    return total / theta.shape[1]
 
 
 def weighted_factor(loss: Loss, chunk: Chunk, forward: Forward) -> Tensor:

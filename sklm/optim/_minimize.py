@@ -38,6 +38,8 @@ Scaling = Callable[[Tensor, Tensor], Tensor]
 #: no step of a module's parameters is longer than so many times these, both in the scale of the damping: MINPACK's
 #: ``factor`` (Moré 1978, section 5), without which formulas run to where they are flat
 LONGEST_STEP = 100.0
+#: ... unless they have so much damping
+SHORT_ENOUGH = 1e8
 
 
 def levenberg_marquardt(
@@ -262,7 +264,7 @@ class _Loop(Loop):
 
     def _on_batch(self, index: np.ndarray, state: State, work: Work) -> tuple[State, Work]:
         problem = self.problem.take(index, unbiased=self.averages)
-        if self.averages and problem.loss.n_draws:
+        if self.averages and problem.loss.n_draws and not isinstance(self.batches, Stream):  # rows come only once
             problem = problem.informative(state.theta, [self.seed, self.steps, 1])
         point = problem.evaluate(state.theta)
         state = replace(state, objective=point.objective)
@@ -301,11 +303,13 @@ class _Loop(Loop):
         active = self.active
         system, rows = linearise(problem, state.theta, work.forwards, accumulator, self.workspace, active)
         average = None
-        if self.remembers:
-            before = work.average
-            if before is None and isinstance(self.batches, Stream):
-                before = system.of_unknown_rows(problem.network.uses_autograd)
-            system = average = system.averaged(before, self.rate)
+        if self.remembers and isinstance(self.batches, Stream):  # later batches may have another penalty
+            data, penalty = system.apart()
+            before = work.average or data.of_unknown_rows(problem.network.uses_autograd)
+            average = data.averaged(before, self.rate)
+            system = average.penalised(penalty)
+        elif self.remembers:
+            system = average = system.averaged(work.average, self.rate)
         largest, scale = work.largest, work.scale
         # one number for all, as ``identity`` gives it, is spread out where models were picked from it
         if scale is None or self.scaling is not identity or scale.stride() != (0, 0):
@@ -393,7 +397,8 @@ class _Loop(Loop):
         """Whether steps (B, p) are not far longer than what they start from, where that is not all zero."""
         assert work.scale is not None
         reach = (work.scale * self.active.restrict(state.theta).square()).sum(1)
-        return ~((work.scale * step.square()).sum(1) > LONGEST_STEP**2 * reach) | (reach == 0)
+        long = (work.scale * step.square()).sum(1) > LONGEST_STEP**2 * reach
+        return ~long | (reach == 0) | (state.damping > SHORT_ENOUGH)
 
     def _tiny(self, state: State, step: Tensor, possible: Choice, choose: Choice) -> Tensor | None:
         """Rejected steps (B,) below the resolution of the parameters; None where all were accepted."""

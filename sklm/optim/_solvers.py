@@ -34,6 +34,17 @@ class NormalSystem:
         gram, diagonal = average.gram.lerp(self.gram, rate), average.diagonal.lerp(self.diagonal, rate)
         return NormalSystem(gram, self.gradient, diagonal)
 
+    def apart(self) -> tuple[NormalSystem, Tensor]:
+        """The system without the penalty, and the penalty (B, P)."""
+        penalty = self.gram.diagonal(dim1=1, dim2=2) - self.diagonal
+        return self.penalised(-penalty), penalty
+
+    def penalised(self, penalty: Tensor) -> NormalSystem:
+        """The same with a penalty (B, P) more."""
+        gram = self.gram.clone()
+        gram.diagonal(dim1=1, dim2=2).add_(penalty)
+        return NormalSystem(gram, self.gradient, self.diagonal)
+
     def of_unknown_rows(self, by_parameter: bool) -> NormalSystem:
         """What stands for rows before, of which nothing is known: they hold all parameters as these do in the mean.
 
