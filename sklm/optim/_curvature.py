@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..architectures._base import Forward
-from ..losses._base import Loss
+from ..losses._base import Loss, eye_factor
 from ._problem import Chunk, Problem
 from ._selection import EVERYTHING, Active
 
@@ -111,12 +111,23 @@ def linearise(
 
 def output_rows(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
     """Yield chunks, their forward passes, and the derivatives of the outputs of their samples, (B, P, K, n)."""
-    n_outputs = problem.network.n_outputs
-    eye = torch.eye(n_outputs, dtype=theta.dtype, device=theta.device)[None, :, :, None]
+    eye = eye_factor(problem.network.n_outputs, 1.0, theta.dtype, theta.device)
+    return _rows(problem, theta, lambda chunk, forward: eye)
+
+
+def weighted_rows(problem: Problem, theta: Tensor) -> Iterator[tuple[Chunk, Forward, Tensor]]:
+    """Yield chunks, their forward passes, and the columns ``sqrt(w) J^T S`` of their samples, (B, P, R, n)."""
+    return _rows(problem, theta, lambda chunk, forward: weighted_factor(problem.loss, chunk, forward))
+
+
+def _rows(
+    problem: Problem, theta: Tensor, factor: Callable[[Chunk, Forward], Tensor]
+) -> Iterator[tuple[Chunk, Forward, Tensor]]:
+    """Chunks, forward passes, and J^T times a factor (B or 1, K, R, n or 1) of each chunk, in new memory."""
     for chunk, forward in problem.forward_passes(theta, None):
-        n = chunk.weights.shape[-1]
-        rows = theta.new_empty(*theta.shape, n_outputs, n)
-        problem.network.pullback(theta, chunk.X, forward, eye.expand(1, -1, -1, n), rows)
+        cotangents = factor(chunk, forward).expand(-1, -1, -1, chunk.X.shape[-1])
+        rows = theta.new_empty(*theta.shape, *cotangents.shape[2:])
+        problem.network.pullback(theta, chunk.X, forward, cotangents, rows)
         yield chunk, forward, rows
 
 
@@ -142,10 +153,7 @@ def gradient(problem: Problem, theta: Tensor, kept: list[Forward] | None = None)
 def mean_diagonal(problem: Problem, theta: Tensor) -> Tensor:
     """Mean (B,) of the diagonal of the Gauss-Newton matrix at theta (B, P), without the penalty."""
     total = theta.new_zeros(len(theta))
-    for chunk, forward in problem.forward_passes(theta, None):
-        factor = weighted_factor(problem.loss, chunk, forward)
-        rows = theta.new_empty(*theta.shape, *factor.shape[2:3], chunk.X.shape[-1])
-        problem.network.pullback(theta, chunk.X, forward, factor.expand(-1, -1, -1, chunk.X.shape[-1]), rows)
+    for _, _, rows in weighted_rows(problem, theta):
         total += rows.square().sum((1, 2, 3))
     return total / theta.shape[1]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._curvature import Workspace, linearise, output_rows, weighted_factor
+from ._curvature import Workspace, linearise, output_rows, weighted_rows
 from ._problem import Chunk, Problem
 from ._solvers import Cholesky, scaled_eigh
 from ._threads import on_suited_threads
@@ -182,9 +182,8 @@ def _eigenvalues(problem: Problem, theta: Tensor) -> tuple[Tensor, Tensor, Tenso
 def _orthogonal(problem: Problem, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same from the singular values of all rows."""
     parts = []
-    for chunk, forward, rows in output_rows(problem, theta):
-        factor = weighted_factor(problem.loss, chunk, forward).expand(len(theta), -1, -1, -1)
-        parts.append(torch.einsum("bpkn,bkrn->brnp", rows, factor).flatten(1, 2))
+    for _, _, rows in weighted_rows(problem, theta):
+        parts.append(rows.flatten(2).mT)
     penalty = problem.penalty()
     if penalty is not None:
         parts.append(torch.diag_embed(penalty.sqrt()))
