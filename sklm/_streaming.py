@@ -44,11 +44,12 @@ class Streaming(Reporting):
     def _step(self, data: TrainingSet, meaning: dict, previous: Any) -> dict[str, Any]:
         """Fitted attributes after a step from a ``previous`` estimator, or from random parameters."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        if previous is None:
-            architecture = self._own_architecture(data.n_units, data.shape)
-            network = self._built(architecture, data)
+        first = previous is None
+        architecture = self._own_architecture(data.n_units, data.shape) if first else previous.architecture_
+        network = self._built(architecture, data)
+        loss = self._make_loss(network, len(data.X), meaning)
+        if first:
             self._check_penalty(network)
-            loss = self._make_loss(network, len(data.X), meaning)
             loss = self._in_units(loss, data, architecture)
             x, y = self._scalings(data, architecture, loss, None, keep_constant=True)
             relevance = self._given_relevance(network, data.X.shape[1], None)
@@ -56,9 +57,6 @@ class Streaming(Reporting):
             theta = self._random_starts(architecture, network, data, x, seed, 1)
             known, n_iter, n_averaged, damping = started(0, 0.0, 0), 0, 1, float(self.damping)
         else:
-            architecture = previous.architecture_
-            network = self._built(architecture, data)
-            loss = self._make_loss(network, len(data.X), meaning)
             same = loss.is_robust and isinstance(self.loss, str) and type(previous._fitted_loss) is type(loss)
             loss = previous._fitted_loss if same else self._in_units(loss, data, architecture)
             x, y = previous._stored_scalings()
@@ -73,9 +71,9 @@ class Streaming(Reporting):
         weight, units = known["weight"] + float(data.weights.sum()), known["units"] + data.n_units
         n_rows = float(data.weights.sum()) * units / weight  # in rows of mean weight
         alpha = self._penalty(data, meaning)
-        if previous is not None and self._alpha_is_open:
+        if not first and self._alpha_is_open:
             alpha = previous.alpha_
-        elif previous is not None and isinstance(self.alpha, str):  # of all rows so far
+        elif not first and isinstance(self.alpha, str):  # of all rows so far
             alpha = previous.alpha_ * known["weight"] / weight
         device = self._make_device(data.y.size * network.n_parameters**2)
         stream = self._as_stream(network, len(data.X), n_rows, known, device)

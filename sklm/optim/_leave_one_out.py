@@ -125,11 +125,7 @@ def leave_one_out_in_rows(problem: Problem, theta: Tensor, cut: bool = False) ->
     network, loss, n_models = problem.network, problem.loss, len(theta)
     penalty = problem.alpha[:, None] * problem.penalty_mask.clamp_min(FREE)
     rows, passes = [], []
-    for chunk, forward in problem.forward_passes(theta, None):
-        factor = loss.factor(forward.outputs, chunk.y) * chunk.weights.sqrt()[:, None, None, :]
-        factor = factor.expand(n_models, -1, -1, chunk.weights.shape[-1])
-        part = theta.new_empty(n_models, theta.shape[1], *factor.shape[2:])
-        network.pullback(theta, chunk.X, forward, factor, part)
+    for _, forward, part in weighted_rows(problem, theta):
         rows.append(part.mT.flatten(2))  # by sample, then by output
         passes.append(forward.outputs.expand(n_models, -1, -1).clone())
     jacobian, outputs = torch.cat(rows, 2), torch.cat(passes, 2)
