@@ -28,9 +28,11 @@ from .optim._isolation import isolated
 
 #: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
 #: penalties, the first ones with more rows than parameters, else the second ones: one of these, where it is so many
-#: times less, after so many iterations; smaller ones are not tried where the last was so many times worse than what
-#: was found
-SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, RISING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 2.0
+#: times less, after so many iterations; smaller ones are only tried where the last had at most this share of the loss
+#: of what was found
+SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 0.5
+#: ... of all rows, or of so many curvature rows a parameter
+JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
 
@@ -232,8 +234,7 @@ def _by_all_rows(
         for first in range(0, len(tried), fits_at_once):
             left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, negligible=0.0, together=False)
             part = tried[first : first + fits_at_once]
-            some = [replace(fits[number], **fits[number].penalised(float(alpha))) for number, alpha in part]
-            some = [replace(fit, options={**fit.options, "stopping": left}) for fit in some]
+            some = [_for_judging(fits[number], float(alpha), left) for number, alpha in part]
             solution = run_together(some, jacobian_max_rows)
             leaders = solution.leaders()
             if not len(kept):  # the first ones are of all fits
@@ -242,15 +243,27 @@ def _by_all_rows(
                 raise SearchInterrupted(chosen, kept, scales)
             if Status.TIME in solution.status:
                 return own
-            for (number, _), fit, row in zip(part, some, leaders, strict=True):
+            for (number, penalty), fit, row in zip(part, some, leaders, strict=True):
                 loss = fit.leave_one_out(solution, int(row), rough=True)
                 if loss is not None and not np.isnan(loss):
-                    losses[number][fit.alpha] = loss
+                    losses[number][float(penalty)] = loss
         if alpha is None:
             break
-        rising = [loss.get(last, np.inf) > RISING * loss.get(a, np.inf) for loss, a in zip(losses, own, strict=True)]
-        tried, last = [(number, alpha) for number in numbers if not rising[number]], alpha
+        limits = [FALLING * loss.get(a, np.inf) for loss, a in zip(losses, own, strict=True)]
+        tried = [(number, alpha) for number in numbers if not losses[number].get(last, np.inf) > limits[number]]
+        last = alpha
     return np.array([_evidently_best(loss, alpha) for loss, alpha in zip(losses, own, strict=True)])
+
+
+def _for_judging(fit: Prepared, alpha: float, stopping: Stopping) -> Prepared:
+    """The fit with a penalty on as many rows as can tell whether there is noise; it weighs as much as beside all."""
+    fit = replace(fit, options={**fit.options, "stopping": stopping})
+    n_samples, n_parameters = fit.problem.n_samples, fit.problem.network.n_parameters
+    number = int(np.ceil(JUDGED_ROWS * n_parameters / fit.problem.n_curvature))
+    if number < n_samples:
+        rows = np.random.default_rng([fit.seed, number]).choice(n_samples, number, replace=False)
+        fit, alpha = replace(fit, problem=fit.problem.take(np.sort(rows))), alpha * n_samples / number
+    return replace(fit, **fit.penalised(alpha))
 
 
 def _evidently_best(losses: dict[float, float], own: float) -> float:

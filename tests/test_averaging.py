@@ -74,7 +74,7 @@ def test_what_is_reported_is_that_of_the_mean(regressor):
 
 
 def test_the_leave_one_out_score_is_near_that_of_the_members_fitted_without_each_row(regressor):
-    held = np.random.default_rng(1).choice(len(X), 15, replace=False)
+    held = np.random.default_rng(1).choice(len(X), 10, replace=False)
     predicted = []
     for n in held:
         rest = np.delete(np.arange(len(X)), n)
@@ -206,7 +206,7 @@ def test_long_fits_have_two_starts(n_columns, n_classes, batched):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_mini_batches():
     rows, kinds = long_table(40, 4)
-    model = LMClassifier(max_iter=20, random_state=0).fit(rows, kinds)
+    model = LMClassifier(max_iter=8, random_state=0).fit(rows, kinds)
     assert model.n_averaged_ == 2
     assert model.architecture_.hidden_layer_sizes == (60,)
     np.testing.assert_allclose(model.loss_, log_loss(kinds, model.predict_proba(rows)), rtol=1e-8)

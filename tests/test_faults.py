@@ -524,10 +524,8 @@ def test_interrupt_before_the_first_iteration_leaves_the_old_model(monkeypatch):
     "options",
     [
         "",
-        "alpha=1e-6, jacobian_max_rows=100",
-        "alpha=1e-6, batch_size=1000",
-        "alpha=1e-6, n_init=4",
-        "alpha=1e-6, verbose=1",
+        "alpha=1e-6, n_init=4, jacobian_max_rows=100",
+        "alpha=1e-6, batch_size=1000, verbose=1",
         "alpha=1e-6, growing=False, acceleration=None",
     ],
 )

@@ -154,7 +154,31 @@ def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):
     calls = judged(monkeypatch)
     for noise in (0.01, 0.03):
         assert LMRegressor(10, random_state=0, max_iter=300).fit(*wave(noise)).alpha_ > 0
-    assert len(calls) == 4
+    assert len(calls) == 2  # where 1e-9 brings nothing, no smaller one is tried
+
+
+def test_ten_rows_a_parameter_judge_a_penalty_that_weighs_as_much_as_beside_all():
+    X = np.random.default_rng(0).uniform(-1, 1, (400, 1))
+    for Y, n_rows in ((np.sin(X), 100), (np.c_[np.sin(X), np.cos(X)], 70)):  # 10 and 14 parameters
+        _, fit = LMRegressor(3, random_state=0)._ready(X, Y)
+        stopping = replace(fit.options["stopping"], max_iter=7)
+        part = _alpha_search._for_judging(fit, 1e-3, stopping)
+        assert part.options["stopping"] is stopping
+        assert part.problem.n_samples == n_rows
+        assert part.alpha * n_rows == pytest.approx(1e-3 * 400)
+        assert part.problem.alpha.tolist() == [part.alpha] * len(part.theta)
+        assert float(part.problem.weights.sum()) == pytest.approx(1.0)
+        few = replace(fit, problem=fit.problem.take(np.arange(n_rows)))
+        assert _alpha_search._for_judging(few, 1e-3, stopping).alpha == 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_of_many_rows_some_judge_a_penalty(monkeypatch):
+    calls, rng = judged(monkeypatch), np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (1500, 2))
+    y = np.sin(4 * X[:, 0]) * np.exp(X[:, 1]) + 0.03 * np.random.default_rng(1).normal(size=1500)
+    assert LMRegressor(20, random_state=0, max_iter=100).fit(X, y).alpha_ > 0
+    assert [fit.problem.n_samples for fits, _ in calls for fit in fits] == [810, 810]
 
 
 def curve(n_samples, noise=0.0):

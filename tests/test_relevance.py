@@ -62,7 +62,7 @@ def test_probabilities_get_better(n_classes):
     losses = []
     for seed in range(2):
         X, y, X_new, y_new = classes(n_classes=n_classes, seed=seed)
-        models = [LMClassifier(relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
+        models = [LMClassifier(10, relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
         assert models[0].relevance_ is not None
         losses.append([log_loss(y_new, model.predict_proba(X_new)) for model in models])
     weighed, alike = np.mean(losses, axis=0)
@@ -76,7 +76,7 @@ def test_pure_noise_is_not_taken_for_a_column_that_matters():
         rng = np.random.default_rng(seed)
         X, y = rng.normal(size=(60, 15)), rng.normal(size=60)
         X_new = rng.normal(size=(500, 15))
-        models = [LMRegressor(relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
+        models = [LMRegressor(10, relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
         errors.append([np.mean(model.predict(X_new) ** 2) for model in models])
     weighed, alike = np.mean(errors, axis=0)
     assert weighed < alike + 0.1  # of a variance of one

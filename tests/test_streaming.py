@@ -158,8 +158,7 @@ def test_a_fit_forgets_the_stream():
     assert model.fit(X, y)._stream["weight"] == 200
 
 
-@pytest.mark.parametrize("size", [1, 5])
-@pytest.mark.parametrize("unit", [1.0, 1e-9])
+@pytest.mark.parametrize(("size", "unit"), [(1, 1.0), (5, 1.0), (5, 1e-9)])
 def test_a_formula_is_learned_row_by_row_in_any_unit(size, unit):
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 5, (400, 1))
