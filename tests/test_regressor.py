@@ -853,7 +853,7 @@ def sine(n=600, seed=0):
 def test_another_start_is_tried_where_all_rows_do_not_confirm_a_target():
     """The first start reaches 1e-3 on a few rows, and ends at 1.06e-3 on all."""
     X, y = sine()
-    options = {"hidden_layer_sizes": 4, "target_loss": 1e-3, "random_state": 11}
+    options = {"hidden_layer_sizes": 4, "target_loss": 1e-3, "random_state": 40}
     with pytest.warns(ConvergenceWarning, match=r"did not reach target_loss=0\.001: .* The loss is 0\.0010\d\."):
         assert LMRegressor(n_init=1, **options).fit(X, y).status_ == "decrease"
     model = LMRegressor(**options).fit(X, y)

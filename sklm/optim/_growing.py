@@ -72,9 +72,10 @@ def fit_growing(
     the batch. The result, its score and its status are those of all rows, for ``growth.finalists`` models of every
     group if that is set.
 
-    What reaches ``target_loss`` on a subset is done if all rows confirm it. The starts of a single fit with one
-    finalist are then tried one after the other on the first subset: one that reaches the target there goes on alone,
-    and the next one is tried if it does not come to it on all rows. If none does, the best goes on.
+    What reaches ``target_loss`` on a subset is done if all rows confirm it; a stage aims lower, by as much as the loss
+    of new rows is above that of fitted ones in the mean. The starts of a single fit with one finalist are then tried one
+    after the other on the first subset: one that reaches the target there goes on alone, and the next one is tried if it
+    does not come to it on all rows. If none does, the best goes on.
 
     Parameters
     ----------
@@ -134,10 +135,10 @@ class _Growing:
                 if final:
                     solution = replace(solution, status=[final[0]] * len(solution.status))
                     return _on_all_rows(solution, problem, validation)
-                if all(status is Status.TARGET for status in solution.status):
+                if np.all(solution.loss <= self.stopping.target_loss):
                     result = _on_all_rows(solution, problem, validation)
                     if np.all(result.loss <= self.stopping.target_loss):
-                        return result
+                        return replace(result, status=[Status.TARGET] * len(result.status))
             done = np.zeros(len(theta), dtype=int) if solution is None else solution.n_iter
             current = self.run(problem, theta, damping, self.stopping, validation, done, groups)
             return current if solution is None else solution.followed_by(current)
@@ -156,7 +157,7 @@ class _Growing:
                 problem, validation, start, first = self.only(row, theta, damping)
                 none = np.zeros(1, dtype=int)
                 solution = self.stage(0, size, problem, validation, start, first, none, None)
-                if solution.status[0] is Status.TARGET:
+                if solution.loss[0] <= self.stopping.target_loss:
                     solution = self.together(problem, validation, start, first, None, solution)
                     results.append(solution)
                     if solution.status[0] is Status.TARGET:
@@ -207,7 +208,10 @@ class _Growing:
         rows = problem.take(np.sort(self.order[:size]))
         fresh = problem.take(np.sort(self.order[size : 2 * size])) if validation is None else validation
         until = int(np.ceil(self.stopping.max_iter * (1 - 0.5 ** (number + 1))))  # the rest is for more rows
-        limits = replace(self.stopping, tol=0.02, n_iter_no_change=8, max_iter=until)
+        target = self.stopping.target_loss
+        if target > 0:
+            target *= optimism(size * problem.n_curvature, problem.network.n_parameters)
+        limits = replace(self.stopping, tol=0.02, n_iter_no_change=8, max_iter=until, target_loss=target)
         return self.run(rows, theta, damping, limits, replace(fresh, penalised=False), done, groups)
 
     def run(
@@ -233,6 +237,15 @@ class _Growing:
         )
         self.latest += len(solution.history["loss"])
         return solution
+
+
+def optimism(n_rows: int, n_parameters: int) -> float:
+    """Share of the loss of new rows that is left of it on fitted ones, in the mean.
+
+    The inverse of the factor of the final prediction error (Akaike 1969, Fitting autoregressive models for prediction),
+    ``(n + p) / (n - p)``; zero without more rows than parameters.
+    """
+    return max(n_rows - n_parameters, 0) / (n_rows + n_parameters)
 
 
 def shifted(callback: Any, latest: int) -> Any:

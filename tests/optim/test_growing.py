@@ -335,6 +335,35 @@ def hopeless_then_good(n_good=2):
     return torch.cat([torch.zeros((1, 10), dtype=torch.float64), MANY.starts(n_good, near=0.1)])
 
 
+def test_a_stage_aims_as_far_below_the_target_as_new_rows_are_above_fitted_ones(monkeypatch):
+    aims, original = [], _growing.levenberg_marquardt
+
+    def noted(problem, theta, *, stopping, **options):
+        aims.append((problem.n_samples, stopping.target_loss))
+        return original(problem, theta, stopping=stopping, **options)
+
+    monkeypatch.setattr(_growing, "levenberg_marquardt", noted)
+    problem = MANY.problem(1)
+    for target in (1e-12, 0.0, -1.0):
+        grow(problem, MANY.starts(1), stopping=replace(STOPPING, target_loss=target))
+    n_rows, n_parameters = problem.n_samples, problem.network.n_parameters
+    shares = {n: (n - n_parameters) / (n + n_parameters) for n in (40, 320)} | {n_rows: 1.0}
+    assert {n for n, _ in aims} == shares.keys()
+    assert {target for n, target in aims if target > 0} == {1e-12 * share for share in shares.values()}
+    assert {target for _, target in aims if target <= 0} == {0.0, -1.0}
+
+
+def test_optimism_is_the_share_that_is_left_on_fitted_rows():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 10))
+    residuals = np.eye(40) - X @ np.linalg.pinv(X)
+    noise, fresh = rng.normal(size=(2, 40, 20_000))
+    fitted, new = np.mean((residuals @ noise) ** 2), np.mean((fresh - noise + residuals @ noise) ** 2)
+    assert _growing.optimism(40, 10) == 0.6
+    assert fitted / new == pytest.approx(0.6, rel=0.01)
+    assert _growing.optimism(9, 10) == 0.0
+
+
 class Sizes(Geodesic):
     """Notes how many models are in a batch, and how many rows."""
 
@@ -365,7 +394,7 @@ def test_with_a_target_starts_are_tried_one_by_one_until_one_reaches_it():
     assert {rows for _, rows in sizes.seen} == {40}  # all rows confirm it
     assert numbers == list(range(1, len(numbers) + 1))
     one = torch.tensor([1])
-    alone = grow(problem.models(one), theta[one], stopping=TARGET)
+    alone = grow(problem.models(one), theta[one], stopping=TARGET, acceleration="geodesic")
     np.testing.assert_allclose(solution.theta, alone.theta, rtol=1e-6)
     assert len(numbers) > solution.n_iter[0] == alone.n_iter[0] == len(curve_of(solution, 0))
     assert solution.status == [Status.TARGET]
