@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._climb import climbed
-from ._penalty import Folds, with_one_error
+from ._penalty import Folds
 from ._prepared import Prepared, is_hopeless, run_together
 from .optim import (
     AlphaSearch,
@@ -35,6 +35,38 @@ SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.
 JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
+#: and another activation this share
+LESS_FOR_ACTIVATION = 0.85
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the first search found for some fits, and what it was given: what goes on from there needs that, too."""
+
+    fits: list[Prepared]
+    problem: Problem
+    theta: Tensor
+    numbers: Tensor
+    options: dict[str, Any]
+    search: AlphaSearch
+
+    @property
+    def folds(self) -> Folds:
+        folds = self.fits[0].folds
+        assert folds is not None
+        return folds
+
+    def only(self, which: np.ndarray) -> Searched:
+        """The fits ``which`` (m,)."""
+        index = torch.from_numpy(which).to(self.theta.device)
+        return Searched(
+            [self.fits[number] for number in which],
+            self.problem.models(index),
+            self.theta[index],
+            self.numbers[index],
+            {**self.options, "damping": self.options["damping"][index]},
+            self.search.only(which),
+        )
 
 
 def choose_alphas(
@@ -42,7 +74,8 @@ def choose_alphas(
 ) -> list[Prepared]:
     """Return the fits with the penalty that cross-validation finds for each, where they have folds for that.
 
-    Where it finds no noise, their further starts join; where it finds some, those whose mean may be kept.
+    Where it finds no noise, their further starts join; where it finds some, those whose mean may be kept. A fit with a
+    ``rival`` may come back as that one.
 
     Parameters
     ----------
@@ -58,7 +91,7 @@ def choose_alphas(
     SearchInterrupted
         If the user stops the search.
     """
-    first, every = fits[0], [fit.folds for fit in fits if fit.folds is not None]
+    first = fits[0]
     if first.folds is None:
         return fits
     stopping: Stopping = first.options["stopping"]
@@ -68,79 +101,110 @@ def choose_alphas(
         return [climbed(fit, half.left(began)).averaging() for fit in fits]
     with isolated(first.problem.y.device):
         by_rows = first.has_rows_of_its_own and max(len(fit.theta) for fit in fits) <= models_at_once
-        problem, theta, numbers, options = for_search(fits, every)
-        options["models_at_once"], held = models_at_once, first.folds.n_held_out
-        alphas, settle = np.stack([folds.alphas for folds in every]), not by_rows
-        search = cross_validate_alpha(
-            problem, theta, numbers, held, alphas=alphas, stopping=half, settle=settle, **options
-        )
+        usual = searched(fits, half, models_at_once, not by_rows)
+        search, result = usual.search, list(fits)
         try:
-            if first.folds.smaller:
-                search = _with_smaller(problem, search, theta, numbers, first.folds, half.left(began), options)
-            found = Relevance.unknown(search)
-            if first.folds.weighs:
-                options["factors"] = first.folds.factors
-                options["least_alpha"] = np.minimum([folds.least_alpha for folds in every], search.chosen)
-                found = weigh_inputs(problem, search, numbers, held, stopping=half.left(began), **options)
-            found_fits = _with_found(fits, search, found, half.left(began), models_at_once, by_rows, jacobian_max_rows)
-            return [fit.averaging() for fit in found_fits]
-        except SearchInterrupted:
-            raise
+            for part, which in _by_activation(usual, half.left(began), models_at_once, not by_rows):
+                found = _completed(part, half.left(began), models_at_once, by_rows, jacobian_max_rows)
+                for number, fit in zip(which, found, strict=True):
+                    result[number] = fit.averaging()
+            return result
+        except SearchInterrupted as interrupt:
+            if first.rival is not None:  # what it knows may be of some fits only, or of another network
+                raise SearchInterrupted(search.chosen, search.theta) from None
+            raise interrupt
         except KeyboardInterrupt:
             raise SearchInterrupted(search.chosen, search.theta) from None
 
 
-def _with_smaller(
-    problem: Problem,
-    search: AlphaSearch,
-    theta: Tensor,
-    numbers: Tensor,
-    folds: Folds,
-    stopping: Stopping,
-    options: dict[str, Any],
-) -> AlphaSearch:
+def searched(fits: list[Prepared], stopping: Stopping, models_at_once: int, settle: bool) -> Searched:
+    """The first search, for penalties of fits of equal keys with columns that are alike."""
+    began = time.monotonic()
+    every = [fit.folds for fit in fits if fit.folds is not None]
+    problem, theta, numbers, options = for_search(fits, every)
+    options["models_at_once"] = models_at_once
+    alphas = np.stack([folds.alphas for folds in every])
+    search = cross_validate_alpha(
+        problem, theta, numbers, every[0].n_held_out, alphas=alphas, stopping=stopping, settle=settle, **options
+    )
+    found = Searched(fits, problem, theta, numbers, options, search)
+    return _with_smaller(found, stopping.left(began)) if found.folds.smaller else found
+
+
+def _by_activation(
+    usual: Searched, stopping: Stopping, models_at_once: int, settle: bool
+) -> list[tuple[Searched, np.ndarray]]:
+    """Divide fits (M,) into those that keep their activation and those whose rivals evidently predict better.
+
+    Returns what the search found for each of the two, and the numbers of its fits; rivals that were not searched to the
+    end are not known.
+    """
+    every = np.arange(len(usual.fits))
+    if usual.fits[0].rival is None or stopping.max_time <= 0:
+        return [(usual, every)]
+    began = time.monotonic()
+    others = [replace(fit.rival(), watcher=fit.watcher) for fit in usual.fits if fit.rival is not None]
+    rivals = searched(others, stopping, models_at_once, settle)
+    if time.monotonic() - began >= stopping.max_time:
+        return [(usual, every)]
+    judge = usual.folds.judge
+    better = judge(rivals.search.score) <= LESS_FOR_ACTIVATION * judge(usual.search.score)
+    parts = [(usual, np.flatnonzero(~better)), (rivals, np.flatnonzero(better))]
+    return [(found.only(which), which) for found, which in parts if len(which)]
+
+
+def _completed(
+    part: Searched, stopping: Stopping, models_at_once: int, by_rows: bool, jacobian_max_rows: int | str | None
+) -> list[Prepared]:
+    """The fits of a first search with what is found after it: columns that matter, and what all rows say."""
+    began, folds, options, search = time.monotonic(), part.folds, dict(part.options), part.search
+    found = Relevance.unknown(search)
+    if folds.weighs:
+        options["factors"] = folds.factors
+        least = [fit.folds.least_alpha for fit in part.fits if fit.folds is not None]
+        options["least_alpha"] = np.minimum(least, search.chosen)
+        limit = stopping.left(began)
+        found = weigh_inputs(part.problem, search, part.numbers, folds.n_held_out, stopping=limit, **options)
+    return _with_found(part.fits, search, found, stopping.left(began), models_at_once, by_rows, jacobian_max_rows)
+
+
+def _with_smaller(part: Searched, stopping: Stopping) -> Searched:
     """The search with smaller penalties for fits whose least one was the best, where one of them is evidently better.
 
     Fits that were not asked have NaN as scores of these. Without time for all, nothing is known of them: models on the
     way memorise less than at their ends.
     """
+    search, folds = part.search, part.folds
     last = search.alphas.shape[1] - 1
     which = np.flatnonzero(search.best == last)
     if not len(which) or stopping.max_time <= 0:
-        return search
-    index = torch.from_numpy(which).to(theta.device)
+        return part
     further = search.alphas[:, last:] * np.array([1.0, *folds.smaller])
-    n_held = int((folds.of_row < folds.n_held_out).sum())
-
-    def judge(scores: np.ndarray) -> np.ndarray:
-        return with_one_error(scores, n_held)
-
-    part = {name: value[index] if name == "damping" else value for name, value in options.items()}
-    began = time.monotonic()
+    asked, began = part.only(which), time.monotonic()
     try:
         second = cross_validate_alpha(
-            problem.models(index),
-            theta[index],
-            numbers[index],
+            asked.problem,
+            asked.theta,
+            asked.numbers,
             folds.n_held_out,
             alphas=further[which],
             stopping=stopping,
             settle=False,
-            judge=judge,
-            **part,
+            judge=folds.judge,
+            **asked.options,
         )
     except SearchInterrupted:  # knows of some fits only
         raise SearchInterrupted(search.chosen, search.theta) from None
     if time.monotonic() - began >= stopping.max_time:
-        return search
+        return part
     scores = np.full((len(search.best), len(folds.smaller)), np.nan)
     scores[which] = second.scores[:, 1:]
-    better = judge(second.score) <= LESS * judge(second.scores[:, 0])
+    better = folds.judge(second.score) <= LESS * folds.judge(second.scores[:, 0])
     best, models, losses = search.best.copy(), search.theta_of_folds.clone(), search.losses_of_folds.copy()
     best[which[better]] += second.best[better]
-    models[index[better]] = second.theta_of_folds[better]
+    models[torch.from_numpy(which[better]).to(models.device)] = second.theta_of_folds[better]
     losses[which[better]] = second.losses_of_folds[better]
-    return replace(
+    search = replace(
         search,
         alphas=np.hstack([search.alphas, further[:, 1:]]),
         scores=np.hstack([search.scores, scores]),
@@ -148,6 +212,7 @@ def _with_smaller(
         theta_of_folds=models,
         losses_of_folds=losses,
     )
+    return replace(part, search=search)
 
 
 def for_search(fits: list[Prepared], every: list[Folds]) -> tuple[Problem, Tensor, Tensor, dict[str, Any]]:

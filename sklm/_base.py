@@ -183,15 +183,16 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     # -- hyperparameters to objects ---------------------------------------------------------------------------
 
-    def _make_architecture(self, sizes: Any = (AUTO_UNITS,)) -> Architecture:
-        """The architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
-        given = self.hidden_layer_sizes
+    def _make_architecture(self, auto: MLP | None = None) -> Architecture:
+        """The architecture; where sizes or the activation are 'auto', these are those of another, if it is given."""
+        auto, given = auto or MLP((AUTO_UNITS,)), self.hidden_layer_sizes
         automatic = isinstance(given, str)
         if self.architecture is None:
             given = tuple(given.tolist()) if isinstance(given, np.ndarray) and given.ndim else given
-            return MLP(sizes if automatic else given, self.activation)
+            activation = auto.activation if self.activation == "auto" else self.activation
+            return MLP(auto.hidden_layer_sizes if automatic else given, activation)
         changed = [] if automatic else ["hidden_layer_sizes"]
-        changed += [] if self.activation == "tanh" else ["activation"]
+        changed += [] if self.activation in ("auto", "tanh") else ["activation"]
         if changed:
             raise ValueError(
                 f"{' and '.join(changed)} would be ignored because architecture is given; set them on the architecture "
@@ -202,28 +203,28 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         return self.architecture
 
     @staticmethod
-    def _sizes_in(architecture: Architecture) -> Any:
-        """Sizes of the hidden layers of a fitted architecture."""
-        return getattr(architecture, "hidden_layer_sizes", (AUTO_UNITS,))
+    def _auto_of(architecture: Architecture) -> MLP | None:
+        """What 'auto' meant in a fitted architecture, if it is one that has it."""
+        return architecture if isinstance(architecture, MLP) else None
 
     def _own_architecture(self, n_units: float, shape: tuple[int, int, int], previous: Any = None) -> Architecture:
         """A copy of the architecture that later changes of the parameter do not reach.
 
-        ``n_units`` are rows as weights count them, ``shape`` is (samples, inputs, outputs). Sizes that are 'auto' stay
-        what they were in a ``previous`` fit.
+        ``n_units`` are rows as weights count them, ``shape`` is (samples, inputs, outputs). What is 'auto' stays what
+        it was in a ``previous`` fit.
         """
         if previous is None:
-            return self._own_copy(self._auto_sizes(n_units, shape))
-        return self._own_copy(self._sizes_in(previous._single_networks[0]))
+            return self._own_copy(MLP(self._auto_sizes(n_units, shape)))
+        return self._own_copy(self._auto_of(previous._single_networks[0]))
 
     def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Sizes of the hidden layers that 'auto' means."""
         return auto_sizes(n_units, shape[1], self._affords(), self._searching_rows)
 
-    def _own_copy(self, sizes: Any) -> Architecture:
-        """A copy of the architecture, with hidden layers of the given ``sizes`` where these are 'auto'."""
+    def _own_copy(self, auto: MLP | None) -> Architecture:
+        """A copy of the architecture, with sizes and activation of another where these are 'auto'."""
         with torch.inference_mode(False):
-            return copy.deepcopy(self._make_architecture(sizes))
+            return copy.deepcopy(self._make_architecture(auto))
 
     #: rows a parameter below which units are fewer, if a search is affordable then
     _searching_rows = SEARCHING_ROWS

@@ -303,5 +303,11 @@ def _searched_alike(fits: list[Prepared], estimator: Training) -> list[Prepared]
 def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
     """Search for the penalties of fits of equal keys, where they have none, and fit them."""
     fits = _searched_alike(fits, estimator)
+    if fits[0].rival is None:
+        return _solved_alike(fits, estimator)
+    return _by_keys(fits, estimator, _solved_alike)  # activations may differ now
+
+
+def _solved_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
     solution = run_together(fits, estimator.jacobian_max_rows)
     return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]

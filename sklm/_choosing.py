@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,29 @@ NOISELESS_WORK, NOISELESS_STARTS = 2.2e4, 32
 FOLDS_OF_QUICK_FITS = 3
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a search for a penalty depends on.
+
+    architecture, network, loss; data : TrainingSet; batches : MiniBatches or None; start : (P,) ndarray; seed : int;
+    meaning : dict, of the targets
+    """
+
+    architecture: Architecture
+    network: Network
+    loss: Loss
+    data: TrainingSet
+    batches: MiniBatches | None
+    start: np.ndarray
+    seed: int
+    meaning: dict[str, Any]
+
+    @property
+    def n_columns(self) -> int:
+        """Curvature columns of a row."""
+        return self.loss.curvature_columns(self.network.n_outputs)
+
+
 class Choosing(MiniBatching):
     """Rules behind 'auto', from the size of the problem."""
 
@@ -47,17 +71,7 @@ class Choosing(MiniBatching):
     def _alpha_is_open(self) -> bool:
         return self.alpha == "cv" or (self._searches_alpha and self.alpha == "auto")
 
-    def _folds(
-        self,
-        architecture: Architecture,
-        network: Network,
-        loss: Loss,
-        data: TrainingSet,
-        batches: MiniBatches | None,
-        start: np.ndarray,
-        seed: int,
-        meaning: dict[str, Any],
-    ) -> Folds | None:
+    def _folds(self, at: Setting) -> Folds | None:
         """Folds to search for alpha with; None where that is not wanted, or targets are constant.
 
         Raises
@@ -65,32 +79,32 @@ class Choosing(MiniBatching):
         ValueError
             If it is wanted and cannot be done.
         """
-        asked = self.alpha == "cv"
+        asked, data, network = self.alpha == "cv", at.data, at.network
         obstacles = {
             "early_stopping=True, which has validation rows of its own": self._asks_to_hold_out,
             f"optimizer={self.optimizer!r}: it is for Levenberg-Marquardt only": not self._is_lm,
-            "mini-batches, which batch_size='auto' means for long iterations (batch_size=None takes all rows)": batches
-            is not None,
+            "mini-batches, which batch_size='auto' means for long iterations (batch_size=None takes all rows)": (
+                at.batches is not None
+            ),
             "an X that is read in pieces": data.is_large,
             "a module that has no parameter but biases": not network.coefficient_mask.any(),
         }
         hindered = [reason for reason, present in obstacles.items() if present]
         if hindered and asked:
             raise ValueError(f"alpha='cv' cannot be used with {hindered[0]}. Give alpha as a number.")
-        n_columns, n_parameters = loss.curvature_columns(network.n_outputs), network.n_parameters
-        rows = data.n_units * n_columns
-        suits = self._may_memorise(architecture, network, rows) and can_search(rows, n_parameters)
+        rows = data.n_units * at.n_columns
+        suits = self._may_memorise(at.architecture, network, rows) and can_search(rows, network.n_parameters)
         if hindered or not (asked or suits) or not np.ptp(data.y, axis=0).any():
             return None
-        folds = self._divided(data, n_columns, start, seed)
+        folds = self._divided(at)
         if folds is None and asked:
             raise ValueError("alpha='cv' needs at least two different rows of X. Give alpha as a number.")
-        return folds and self._with_candidates(folds, data, meaning)
+        return folds and self._with_candidates(folds, at)
 
-    def _divided(self, data: TrainingSet, n_columns: int, start: np.ndarray, seed: int) -> Folds | None:
-        """Folds of the rows that a search takes, for ``n_columns`` curvature columns; None if all rows are equal."""
-        most = int(np.ceil(searched_rows(len(start)) / n_columns))
-        return make_folds(np.asarray(data.X), start, most, n_columns, seed, data.strata)
+    def _divided(self, at: Setting) -> Folds | None:
+        """Folds of the rows that a search takes; None if all rows are equal."""
+        most = int(np.ceil(searched_rows(len(at.start)) / at.n_columns))
+        return make_folds(np.asarray(at.data.X), at.start, most, at.n_columns, at.seed, at.data.strata)
 
     def _weighs(self, architecture: Architecture, network: Network, n_inputs: int) -> bool:
         """Whether columns may be weighed, where a penalty is searched for."""
@@ -124,7 +138,7 @@ class Choosing(MiniBatching):
             return False
         return data.obstacle_to_hold_out(self.validation_fraction, whole=True) is None
 
-    def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
+    def _with_candidates(self, folds: Folds, at: Setting) -> Folds:
         """The folds with the penalties to try, where these are not the usual ones."""
         return folds
 

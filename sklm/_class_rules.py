@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from ._base import AUTO_UNITS, units_by_rows
+from ._choosing import Setting
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
 from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
 from ._training import Training
 from ._training_set import TrainingSet
 from .architectures import CNN, MLP, Architecture, Network
 from .losses import LogisticLoss, Loss, SoftmaxCrossEntropy, SquaredError
-from .optim import MiniBatches
 
 #: ``tol='auto'`` of MLPs and CNNs: the log-loss of fitted rows goes on falling when that of new ones does not
 CLASSIFIER_TOL = 1e-2
@@ -145,46 +145,36 @@ class ClassRules(Training):
         plain = self._is_lm and self.target_loss is None and self._selection() is None
         return suits and plain and not self._asks_to_hold_out and not data.is_large
 
-    def _folds(
-        self,
-        architecture: Architecture,
-        network: Network,
-        loss: Loss,
-        data: TrainingSet,
-        batches: MiniBatches | None,
-        start: np.ndarray,
-        seed: int,
-        meaning: dict[str, Any],
-    ) -> Folds | None:
+    def _folds(self, at: Setting) -> Folds | None:
         if self.alpha == "cv":
-            return super()._folds(architecture, network, loss, data, batches, start, seed, meaning)
-        if not self._may_search(architecture, data):
+            return super()._folds(at)
+        data, batches = at.data, at.batches
+        if not self._may_search(at.architecture, data):
             return None
-        n_columns = loss.curvature_columns(network.n_outputs)
-        rows, n_parameters = len(data.X) * n_columns, network.n_parameters
-        if batches is None and architecture.restarts and can_search_classes(rows, n_parameters):
-            folds = for_classes(self._divided(data, n_columns, start, seed), n_columns)
+        rows, n_parameters = len(data.X) * at.n_columns, at.network.n_parameters
+        if batches is None and at.architecture.restarts and can_search_classes(rows, n_parameters):
+            folds = for_classes(self._divided(at), at.n_columns)
         elif can_climb(len(data.X), rows, n_parameters, batches):
-            folds = for_climbing(np.asarray(data.X), start, batches, LEAST_DUAL_BATCHES, seed, data.strata)
+            folds = for_climbing(np.asarray(data.X), at.start, batches, LEAST_DUAL_BATCHES, at.seed, data.strata)
         else:
             return None
         # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones
         if folds is None or folds.twins:
             return None
-        prior = self._prior_of(folds, data, meaning)
+        prior = self._prior_of(folds, at)
         if folds.climbs:
             return replace(folds, alphas=np.array([prior]))
         alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR
         return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least, smaller=SMALLER_FACTORS)
 
-    def _with_candidates(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> Folds:
+    def _with_candidates(self, folds: Folds, at: Setting) -> Folds:
         # one confident error may outweigh a fold: all rows have to be left out once
-        alphas = self._prior_of(folds, data, meaning) * np.array(PRIOR_FACTORS)
+        alphas = self._prior_of(folds, at) * np.array(PRIOR_FACTORS)
         return replace(folds, n_held_out=int(folds.of_row.max()) + 1, alphas=alphas, smaller=SMALLER_FACTORS)
 
-    def _prior_of(self, folds: Folds, data: TrainingSet, meaning: dict[str, Any]) -> float:
+    def _prior_of(self, folds: Folds, at: Setting) -> float:
         """The penalty of coefficients of deviation one for the rows of folds: what these take the place of counts."""
-        return self._prior_penalty(data, meaning) * len(data.X) / len(folds.rows)
+        return self._prior_penalty(at.data, at.meaning) * len(at.data.X) / len(folds.rows)
 
     def _most_work(self, network: Network, n_samples: int) -> float:
         few = network.n_outputs > 1 and n_samples < network.n_parameters

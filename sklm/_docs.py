@@ -64,8 +64,7 @@ hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     in mini-batches, up to 100. Where ``LMRegressor`` searches for ``alpha`` and finds little noise, it fits two equal
     layers, too, and keeps what is evidently better on rows left out. The fitted ``architecture_`` says what it is; a
     warm start keeps it.
-activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
-    Activation of the hidden layers. Smooth ones suit the method.
+<activation>
 architecture : Architecture, torch.nn.Module or None, default=None
     None builds an MLP from the two parameters above. ``sklm.CNN(...)`` is a convolutional network. A module that maps
     (n, n_features) to (n,) or (n, n_outputs) is copied and trained from the values it carries; see the user guide,

@@ -65,6 +65,10 @@ class Folds:
     batches: MiniBatches | None = None
     smaller: tuple[float, ...] = ()
 
+    def judge(self, loss: Any) -> np.ndarray:
+        """What penalties, and activations, of classes are compared by."""
+        return with_one_error(loss, int((self.of_row < self.n_held_out).sum()))
+
 
 def make_folds(
     X: np.ndarray, start: np.ndarray, most: int, n_columns: int, seed: int, strata: np.ndarray | None = None

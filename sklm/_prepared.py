@@ -93,6 +93,8 @@ class Prepared:
         Hidden layers to compare with, if there are any; see ``deepened``.
     deeper : callable or None
         ``deeper(fit)`` returns the same fit with these, and the columns as they are in ``fit``.
+    rival : callable or None
+        ``rival()`` returns the same fit with another activation, which takes its place where rows left out say so.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -118,6 +120,7 @@ class Prepared:
     searched: np.ndarray | None = None
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
+    rival: Callable[[], Prepared] | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 
@@ -345,7 +348,7 @@ class Prepared:
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
             None if self.folds is None else (self.folds.weighs, self.folds.factors),
-            self.deeper_sizes,
+            (self.deeper_sizes, self.rival is not None),
             self.seed if draws else None,
         )
 

@@ -27,6 +27,10 @@ NO_COUNTS = 100.0
 
 
 @document(
+    activation="""
+activation : {'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'sin', 'identity'}, default='tanh'
+    Activation of the hidden layers. Smooth ones suit the method.
+""",
     loss="""
 loss : {'squared_error', 'huber', 'absolute_error', 'quantile', 'poisson', 'gamma'} or Loss, default='squared_error'
     What the outputs are compared by. An object of :mod:`sklm.losses` sets its parameters, such as

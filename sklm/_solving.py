@@ -185,6 +185,7 @@ class Solving(Choosing):
         """The same, and whether a limit of time ended the search."""
         began, stopping = time.monotonic(), fit.options["stopping"]
         line, at_once = SearchLine() if self.verbose == 1 else None, self._models_at_once(fit)
+        usual = fit.core["architecture_"]
         if at_once < fit.n_averaged:
             fit = replace(fit, n_averaged=1)
         try:
@@ -194,8 +195,10 @@ class Solving(Choosing):
                 line.close()
         seconds = time.monotonic() - began
         if self.verbose:
-            weighed = "" if fit.core["relevance_"] is None else ", columns are weighed"
-            say(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{weighed}")
+            found = "" if fit.core["relevance_"] is None else ", columns are weighed"
+            if fit.core["architecture_"] != usual:
+                found += f", units are {fit.core['architecture_'].activation}"
+            say(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{found}")
         fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)}, watcher=None)
         return fit, seconds >= stopping.max_time / 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -16,18 +16,21 @@ from sklearn.utils.validation import validate_data
 
 from ._arrays import flatten_images, refuse_text_and_dates
 from ._callbacks import FitCallbacks, input_attributes
+from ._choosing import Setting
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
 from ._sklearn import _check_sample_weight, _fit_context
 from ._streaming import Streaming, started
 from ._training_set import TrainingSet
 from ._verbose import described, say
-from .architectures import Architecture, ModuleArchitecture
+from .architectures import MLP, Architecture, ModuleArchitecture
 from .optim import Status
 from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
+#: ``activation='auto'`` compares the usual one with this, which draws long smooth borders with fewer units
+RIVAL_ACTIVATION = "softplus"
 #: whether Ctrl-C ends more than one fit here: then it is not for a fit to keep its best model
 _ends_more = ContextVar("whether an interrupt ends more than one fit", default=False)
 
@@ -88,7 +91,7 @@ class Training(Streaming):
             raise ValueError("partial_fit does not support early_stopping=True: it sees one batch at a time.")
         if self.alpha == "cv":
             raise ValueError("partial_fit does not support alpha='cv': it sees one batch at a time. Give a number.")
-        made = self._make_architecture() if first else self._make_architecture(self._sizes_in(self.architecture_))
+        made = self._make_architecture() if first else self._make_architecture(self._auto_of(self.architecture_))
         if not first and not isinstance(made, ModuleArchitecture) and made != self.architecture_:
             raise ValueError(
                 f"The architecture was {self.architecture_} when the model was started and is {made} now; partial_fit "
@@ -164,6 +167,8 @@ class Training(Streaming):
             self._check_same_targets(previous, meaning)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         fit = self._prepared(data, meaning, previous, architecture, seed)
+        if previous is None:
+            fit = replace(fit, rival=self._rival(fit, data, meaning, seed))
         suits = previous is None and self._may_be_deeper() and self._scales(architecture)
         if not suits or fit.folds is None or not fit.has_rows_of_its_own:
             return fit
@@ -174,9 +179,18 @@ class Training(Streaming):
             return fit
 
         def deeper(one: Prepared) -> Prepared:
-            return self._prepared(data, meaning, None, self._own_copy(sizes), seed, like=one)
+            return self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed, like=one)
 
         return replace(fit, deeper_sizes=sizes, deeper=deeper)
+
+    def _rival(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Callable[[], Prepared] | None:
+        """What makes the same fit with another activation, where that is open and rows left out may decide."""
+        architecture = fit.core["architecture_"]
+        is_open = self.activation == "auto" and self.architecture is None and architecture.restarts
+        if not is_open or fit.folds is None or fit.folds.climbs:
+            return None
+        other = MLP(architecture.hidden_layer_sizes, RIVAL_ACTIVATION)
+        return lambda: self._prepared(data, meaning, None, other, seed)
 
     def _prepared(
         self,
@@ -228,7 +242,8 @@ class Training(Streaming):
         prior = self._penalty(data, meaning)
         alpha, scores, folds = prior, None, None
         if isinstance(self.alpha, str) and not automatic:
-            folds = self._folds(architecture, network, loss, data, batches, unfitted(), seed, meaning)
+            setting = Setting(architecture, network, loss, data, batches, unfitted(), seed, meaning)
+            folds = self._folds(setting)
         if previous is None:
             n_averaged = self._n_averaged(folds, number, rows, network.n_parameters)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ._penalty_race import PenaltyRace, of_best_folds
@@ -88,6 +89,19 @@ class AlphaSearch:
     def score(self) -> np.ndarray:
         """The scores (M,) of these."""
         return np.take_along_axis(self.scores, self.best[:, None], axis=1)[:, 0]
+
+    def only(self, which: np.ndarray) -> AlphaSearch:
+        """The fits ``which`` (m,)."""
+        index = torch.from_numpy(which).to(self.theta_of_folds.device)
+        return AlphaSearch(
+            self.alphas[which],
+            self.scores[which],
+            self.best[which],
+            self.noiseless[which],
+            self.doubtful[which],
+            self.theta_of_folds[index],
+            self.losses_of_folds[which],
+        )
 
     @property
     def theta(self) -> Tensor:

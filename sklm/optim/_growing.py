@@ -73,9 +73,9 @@ def fit_growing(
     group if that is set.
 
     What reaches ``target_loss`` on a subset is done if all rows confirm it; a stage aims lower, by as much as the loss
-    of new rows is above that of fitted ones in the mean. The starts of a single fit with one finalist are then tried one
-    after the other on the first subset: one that reaches the target there goes on alone, and the next one is tried if it
-    does not come to it on all rows. If none does, the best goes on.
+    of new rows is above that of fitted ones in the mean. The starts of a single fit with one finalist are then tried
+    one after the other on the first subset: one that reaches the target there goes on alone, and the next one is tried
+    if it does not come to it on all rows. If none does, the best goes on.
 
     Parameters
     ----------

@@ -1,0 +1,214 @@
+"""``activation='auto'``: softplus instead of tanh where the rows left out say so."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV
+
+from sklm import CNN, MLP, LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, fit_many
+from sklm.optim import _penalty_race
+
+from .interrupts import interrupted_from
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def ball(n_samples=150, seed=0):
+    """Inside or outside; a border without corners, which few units of tanh have trouble with."""
+    X = np.random.default_rng(seed).normal(size=(n_samples, 3))
+    return X, (np.linalg.norm(X, axis=1) > 1.6).astype(int)
+
+
+def spirals(n_samples=200):
+    rng = np.random.default_rng(0)
+    kind, t = rng.integers(0, 2, n_samples), rng.uniform(0.3, 3, n_samples)
+    angle = 2.5 * t + np.pi * kind
+    return np.c_[t * np.cos(angle), t * np.sin(angle)] + 0.05 * rng.normal(size=(n_samples, 2)), kind
+
+
+def small(**options):
+    return LMClassifier(**{"hidden_layer_sizes": 6, "random_state": 0, **options})
+
+
+def activation(model):
+    return model.architecture_.activation
+
+
+def assert_same(one, other):
+    for name in ("theta_", "alpha_", "alpha_scores_", "relevance_", "n_iter_", "loss_", "status_", "loo_score_"):
+        np.testing.assert_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def asks(monkeypatch, action=None):
+    """Number the searches of the first kind, by activation; ``action`` comes before the one of a rival."""
+    seen, original = [], _alpha_search.searched
+
+    def spy(fits, *given):
+        seen.append([activation_of(fit) for fit in fits])
+        if action is not None and len(seen) == 2:
+            action()
+        return original(fits, *given)
+
+    monkeypatch.setattr(_alpha_search, "searched", spy)
+    return seen
+
+
+def activation_of(fit):
+    return fit.core["architecture_"].activation
+
+
+def test_a_round_border_is_found_to_want_softplus():
+    X, y = ball()
+    model, tanh, soft = (small(activation=name).fit(X, y) for name in ("auto", "tanh", "softplus"))
+    assert activation(model) == "softplus"
+    assert_same(model, soft)
+    new, classes = ball(2000, seed=1)
+    losses = [log_loss(classes, one.predict_proba(new)) for one in (model, tanh)]
+    assert losses[0] < 0.7 * losses[1]
+
+
+def test_tanh_stays_where_it_is_as_good():
+    X, y = spirals()
+    model = small().fit(X, y)
+    assert activation(model) == "tanh"
+    assert_same(model, small(activation="tanh").fit(X, y))
+
+
+def test_it_is_the_default_of_classifiers_only():
+    assert LMClassifier().activation == "auto"
+    assert LMRegressor().activation == "tanh"
+    with pytest.raises(ValueError, match="'activation' parameter of LMRegressor"):
+        LMRegressor(activation="auto").fit(*ball())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation": "tanh"},
+        {"alpha": 1e-2},
+        {"hidden_layer_sizes": ()},
+        {"architecture": MLP((6,)), "hidden_layer_sizes": "auto"},
+        {"architecture": CNN(2, kernel_size=2, stride=1, input_shape=(1, 3)), "hidden_layer_sizes": "auto"},
+        {"early_stopping": True},
+        {"target_loss": 0.1},
+        {"optimizer": "lbfgs"},
+        {"batch_size": 30},
+        {"loss": "squared_error"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_only_where_it_is_open_and_all_rows_are_searched(options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, fit = small(**options)._ready(*ball())
+    assert fit.rival is None
+    assert getattr(fit.core["architecture_"], "activation", "tanh") in ("tanh", "elu")
+
+
+@pytest.mark.parametrize(
+    "options", [{"alpha": "cv"}, {"class_weight": "balanced"}, {"relevance": None}, {"max_iter": 5}]
+)
+def test_with_other_options(options):
+    X, y = ball()
+    model = small(**options).fit(X, y)
+    assert activation(model) == "softplus"
+    assert_same(model, small(activation="softplus", **options).fit(X, y))
+
+
+def test_several_labels():
+    X, y = ball()
+    model = small().fit(X, np.c_[y, X[:, 0] > 0].astype(int))
+    assert activation(model) == "softplus"
+    assert model.score(X, np.c_[y, X[:, 0] > 0]) > 0.8
+
+
+def test_many_fits_are_what_single_ones_are():
+    """Of two tables on the same rows one wants each; in the same batch, and before and after one another."""
+    X, inside = ball()
+    wavy = (X[:, 1] > np.sin(3 * X[:, 0])).astype(int)
+    targets = [wavy, inside, wavy, inside]
+    alone = [small(max_iter=50).fit(X, y) for y in targets]
+    assert [activation(model) for model in alone] == ["tanh", "softplus"] * 2
+    for one, other in zip(fit_many(small(max_iter=50), X, targets), alone, strict=True):
+        assert activation(one) == activation(other)
+        assert one.alpha_scores_ == pytest.approx(other.alpha_scores_)
+        np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=1e-5)
+
+
+def test_a_search_gives_the_same_scores_as_scikit_learn():
+    X, y = ball()
+    grid = {"activation": ["auto", "tanh"], "damping": [1e-2, 1.0]}
+    together = LMGridSearchCV(small(max_iter=30), grid, cv=2, scoring="neg_log_loss").fit(X, y)
+    apart = GridSearchCV(small(max_iter=30), grid, cv=2, scoring="neg_log_loss").fit(X, y)
+    np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
+    assert together.cv_results_["batched"].all()
+    assert len(set(together.cv_results_["mean_test_score"])) == 4
+    assert activation(together.best_estimator_) == activation(apart.best_estimator_) == "softplus"
+
+
+def test_what_goes_on_from_a_fit_keeps_it():
+    X, y = ball()
+    model = small(warm_start=True).fit(X, y)
+    before = model.loss_
+    assert activation(model.fit(X, y)) == "softplus"
+    assert model.loss_ <= before * (1 + 1e-6)
+    assert activation(model.partial_fit(X, y)) == "softplus"
+    assert model.score(X, y) > 0.9
+    assert activation(small().partial_fit(X, y, classes=[0, 1])) == "tanh"
+
+
+def test_it_can_be_cloned_and_read_off():
+    X, y = ball()
+    model = small().fit(X, y)
+    assert clone(model).activation == "auto"
+    (first, last), (bias, outside) = model.coefs_, model.intercepts_
+    logits = np.logaddexp(0, X @ first + bias) @ last + outside
+    np.testing.assert_allclose(model.predict_proba(X)[:, 1], 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-9)
+
+
+def test_verbose_says_so(capsys):
+    X, y = ball()
+    small(verbose=2, max_iter=5).fit(X, y)
+    assert "softplus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["before the rival's search", "after both"])
+def test_an_interrupt_leaves_a_model_of_tanh(monkeypatch, place):
+    X, y = ball()
+
+    def interrupt(*_given, **_options):
+        raise KeyboardInterrupt
+
+    if place == "after both":
+        monkeypatch.setattr(_alpha_search, "_completed", interrupt)
+    else:
+        asks(monkeypatch, interrupt)
+    with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
+        model = small().fit(X, y)
+    assert (model.status_, activation(model)) == ("interrupted", "tanh")
+    assert model.alpha_ > 0
+    assert model.score(X, y) > 0.8
+
+
+def test_an_interrupt_within_the_search_of_a_rival_leaves_a_model_of_tanh(monkeypatch):
+    X, y = ball()
+    seen = asks(monkeypatch, lambda: interrupted_from(monkeypatch, _penalty_race, 1))
+    with pytest.warns(UserWarning, match="interrupted by the user"):
+        model = small().fit(X, y)
+    assert seen == [["tanh"], ["softplus"]]
+    assert (model.status_, activation(model)) == ("interrupted", "tanh")
+
+
+def test_without_time_for_both_searches_tanh_stays(monkeypatch):
+    X, y = ball()
+    original = _alpha_search.time.monotonic
+    late = []
+    monkeypatch.setattr(_alpha_search.time, "monotonic", lambda: original() + 100 * len(late))
+    asks(monkeypatch, lambda: late.append(True))
+    with pytest.warns(ConvergenceWarning, match="max_time=60"):
+        model = small(max_time=60).fit(X, y)
+    assert activation(model) == "tanh"
