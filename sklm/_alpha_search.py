@@ -35,8 +35,8 @@ SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.
 JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
-#: and another activation this share
-LESS_FOR_ACTIVATION = 0.85
+#: and another activation this share; penalties of its own are searched for where it has this one with that of the usual
+LESS_FOR_ACTIVATION, HOPE_FOR_ACTIVATION = 0.85, 0.95
 
 
 @dataclass(frozen=True)
@@ -136,21 +136,33 @@ def _by_activation(
 ) -> list[tuple[Searched, np.ndarray]]:
     """Divide fits (M,) into those that keep their activation and those whose rivals evidently predict better.
 
-    Returns what the search found for each of the two, and the numbers of its fits; rivals that were not searched to the
-    end are not known.
+    Rivals are tried with the penalties of the usual fits at first. Returns what the search found for each of the two,
+    and the numbers of its fits; rivals that were not searched to the end are not known.
     """
     every = np.arange(len(usual.fits))
     if usual.fits[0].rival is None or stopping.max_time <= 0:
         return [(usual, every)]
-    began = time.monotonic()
+    began, judge = time.monotonic(), usual.folds.judge
     others = [replace(fit.rival(), watcher=fit.watcher) for fit in usual.fits if fit.rival is not None]
-    rivals = searched(others, stopping, models_at_once, settle)
+    penalties = zip(others, usual.search.chosen, strict=True)
+    tried = [replace(fit, folds=_around(alpha, fit.folds)) for fit, alpha in penalties]
+    score = searched(tried, stopping, models_at_once, settle).search.score
+    hopeful = np.flatnonzero(judge(score) <= HOPE_FOR_ACTIVATION * judge(usual.search.score))
+    if not len(hopeful) or time.monotonic() - began >= stopping.max_time:
+        return [(usual, every)]
+    rivals = searched([others[number] for number in hopeful], stopping.left(began), models_at_once, settle)
     if time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
-    judge = usual.folds.judge
-    better = judge(rivals.search.score) <= LESS_FOR_ACTIVATION * judge(usual.search.score)
-    parts = [(usual, np.flatnonzero(~better)), (rivals, np.flatnonzero(better))]
-    return [(found.only(which), which) for found, which in parts if len(which)]
+    better = judge(rivals.search.score) <= LESS_FOR_ACTIVATION * judge(usual.search.score[hopeful])
+    same = np.setdiff1d(every, hopeful[better])
+    parts = [(usual, same, same), (rivals, np.flatnonzero(better), hopeful[better])]
+    return [(found.only(rows), numbers) for found, rows, numbers in parts if len(rows)]
+
+
+def _around(alpha: float, folds: Folds | None) -> Folds:
+    """The folds with a penalty to try, and one near it, since a single one does not race to the end."""
+    assert folds is not None
+    return replace(folds, alphas=alpha * np.array([1.0, 0.3]), smaller=())
 
 
 def _completed(

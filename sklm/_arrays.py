@@ -16,8 +16,24 @@ LIMITS_OF_RELEVANCE = (1e-6, 1e6)
 _BLOCK = 2**18
 
 
+#: rows so many times the range of the middle half of a column away from its median are far outside, if they are no more
+#: than this share of all; a column whose range is no more than so many deviations has none
+FAR, FEW, SUSPECT = 20.0, 0.02, 5.0
+
+
+def refuse_masked(value: Any, name: str) -> None:
+    """Raise ValueError for masked entries of X, y or weights, whose values would count as data."""
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} has masked entries, whose values would be taken for data. Leave these rows out, for example with "
+            f"~np.ma.getmaskarray({name}), or fill them in."
+        )
+
+
 def refuse_text_and_dates(value: Any, name: str) -> None:
     """Raise TypeError for strings, dates and objects in X or y, which numpy would convert or misread silently.
+
+    Masked entries are refused as well, see :func:`refuse_masked`.
 
     Parameters
     ----------
@@ -25,6 +41,7 @@ def refuse_text_and_dates(value: Any, name: str) -> None:
     name : str
         'X' or 'y', for the message.
     """
+    refuse_masked(value, name)
     dtypes = getattr(value, "dtypes", None)
     if dtypes is not None and hasattr(value, "columns"):  # a data frame, column by column
         names = list(value.columns)
@@ -225,6 +242,26 @@ def output_scaling(target_scaling: str | None, y: Scaling) -> Scaling:
         return y
     one = np.ones_like(y.scale)
     return Scaling(np.log(y.scale), one, one, y.low, y.high)
+
+
+def far_outside(X: np.ndarray) -> np.ndarray:
+    """Mask (N,) of the few rows of X (N, F) that are far from all others in a column, such as broken readings.
+
+    That is more than ``FAR`` times the range of the middle half of a column from its median. Where these are more than
+    the share ``FEW`` of all rows, the column has long tails, and none is; nor in a column whose middle half is a point.
+    """
+    far = np.zeros(len(X), dtype=bool)
+    for column in X.T:
+        size = np.abs(column).max()
+        if size == 0 or not np.isfinite(size):
+            continue
+        column = column / size
+        if np.ptp(column) <= SUSPECT * column.std():  # where few are far, the deviation is theirs
+            continue
+        low, median, high = np.quantile(column, [0.25, 0.5, 0.75])
+        if high > low:
+            far |= np.abs(column - median) > FAR * (high - low)
+    return far if far.sum() <= FEW * len(X) else np.zeros_like(far)
 
 
 def standard_scaling(

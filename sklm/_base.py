@@ -7,6 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,19 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         self.device = device
         self.dtype = dtype
         self.verbose = verbose
+
+    def _validate_params(self) -> None:
+        """As in scikit-learn, with a hint for classes and functions in place of objects."""
+        for name in ("architecture", "loss"):
+            value = getattr(self, name)
+            if isinstance(value, type):
+                raise TypeError(f"{name} is the class {value.__name__}; pass an object of it: {value.__name__}(...).")
+            if isinstance(value, FunctionType):
+                raise TypeError(
+                    f"{name} is a function. Write it as a class (of torch.nn.Module for a formula, of sklm.losses.Loss "
+                    'for a loss) and pass an object of it; see the user guide, "Your own formula" and "Losses".'
+                )
+        super()._validate_params()
 
     # -- hyperparameters to objects ---------------------------------------------------------------------------
 

@@ -12,7 +12,16 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from ._base import BaseLM
 from ._docs import document
-from ._labels import class_factors, codes_of, counts_of_shares, encode, indicators, is_indicator_matrix, targets_of
+from ._labels import (
+    class_factors,
+    codes_of,
+    counts_of_shares,
+    encode,
+    indicators,
+    is_indicator_matrix,
+    refuse_labels,
+    targets_of,
+)
 from ._probabilities import ClassProbabilities
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import has_partial_fit
@@ -331,6 +340,9 @@ class LMClassifier(ClassProbabilities):
         return self._partial_fit(X, y, sample_weight, known)
 
     # -- targets ------------------------------------------------------------------------------------------------
+
+    def _refuse_targets(self, y: Any) -> None:
+        refuse_labels(y)
 
     def _encode(
         self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None

@@ -53,7 +53,7 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
 
     with isolated(device):
         one = problem.repeated(1)
-        seen, held = one.take(folds.rows[folds.of_row > 0]), one.take(folds.rows[folds.of_row == 0])
+        seen, held = one.take(folds.rows[folds.of_row != 0]), one.take(folds.rows[folds.of_row == 0])
         start = torch.from_numpy(folds.start[None]).to(device, problem.y.dtype)
 
         def attempt(alpha: float) -> bool:

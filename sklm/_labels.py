@@ -9,6 +9,8 @@ import numpy as np
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
+from ._arrays import refuse_masked
+
 
 def is_indicator_matrix(y: Any) -> bool:
     """Whether y holds several labels a row; ValueError if it holds no labels at all."""
@@ -19,6 +21,33 @@ def is_indicator_matrix(y: Any) -> bool:
             "ones; use LMRegressor for continuous targets."
         )
     return kind == "multilabel-indicator"
+
+
+def refuse_labels(y: Any) -> None:
+    """Raise an error for labels that are missing or cannot be put in order.
+
+    Raises
+    ------
+    ValueError
+        If some are masked or None.
+    TypeError
+        If they are of types that do not compare.
+    """
+    refuse_masked(y, "y")
+    nested = isinstance(y, list | tuple) and any(np.ndim(label) for label in y)
+    array = np.empty(0) if nested or hasattr(y, "toarray") else np.asarray(y)
+    if array.dtype != object or array.ndim != 1:
+        return
+    if any(label is None for label in array):
+        raise ValueError("y holds None; every row needs a label. Leave these rows out.")
+    try:
+        sorted(set(array.tolist()))
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in array})
+        raise TypeError(
+            f"y holds labels of types that cannot be put in order: {', '.join(kinds)}. Make them alike, for example "
+            "all strings."
+        ) from None
 
 
 def indicators(y: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._arrays import far_outside
 from .optim import MiniBatches
 from .optim._cross_validation import ALPHAS
 from .optim._relevance import FACTORS
@@ -42,7 +43,8 @@ TWINS, OWN_CELLS, STRETCHED = 3e-4, 0.8, 5.0
 class Folds:
     """What a search for a penalty needs.
 
-    rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds; n_held_out : how many
+    rows : (n,) ndarray of int, those that take part; of_row : (n,) ndarray of int, their folds, -1 for rows that are
+    never left out, as they are far outside; n_held_out : how many
     folds, counted from 0, are left out in turn; start : (P,) ndarray, for all; alphas : (A,) ndarray, what is tried on
     these rows; repeats : bool, some rows are equal, or many almost; twins : bool, many different ones are almost equal;
     weighs : bool, inputs may be weighed by how much they matter; factors : tuple of float, what is tried then, times
@@ -67,7 +69,7 @@ class Folds:
 
     def judge(self, loss: Any) -> np.ndarray:
         """What penalties, and activations, of classes are compared by."""
-        return with_one_error(loss, int((self.of_row < self.n_held_out).sum()))
+        return with_one_error(loss, int(((self.of_row >= 0) & (self.of_row < self.n_held_out)).sum()))
 
 
 def make_folds(
@@ -93,7 +95,9 @@ def make_folds(
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
     twins = has_twins(distinct)
     repeats = twins or len(distinct) < len(X)
-    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats, twins)
+    # nobody can tell what is there, and one such row may outweigh all others
+    of_row = np.where(far_outside(X[rows]), -1, taken % n_folds)
+    return Folds(rows, of_row, n_held_out, start, np.array(ALPHAS), repeats, twins)
 
 
 def for_classes(folds: Folds | None, n_columns: int) -> Folds | None:
@@ -128,7 +132,7 @@ def for_climbing(
     if folds is None:
         return None
     if batches is not None:
-        n_seen = int((folds.of_row > 0).sum())
+        n_seen = int((folds.of_row != 0).sum())
         size = min(batches.largest, -(-n_seen // least))
         if batches.largest < n_parameters:  # else there may be no memory, as there are rows enough in each
             size = min(size, SEARCHED_BATCH)

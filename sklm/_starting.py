@@ -52,6 +52,7 @@ class Starting(Solving):
         if previous is not None and not architecture.standardize:
             return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
         groups = architecture.input_groups(data.X.shape[1])
+        data = data if groups is not None else data.usual
         weights = data.scaling_weights
         x = standard_scaling(data.X, weights, groups=groups, keep_constant=keep_constant)
         if loss.target_scaling == "mean":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from ._arrays import RowView, Scaling, float_blocks
+from ._arrays import RowView, Scaling, far_outside, float_blocks
 from .architectures import Inputs
 from .optim._memory import available_bytes
 from .optim._problem import are_counts
@@ -49,6 +49,14 @@ class TrainingSet:
             return self.weights
         share = self.weights / np.median(self.weights)
         return np.where(share > NO_WEIGHT, 1.0, share)
+
+    @cached_property
+    def usual(self) -> TrainingSet:
+        """The rows that are not far outside: what they are scaled by, and what starts cover."""
+        if self.is_large:
+            return self
+        far = far_outside(np.asarray(self.X))
+        return self.take(np.flatnonzero(~far)) if far.any() else self
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""

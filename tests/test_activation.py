@@ -199,7 +199,7 @@ def test_an_interrupt_within_the_search_of_a_rival_leaves_a_model_of_tanh(monkey
     seen = asks(monkeypatch, lambda: interrupted_from(monkeypatch, _penalty_race, 1))
     with pytest.warns(UserWarning, match="interrupted by the user"):
         model = small().fit(X, y)
-    assert seen == [["tanh"], ["softplus"]]
+    assert seen == [["tanh"], ["softplus"]]  # and was not asked for more penalties
     assert (model.status_, activation(model)) == ("interrupted", "tanh")
 
 

@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import sklm._solving
 import sklm._training_set
-from sklm import CNN, MLP, LMRegressor
+from sklm import CNN, MLP, LMClassifier, LMRegressor
 from sklm._arrays import (
+    far_outside,
     flatten_images,
     mean_scaling,
     no_scaling,
@@ -22,6 +23,8 @@ from sklm._arrays import (
     refuse_text_and_dates,
     standard_scaling,
 )
+from sklm._penalty import for_climbing, make_folds
+from sklm.optim import MiniBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -352,6 +355,20 @@ def test_strings_that_look_like_numbers(kind):
         small().fit(X, y).predict(STRINGS[kind](X))
 
 
+def test_masked_entries():
+    X, y = surface()
+    masked = np.ma.masked_array(X, mask=np.arange(X.size).reshape(X.shape) == 3)
+    raises(ValueError, "X has masked entries", masked, y)
+    raises(ValueError, "y has masked entries", X, np.ma.masked_array(y, mask=np.arange(40) == 3))
+    weights = np.ma.masked_array(np.ones(40), mask=np.arange(40) == 3)
+    with pytest.raises(ValueError, match="sample_weight has masked entries"):
+        small().fit(X, y, sample_weight=weights)
+    model = small().fit(np.ma.masked_array(X, mask=False), y)
+    assert_array_equal(model.theta_, small().fit(X, y).theta_)
+    with pytest.raises(ValueError, match="X has masked entries"):
+        model.predict(masked)
+
+
 def test_dates():
     X, y = surface()
     raises(TypeError, "X holds dates", (X * 1e9).astype("M8[ns]"), y)
@@ -598,3 +615,65 @@ def test_targets_whose_square_is_no_number_are_fitted(dtype, scale):
     model = LMRegressor(4, dtype=dtype, max_iter=60, tol=1e-2, random_state=0).fit(X, scale * y)
     assert model.n_iter_ > 5
     np.testing.assert_allclose(model.predict(X) / scale, y, atol=0.05)
+
+
+# -- rows far outside ---------------------------------------------------------------------------------------------
+
+
+def with_broken_rows(n=200, seed=0):
+    """Rows of which two are broken readings, and new ones."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, (n + 1000, 2))
+    f = np.sin(3 * X[:, 0]) + X[:, 1]
+    y = f[:n] + 0.05 * rng.normal(size=n)
+    broken = X[:n].copy()
+    broken[[3, 7], 0], y[[3, 7]] = [90.0, -140.0], 0.0
+    return broken, y, X[n:], f[n:]
+
+
+def test_few_rows_far_from_the_middle_half_are_far_outside():
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    assert not far_outside(X).any()
+    X[[5, 9], [0, 2]] = [40.0, -1e9]
+    assert np.flatnonzero(far_outside(X)).tolist() == [5, 9]
+    for scale in (1e-300, 1e290):
+        assert np.flatnonzero(far_outside(X * scale)).tolist() == [5, 9]
+    low, median, high = np.quantile(X[:, 0], [0.25, 0.5, 0.75])
+    X[5, 0] = median + 19.9 * (high - low)
+    assert np.flatnonzero(far_outside(X)).tolist() == [9]
+    X[:4, 1] = 1e6  # with the other one, more than two of a hundred
+    assert not far_outside(X).any()
+
+
+def test_long_tails_rare_values_and_constants_are_not_far_outside():
+    rng = np.random.default_rng(0)
+    X = np.c_[np.zeros(500), rng.random(500) < 0.01, rng.exponential(size=500), np.exp(rng.normal(size=500))]
+    assert not far_outside(X.astype(float)).any()
+    assert not far_outside(np.ones((1, 2))).any()
+
+
+def test_broken_rows_neither_set_the_scale_nor_the_penalty():
+    X, y, new, truth = with_broken_rows()
+    model = LMRegressor(10, random_state=0).fit(X, y)
+    fine = np.setdiff1d(np.arange(len(X)), [3, 7])
+    without = LMRegressor(10, random_state=0).fit(X[fine], y[fine])
+    assert_allclose(model.x_mean_, without.x_mean_)
+    assert_allclose(model.x_inverse_scale_, without.x_inverse_scale_)
+    errors = [np.sqrt(np.mean((one.predict(new) - truth) ** 2)) for one in (model, without)]
+    assert errors[0] < 2 * errors[1] < 0.1
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_broken_rows_of_classes():
+    X, y, new, truth = with_broken_rows()
+    model = LMClassifier(10, random_state=0).fit(X, y > 0)
+    assert model.score(new, truth > 0) > 0.93
+
+
+def test_broken_rows_are_never_left_out_to_find_a_penalty():
+    X, _, _, _ = with_broken_rows()
+    folds = make_folds(X, np.zeros(20), 200, 1, seed=0)
+    assert np.flatnonzero(folds.of_row < 0).tolist() == [3, 7]
+    assert sorted(set(folds.of_row.tolist())) == [-1, 0, 1, 2, 3, 4]
+    few = for_climbing(X, np.zeros(20), MiniBatches(200, 40, 0, None), 5, 0, None)
+    assert few.batches.n_samples == (few.of_row != 0).sum()

@@ -7,7 +7,8 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
-from sklm import CNN, LMClassifier, LMRegressor
+from sklm import CNN, MLP, LMClassifier, LMRegressor
+from sklm.losses import Huber
 from sklm.optim import Armijo, Bold, Geodesic, Layers, Mask, Momentum, RandomSubset, RateSearch, TrustRegion
 from sklm.optim._cg import ConjugateGradients
 
@@ -277,3 +278,18 @@ def test_units_count_rows_by_their_weights():
     for _ in range(2):
         steps.partial_fit(X, X[:, 0])
     assert steps.architecture_.hidden_layer_sizes == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": MLP}, r"architecture is the class MLP; pass an object of it: MLP\(\.\.\.\)"),
+        ({"architecture": torch.nn.Linear}, "architecture is the class Linear"),
+        ({"architecture": lambda x, a: a * x}, "architecture is a function.*Your own formula"),
+        ({"loss": Huber}, "loss is the class Huber"),
+        ({"loss": lambda f, y: f - y}, "loss is a function"),
+    ],
+)
+def test_classes_and_functions_in_place_of_objects(options, message):
+    with pytest.raises(TypeError, match=message):
+        LMRegressor(**options).fit(np.zeros((4, 1)), np.arange(4.0))

@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.class_weight import compute_class_weight
 
+from sklm import LMClassifier
 from sklm._labels import (
     class_factors,
     codes_of,
@@ -14,6 +15,7 @@ from sklm._labels import (
     encode,
     indicators,
     is_indicator_matrix,
+    refuse_labels,
     targets_of,
 )
 
@@ -91,3 +93,26 @@ def test_unusable_class_weights_are_refused(class_weight, message):
 )
 def test_weights_that_sum_to_less_than_two_rows_are_shares(weights, expected):
     np.testing.assert_allclose(counts_of_shares(np.array(weights)), expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (np.array(["a", None], dtype=object), ValueError, "y holds None"),
+        ([1, None, 2], ValueError, "y holds None"),
+        (np.array(["a", 1, 2.5], dtype=object), TypeError, r"put in order: float, int, str\."),
+        (np.ma.masked_array([1, 2, 1], mask=[0, 1, 0]), ValueError, "y has masked entries"),
+    ],
+    ids=lambda value: None if isinstance(value, type | str) else type(value).__name__,
+)
+def test_labels_that_are_missing_or_do_not_compare(y, error, message):
+    with pytest.raises(error, match=message):
+        refuse_labels(y)
+    with pytest.raises(error, match=message):
+        LMClassifier().fit(np.zeros((len(y), 1)), y)
+
+
+@pytest.mark.parametrize("y", [[1, 2.5, True], ["a", "b"], [[1, 2], [1]], csr_array(np.eye(2)), np.eye(2), None])
+def test_other_labels_are_left_to_what_follows(y):
+    refuse_labels(y)
+    refuse_labels(np.ma.masked_array([1, 2], mask=[0, 0]))
