@@ -109,10 +109,11 @@ def choose_alphas(
                 for number, fit in zip(which, found, strict=True):
                     result[number] = fit.averaging()
             return result
-        except SearchInterrupted as interrupt:
-            if first.rival is not None:  # what it knows may be of some fits only, or of another network
-                raise SearchInterrupted(search.chosen, search.theta) from None
-            raise interrupt
+        except SearchInterrupted:
+            if first.rival is None:
+                raise
+            # what it knows may be of some fits only, or of another network
+            raise SearchInterrupted(search.chosen, search.theta) from None
         except KeyboardInterrupt:
             raise SearchInterrupted(search.chosen, search.theta) from None
 
