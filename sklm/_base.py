@@ -15,7 +15,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 
-from ._sklearn import Interval, Options, StrOptions
+from ._sklearn import Interval, InvalidParameterError, Options, StrOptions
 from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, ModuleArchitecture, Network
 from .losses import Loss
 from .optim import (
@@ -185,13 +185,13 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     def _validate_params(self) -> None:
         """As in scikit-learn, with a hint for classes and functions in place of objects."""
         for name in ("architecture", "loss"):
-            value = getattr(self, name)
+            value, must = getattr(self, name), f"The {name!r} parameter of {type(self).__name__} must be an object"
             if isinstance(value, type):
-                raise TypeError(f"{name} is the class {value.__name__}; pass an object of it: {value.__name__}(...).")
+                raise InvalidParameterError(f"{must}, not a class; pass {value.__name__}(...).")
             if isinstance(value, FunctionType):
-                raise TypeError(
-                    f"{name} is a function. Write it as a class (of torch.nn.Module for a formula, of sklm.losses.Loss "
-                    'for a loss) and pass an object of it; see the user guide, "Your own formula" and "Losses".'
+                raise InvalidParameterError(
+                    f"{must}, not a function. Write a class (of torch.nn.Module for a formula, of sklm.losses.Loss for "
+                    'a loss) and pass an object of it; see the user guide, "Your own formula" and "Losses".'
                 )
         super()._validate_params()
 

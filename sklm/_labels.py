@@ -40,6 +40,8 @@ def refuse_labels(y: Any) -> None:
         return
     if any(label is None for label in array):
         raise ValueError("y holds None; every row needs a label. Leave these rows out.")
+    if any(isinstance(label, float) and label != label for label in array):
+        return  # scikit-learn says it
     try:
         sorted(set(array.tolist()))
     except TypeError:

@@ -283,11 +283,11 @@ def test_units_count_rows_by_their_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": MLP}, r"architecture is the class MLP; pass an object of it: MLP\(\.\.\.\)"),
-        ({"architecture": torch.nn.Linear}, "architecture is the class Linear"),
-        ({"architecture": lambda x, a: a * x}, "architecture is a function.*Your own formula"),
-        ({"loss": Huber}, "loss is the class Huber"),
-        ({"loss": lambda f, y: f - y}, "loss is a function"),
+        ({"architecture": MLP}, r"'architecture' .* must be an object, not a class; pass MLP\(\.\.\.\)"),
+        ({"architecture": torch.nn.Linear}, "pass Linear"),
+        ({"architecture": lambda x, a: a * x}, "'architecture' .*, not a function.*Your own formula"),
+        ({"loss": Huber}, "'loss' .* pass Huber"),
+        ({"loss": lambda f, y: f - y}, "'loss' .*, not a function"),
     ],
 )
 def test_classes_and_functions_in_place_of_objects(options, message):

@@ -85,7 +85,7 @@ def test_pure_noise_is_not_taken_for_a_column_that_matters():
 def test_columns_that_matter_the_same_are_left_alone():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 4))
-    model = LMRegressor(random_state=0).fit(X, np.tanh(X.sum(1)) + 0.1 * rng.normal(size=200))
+    model = LMRegressor(10, random_state=0).fit(X, np.tanh(X.sum(1)) + 0.1 * rng.normal(size=200))
     assert model.relevance_ is None
 
 
@@ -94,7 +94,7 @@ def test_one_or_two_columns_are_not_weighed(n_columns):
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (80, n_columns))
     y = np.sin(3 * X[:, 0]) + 0.2 * rng.normal(size=80)
-    model = LMRegressor(random_state=0).fit(X, y)
+    model = LMRegressor(10, random_state=0).fit(X, y)
     assert model.alpha_ > 0
     assert model.relevance_ is None
     assert not LMClassifier(random_state=0)._ready(X, y > 0)[1].folds.weighs
@@ -119,7 +119,7 @@ def test_where_no_penalty_is_searched_for_nothing_is_weighed(options):
 def test_several_outputs_share_their_columns():
     X, y, X_new, y_new = table(120)
     both = np.c_[y, -3 * y + 2]
-    model = LMRegressor(random_state=0).fit(X, both)
+    model = LMRegressor(10, random_state=0).fit(X, both)
     assert model.relevance_[5:].max() < 0.2
     assert np.corrcoef(model.predict(X_new)[:, 1], y_new)[0, 1] < -0.95
 
@@ -127,8 +127,8 @@ def test_several_outputs_share_their_columns():
 def test_weights_count_as_rows():
     X, y, _, _ = table(80)
     weight = np.where(np.arange(80) < 20, 2, 1)
-    weighted = LMRegressor(random_state=0).fit(X, y, weight)
-    repeated = LMRegressor(random_state=0).fit(np.repeat(X, weight, 0), np.repeat(y, weight))
+    weighted = LMRegressor(10, random_state=0).fit(X, y, weight)
+    repeated = LMRegressor(10, random_state=0).fit(np.repeat(X, weight, 0), np.repeat(y, weight))
     assert weighted.relevance_ is not None
     assert repeated.relevance_ is not None
     assert np.corrcoef(np.log(weighted.relevance_), np.log(repeated.relevance_))[0, 1] > 0.8
@@ -137,7 +137,7 @@ def test_weights_count_as_rows():
 def test_a_constant_column_stays_out():
     X, y, X_new, _ = table()
     wide, wide_new = (np.insert(values, 3, 7.0, axis=1) for values in (X, X_new))
-    model = LMRegressor(random_state=0).fit(wide, y)
+    model = LMRegressor(10, random_state=0).fit(wide, y)
     assert model.coefs_[0][3] == pytest.approx(0, abs=0)
     changed = np.array(wide_new)
     changed[:, 3] = -100
@@ -149,8 +149,8 @@ def test_a_constant_column_stays_out():
 
 def test_what_was_found_can_be_given():
     X, y, X_new, _ = table()
-    found = LMRegressor(random_state=0).fit(X, y)
-    given = LMRegressor(alpha=found.alpha_, relevance=found.relevance_, random_state=0).fit(X, y)
+    found = LMRegressor(10, random_state=0).fit(X, y)
+    given = LMRegressor(10, alpha=found.alpha_, relevance=found.relevance_, random_state=0).fit(X, y)
     np.testing.assert_array_equal(given.relevance_, found.relevance_)
     np.testing.assert_allclose(given.predict(X_new), found.predict(X_new), atol=2e-2)  # of a deviation of 5
 
@@ -276,7 +276,7 @@ def test_a_warm_start_keeps_the_factors(estimator):
 
 def test_a_warm_start_keeps_the_factors_when_the_penalty_is_searched_for_anew():
     X, y, _, _ = table()
-    model = LMRegressor(warm_start=True, random_state=0).fit(X, y)
+    model = LMRegressor(10, warm_start=True, random_state=0).fit(X, y)
     before = model.relevance_
     model.set_params(alpha=0.01).fit(X, y)
     model.set_params(alpha="auto").fit(X, y)
@@ -286,7 +286,7 @@ def test_a_warm_start_keeps_the_factors_when_the_penalty_is_searched_for_anew():
 
 def test_partial_fit_goes_on_with_the_factors():
     X, y, _, _ = table()
-    model = LMRegressor(random_state=0).fit(X, y)
+    model = LMRegressor(10, random_state=0).fit(X, y)
     before, loss = copy.deepcopy(model.relevance_), np.mean((model.predict(X) - y) ** 2)
     model.partial_fit(X, y)
     np.testing.assert_array_equal(model.relevance_, before)
@@ -298,7 +298,7 @@ def test_partial_fit_goes_on_with_the_factors():
 
 def test_it_is_deterministic_and_draws_no_further_random_numbers():
     X, y, _, _ = table()
-    one, two = (LMRegressor(random_state=3).fit(X, y) for _ in range(2))
+    one, two = (LMRegressor(10, random_state=3).fit(X, y) for _ in range(2))
     np.testing.assert_array_equal(one.theta_, two.theta_)
     np.testing.assert_array_equal(one.relevance_, two.relevance_)
 
@@ -317,7 +317,7 @@ def test_an_interrupt_while_columns_are_weighed_keeps_a_model_of_the_search(monk
 
     monkeypatch.setattr(_alpha_search, "weigh_inputs", weigh)
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
-        model = LMRegressor(random_state=0).fit(X, y)
+        model = LMRegressor(10, random_state=0).fit(X, y)
     assert len(seen[0]) == later
     assert (model.status_, model.relevance_) == ("interrupted", None)
     assert model.score(X, y) > 0.5
@@ -335,7 +335,7 @@ def test_an_interrupt_of_what_follows_keeps_a_model_for_weighed_columns(monkeypa
 
     monkeypatch.setattr(_alpha_search, "run_together", stopped)
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
-        model = LMRegressor(random_state=0).fit(X, y)
+        model = LMRegressor(10, random_state=0).fit(X, y)
     assert model.status_ == "interrupted"
     assert model.relevance_ is not None
     assert model.score(X, y) > 0.9
@@ -346,7 +346,7 @@ def test_nearly_separable_classes_keep_a_penalty():
     X, y = load_wine(return_X_y=True)
     for seed in range(3):
         rows = np.random.default_rng(seed).permutation(len(X))[:50]
-        assert LMClassifier(random_state=0).fit(X[rows], y[rows]).alpha_ >= 0.1 / 50 * (1 - 1e-12)
+        assert LMClassifier(10, random_state=0).fit(X[rows], y[rows]).alpha_ >= 0.1 / 50 * (1 - 1e-12)
 
 
 def test_names_of_a_series_are_those_of_the_columns():
@@ -410,7 +410,7 @@ def test_max_time_is_kept():
 def test_a_callback_sees_a_classifier_of_weighed_columns():
     X, y, _, _ = classes()
     monitor = ScoringMonitor(scoring="neg_log_loss")
-    model = LMClassifier(random_state=0).set_callbacks(monitor).fit(X, y)
+    model = LMClassifier(10, random_state=0).set_callbacks(monitor).fit(X, y)
     assert model.relevance_ is not None
     rows = [row for row in monitor.get_logs().data if row["task_name"] == "iteration"]
     np.testing.assert_allclose(rows[-1]["neg_log_loss"], -model.loss_, rtol=1e-9)
@@ -418,18 +418,18 @@ def test_a_callback_sees_a_classifier_of_weighed_columns():
 
 def test_verbose_says_so(capsys):
     X, y, _, _ = classes()
-    LMClassifier(random_state=0, verbose=1).fit(X, y)
+    LMClassifier(10, random_state=0, verbose=1).fit(X, y)
     said = capsys.readouterr().err
     assert f"Searching for alpha on {len(X)} of {len(X)} rows ..." in said
     assert "columns are weighed" in said
     X, y, _, _ = table()
-    LMRegressor(random_state=0, verbose=1).fit(X, y)
+    LMRegressor(10, random_state=0, verbose=1).fit(X, y)
     assert "columns are weighed" in capsys.readouterr().err
 
 
 def test_the_engine_is_the_same_for_penalties_alone():
     """Nothing but the columns' factors differs from a fit with the penalty that was found."""
     X, y, X_new, _ = classes()
-    model = LMClassifier(n_init=1, random_state=0).fit(X, y)
-    given = LMClassifier(alpha=model.alpha_, relevance=model.relevance_, random_state=0).fit(X, y)
+    model = LMClassifier(10, n_init=1, random_state=0).fit(X, y)
+    given = LMClassifier(10, alpha=model.alpha_, relevance=model.relevance_, random_state=0).fit(X, y)
     np.testing.assert_allclose(given.predict_proba(X_new), model.predict_proba(X_new), atol=1e-3)
