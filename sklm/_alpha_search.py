@@ -144,17 +144,21 @@ def _by_activation(
     if usual.fits[0].rival is None or stopping.max_time <= 0:
         return [(usual, every)]
     began, judge = time.monotonic(), usual.folds.judge
-    others = [replace(fit.rival(), watcher=fit.watcher) for fit in usual.fits if fit.rival is not None]
+    others = [
+        replace(fit.rival(), watcher=fit.watcher, n_averaged=fit.n_averaged)
+        for fit in usual.fits
+        if fit.rival is not None
+    ]
     penalties = zip(others, usual.search.chosen, strict=True)
     tried = [replace(fit, folds=_around(alpha, fit.folds)) for fit, alpha in penalties]
     score = searched(tried, stopping, models_at_once, settle).search.score
-    hopeful = np.flatnonzero(judge(score) <= HOPE_FOR_ACTIVATION * judge(usual.search.score))
+    hopeful = np.flatnonzero(judge(score) < HOPE_FOR_ACTIVATION * judge(usual.search.score))
     if not len(hopeful) or time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
     rivals = searched([others[number] for number in hopeful], stopping.left(began), models_at_once, settle)
     if time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
-    better = judge(rivals.search.score) <= LESS_FOR_ACTIVATION * judge(usual.search.score[hopeful])
+    better = judge(rivals.search.score) < LESS_FOR_ACTIVATION * judge(usual.search.score[hopeful])
     same = np.setdiff1d(every, hopeful[better])
     parts = [(usual, same, same), (rivals, np.flatnonzero(better), hopeful[better])]
     return [(found.only(rows), numbers) for found, rows, numbers in parts if len(rows)]

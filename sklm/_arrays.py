@@ -166,6 +166,12 @@ class Scaling:
         result = np.subtract(array, self.mean, out=out)
         return np.multiply(result, self.inverse, out=result)
 
+    def completed(self, whole: Scaling) -> Scaling:
+        """The same, where it leaves a column out as that of the ``whole`` array."""
+        out = self.scale == 0
+        parts = ("mean", "scale", "inverse", "low", "high")
+        return Scaling(*(np.where(out, getattr(whole, name), getattr(self, name)) for name in parts))
+
     def by_middle(self, array: np.ndarray, weights: np.ndarray) -> Scaling:
         """The same by medians of (N, F) and of the distances from these, where half of a column is not the same.
 
@@ -244,24 +250,28 @@ def output_scaling(target_scaling: str | None, y: Scaling) -> Scaling:
     return Scaling(np.log(y.scale), one, one, y.low, y.high)
 
 
-def far_outside(X: np.ndarray) -> np.ndarray:
+def far_outside(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mask (N,) of the few rows of X (N, F) that are far from all others in a column, such as broken readings.
 
     That is more than ``FAR`` times the range of the middle half of a column from its median. Where these are more than
     the share ``FEW`` of all rows, the column has long tails, and none is; nor in a column whose middle half is a point.
+    Rows count by their weights (N,).
     """
-    far = np.zeros(len(X), dtype=bool)
+    far, share = np.zeros(len(X), dtype=bool), weights / weights.max()
     for column in X.T:
         size = np.abs(column).max()
         if size == 0 or not np.isfinite(size):
             continue
         column = column / size
-        if np.ptp(column) <= SUSPECT * column.std():  # where few are far, the deviation is theirs
+        deviation = np.sqrt(np.average((column - np.average(column, weights=share)) ** 2, weights=share))
+        if np.ptp(column) <= SUSPECT * deviation:  # where few are far, the deviation is theirs
             continue
-        low, median, high = np.quantile(column, [0.25, 0.5, 0.75])
+        order = np.argsort(column)
+        total = np.cumsum(share[order])
+        low, median, high = column[order[np.searchsorted(total, total[-1] * np.array([0.25, 0.5, 0.75]))]]
         if high > low:
             far |= np.abs(column - median) > FAR * (high - low)
-    return far if far.sum() <= FEW * len(X) else np.zeros_like(far)
+    return far if share[far].sum() <= FEW * share.sum() else np.zeros_like(far)
 
 
 def standard_scaling(

@@ -55,6 +55,11 @@ class Setting:
         """Curvature columns of a row."""
         return self.loss.curvature_columns(self.network.n_outputs)
 
+    @property
+    def far(self) -> np.ndarray | None:
+        """Mask (N,) of the rows that are far outside, where columns have scales of their own."""
+        return self.data.far if self.architecture.input_groups(self.data.X.shape[1]) is None else None
+
 
 class Choosing(MiniBatching):
     """Rules behind 'auto', from the size of the problem."""
@@ -104,7 +109,7 @@ class Choosing(MiniBatching):
     def _divided(self, at: Setting) -> Folds | None:
         """Folds of the rows that a search takes; None if all rows are equal."""
         most = int(np.ceil(searched_rows(len(at.start)) / at.n_columns))
-        return make_folds(np.asarray(at.data.X), at.start, most, at.n_columns, at.seed, at.data.strata)
+        return make_folds(np.asarray(at.data.X), at.start, most, at.n_columns, at.seed, at.data.strata, at.far)
 
     def _weighs(self, architecture: Architecture, network: Network, n_inputs: int) -> bool:
         """Whether columns may be weighed, where a penalty is searched for."""

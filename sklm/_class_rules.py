@@ -155,7 +155,9 @@ class ClassRules(Training):
         if batches is None and at.architecture.restarts and can_search_classes(rows, n_parameters):
             folds = for_classes(self._divided(at), at.n_columns)
         elif can_climb(len(data.X), rows, n_parameters, batches):
-            folds = for_climbing(np.asarray(data.X), at.start, batches, LEAST_DUAL_BATCHES, at.seed, data.strata)
+            folds = for_climbing(
+                np.asarray(data.X), at.start, batches, LEAST_DUAL_BATCHES, at.seed, data.strata, at.far
+            )
         else:
             return None
         # equal rows are left out together, but of nearly equal ones some stay, and nothing is learned of new ones

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import far_outside
 from .optim import MiniBatches
 from .optim._cross_validation import ALPHAS
 from .optim._relevance import FACTORS
@@ -73,14 +72,25 @@ class Folds:
 
 
 def make_folds(
-    X: np.ndarray, start: np.ndarray, most: int, n_columns: int, seed: int, strata: np.ndarray | None = None
+    X: np.ndarray,
+    start: np.ndarray,
+    most: int,
+    n_columns: int,
+    seed: int,
+    strata: np.ndarray | None = None,
+    far: np.ndarray | None = None,
 ) -> Folds | None:
     """Divide rows X (N, F) into folds at random, equal ones into the same; None if all are equal.
 
     Of more than ``most`` different rows, so many take part. ``n_columns`` is the number of curvature columns of a row:
     the longer a linearisation takes, the fewer folds are left out. With ``strata`` (N,) the folds have equal shares of
-    each.
+    each. Rows that are ``far`` (N,) outside are never left out: nobody can tell what is there, and one of them may
+    outweigh all others.
     """
+    if far is not None and far.any():
+        others = np.flatnonzero(~far)
+        folds = make_folds(X[others], start, most, n_columns, seed, None if strata is None else strata[others])
+        return folds and _joined(folds, others, np.flatnonzero(far), seed)
     distinct, which = np.unique(X, axis=0, return_inverse=True)
     if len(distinct) < 2:
         return None
@@ -95,9 +105,16 @@ def make_folds(
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
     twins = has_twins(distinct)
     repeats = twins or len(distinct) < len(X)
-    # nobody can tell what is there, and one such row may outweigh all others
-    of_row = np.where(far_outside(X[rows]), -1, taken % n_folds)
-    return Folds(rows, of_row, n_held_out, start, np.array(ALPHAS), repeats, twins)
+    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats, twins)
+
+
+def _joined(folds: Folds, others: np.ndarray, far: np.ndarray, seed: int) -> Folds:
+    """Folds of the rows ``others`` with as large a share of the rows ``far``, which are in none."""
+    number = int(np.ceil(len(far) * len(folds.rows) / len(others)))
+    some = np.random.default_rng([seed, number]).permutation(far)[:number]
+    rows, of_row = np.r_[others[folds.rows], some], np.r_[folds.of_row, np.full(number, -1)]
+    order = np.argsort(rows)
+    return replace(folds, rows=rows[order], of_row=of_row[order])
 
 
 def for_classes(folds: Folds | None, n_columns: int) -> Folds | None:
@@ -117,7 +134,13 @@ def can_climb(n_samples: int, rows: float, n_parameters: int, batches: MiniBatch
 
 
 def for_climbing(
-    X: np.ndarray, start: np.ndarray, batches: MiniBatches | None, least: int, seed: int, strata: np.ndarray | None
+    X: np.ndarray,
+    start: np.ndarray,
+    batches: MiniBatches | None,
+    least: int,
+    seed: int,
+    strata: np.ndarray | None = None,
+    far: np.ndarray | None = None,
 ) -> Folds | None:
     """Divide rows X (N, F) as :func:`make_folds` does, to leave one fold out; the rest may be fitted in mini-batches.
 
@@ -128,7 +151,8 @@ def for_climbing(
     most = int(max(BATCHED_ROWS * n_parameters, LEAST_BATCHED_ROWS))
     if batches is not None and most < n_samples:
         rows = np.sort(np.random.default_rng(seed).choice(n_samples, most, replace=False))
-    folds = make_folds(X[rows], start, len(rows), 1, seed, None if strata is None else strata[rows])
+    strata, far = (None if given is None else given[rows] for given in (strata, far))
+    folds = make_folds(X[rows], start, len(rows), 1, seed, strata, far)
     if folds is None:
         return None
     if batches is not None:

@@ -52,9 +52,11 @@ class Starting(Solving):
         if previous is not None and not architecture.standardize:
             return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
         groups = architecture.input_groups(data.X.shape[1])
-        data = data if groups is not None else data.usual
         weights = data.scaling_weights
         x = standard_scaling(data.X, weights, groups=groups, keep_constant=keep_constant)
+        if groups is None and data.far.any():  # by the others, which starts cover, too
+            usual = data.take(np.flatnonzero(~data.far))
+            x = standard_scaling(usual.X, usual.scaling_weights).completed(x)
         if loss.target_scaling == "mean":
             return x, mean_scaling(data.y, weights)
         if loss.target_scaling == "standard" and self._numeric_targets:

@@ -51,12 +51,11 @@ class TrainingSet:
         return np.where(share > NO_WEIGHT, 1.0, share)
 
     @cached_property
-    def usual(self) -> TrainingSet:
-        """The rows that are not far outside: what they are scaled by, and what starts cover."""
+    def far(self) -> np.ndarray:
+        """Mask (N,) of the rows that are far outside; of large X nobody looks."""
         if self.is_large:
-            return self
-        far = far_outside(np.asarray(self.X))
-        return self.take(np.flatnonzero(~far)) if far.any() else self
+            return np.zeros(len(self.X), dtype=bool)
+        return far_outside(np.asarray(self.X), self.scaling_weights)
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""

@@ -633,23 +633,23 @@ def with_broken_rows(n=200, seed=0):
 
 def test_few_rows_far_from_the_middle_half_are_far_outside():
     X = np.random.default_rng(0).normal(size=(200, 3))
-    assert not far_outside(X).any()
+    assert not far_outside(X, np.ones(len(X))).any()
     X[[5, 9], [0, 2]] = [40.0, -1e9]
-    assert np.flatnonzero(far_outside(X)).tolist() == [5, 9]
+    assert np.flatnonzero(far_outside(X, np.ones(len(X)))).tolist() == [5, 9]
     for scale in (1e-300, 1e290):
-        assert np.flatnonzero(far_outside(X * scale)).tolist() == [5, 9]
+        assert np.flatnonzero(far_outside(X * scale, np.ones(len(X)))).tolist() == [5, 9]
     low, median, high = np.quantile(X[:, 0], [0.25, 0.5, 0.75])
     X[5, 0] = median + 19.9 * (high - low)
-    assert np.flatnonzero(far_outside(X)).tolist() == [9]
+    assert np.flatnonzero(far_outside(X, np.ones(len(X)))).tolist() == [9]
     X[:4, 1] = 1e6  # with the other one, more than two of a hundred
-    assert not far_outside(X).any()
+    assert not far_outside(X, np.ones(len(X))).any()
 
 
 def test_long_tails_rare_values_and_constants_are_not_far_outside():
     rng = np.random.default_rng(0)
     X = np.c_[np.zeros(500), rng.random(500) < 0.01, rng.exponential(size=500), np.exp(rng.normal(size=500))]
-    assert not far_outside(X.astype(float)).any()
-    assert not far_outside(np.ones((1, 2))).any()
+    assert not far_outside(X.astype(float), np.ones(len(X))).any()
+    assert not far_outside(np.ones((1, 2)), np.ones(1)).any()
 
 
 def test_broken_rows_neither_set_the_scale_nor_the_penalty():
@@ -672,8 +672,63 @@ def test_broken_rows_of_classes():
 
 def test_broken_rows_are_never_left_out_to_find_a_penalty():
     X, _, _, _ = with_broken_rows()
-    folds = make_folds(X, np.zeros(20), 200, 1, seed=0)
+    far = far_outside(X, np.ones(len(X)))
+    folds = make_folds(X, np.zeros(20), 200, 1, seed=0, far=far)
     assert np.flatnonzero(folds.of_row < 0).tolist() == [3, 7]
-    assert sorted(set(folds.of_row.tolist())) == [-1, 0, 1, 2, 3, 4]
-    few = for_climbing(X, np.zeros(20), MiniBatches(200, 40, 0, None), 5, 0, None)
+    assert np.bincount(folds.of_row[folds.of_row >= 0]).tolist() == [40, 40, 40, 39, 39]
+    few = for_climbing(X, np.zeros(20), MiniBatches(200, 40, 0, None), 5, 0, None, far)
     assert few.batches.n_samples == (few.of_row != 0).sum()
+    half = make_folds(X, np.zeros(20), 99, 1, seed=0, far=far)
+    assert ((half.of_row < 0).sum(), len(half.rows)) == (1, 100)  # as many of these as of the others
+
+
+def test_no_fold_is_empty_where_broken_rows_are_all_the_same():
+    for seed in range(10):
+        X = np.random.default_rng(seed).integers(0, 4, (400, 1)).astype(float)
+        X[:5] = -999.0
+        folds = make_folds(X, np.zeros(20), 1000, 1, seed, far=far_outside(X, np.ones(400)))
+        assert set(folds.of_row) == {-1, 0, 1, 2, 3}
+
+
+def test_targets_of_broken_rows_count_for_their_scale():
+    X = np.random.default_rng(0).normal(size=(300, 1))
+    X[:4, 0], y = [1e4, 1.1e4, 1.2e4, 1.3e4], np.zeros(300)
+    y[:4] = [3, 4, 5, 6]
+    for loss in ("squared_error", "poisson"):
+        model = LMRegressor(4, loss=loss, alpha=1e-6, random_state=0).fit(X, y)
+        assert model.predict(X[:4]).mean() > 3
+        assert np.abs(model.predict(X[4:])).max() < 0.1
+
+
+def test_a_column_that_tells_broken_rows_apart_is_not_left_out():
+    rng = np.random.default_rng(0)
+    X = np.c_[rng.normal(size=300), np.zeros(300)]
+    y = 0.1 * rng.normal(size=300)
+    X[:6, 0], X[:3, 1], y[:3], y[3:6] = 1e4, 1.0, 5.0, -5.0
+    model = LMRegressor(4, alpha=1e-4, random_state=0).fit(X, y)
+    assert model.predict(X[:3]).min() > 1
+    assert model.predict(X[3:6]).max() < -1
+    assert model.x_inverse_scale_.min() > 0
+
+
+@pytest.mark.parametrize("target", [30.0, 100.0])
+def test_broken_rows_with_targets_of_their_own(target):
+    rng = np.random.default_rng(0)
+    X, new = rng.uniform(-3, 3, (300, 2)), rng.uniform(-3, 3, (1000, 2))
+    y = np.sin(X[:, 0]) + 0.3 * X[:, 1] + 0.5 * rng.normal(size=300)
+    X[:5, 0], y[:5] = 400.0, target
+    model = LMRegressor(20, n_init=1, relevance=None, random_state=0).fit(X, y)
+    assert np.mean((model.predict(new) - np.sin(new[:, 0]) - 0.3 * new[:, 1]) ** 2) < 0.05
+    assert model.alpha_ > 1e-7  # there is noise
+
+
+def test_a_weight_is_so_many_broken_rows():
+    X = np.random.default_rng(0).normal(size=(500, 1))
+    X[0], weights = 300.0, np.ones(500)
+    weights[[0, 5, 9]] = [5, 3, 2]
+    model = small(alpha=1e-3).fit(X, np.sin(X[:, 0]), weights)
+    number = weights.astype(int)
+    repeated = small(alpha=1e-3).fit(np.repeat(X, number, 0), np.repeat(np.sin(X[:, 0]), number))
+    assert_allclose(model.x_inverse_scale_, repeated.x_inverse_scale_)
+    assert_allclose(model.x_mean_, repeated.x_mean_)
+    assert model.x_inverse_scale_[0] > 0.5

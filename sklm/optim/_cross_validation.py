@@ -172,9 +172,20 @@ def cross_validate_alpha(
     tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
     race = PenaltyRace(problem, theta, folds, n_held_out, tried, damping, models_at_once, options)
     try:
-        return _decide(race, stopping or Stopping(), problem.null_loss().cpu().numpy(), settle, judge)
+        return _decide(race, stopping or Stopping(), null_loss_of(problem, folds), settle, judge)
     except KeyboardInterrupt:
         raise SearchInterrupted(*race.leaders()) from None
+
+
+def null_loss_of(problem: Problem, folds: Tensor) -> np.ndarray:
+    """The loss (M,) of zero outputs on the rows that are in a fold: what losses on rows left out are compared with."""
+    inside = folds >= 0
+    if bool(inside.all()):
+        return problem.null_loss().cpu().numpy()
+    weights = problem.weights * inside
+    total = weights.sum(-1, keepdim=True)
+    part = replace(problem, weights=weights / total.where(total > 0, torch.ones_like(total)), unit_weights=None)
+    return part.null_loss().cpu().numpy()
 
 
 def _decide(

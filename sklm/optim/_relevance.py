@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._cross_validation import NOISELESS, STAGE_ITERATIONS, AlphaSearch
+from ._cross_validation import NOISELESS, STAGE_ITERATIONS, AlphaSearch, null_loss_of
 from ._penalty_race import PenaltyRace, of_best_folds
 from ._problem import Problem
 from ._stopping import Stopping
@@ -154,7 +154,7 @@ def weigh_inputs(
     counts = torch.from_numpy(np.isfinite(best.losses)).to(theta).unsqueeze(-1)
     scales = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
     models = of_best_folds(rescaled(best.theta, best.scales, scales[:, None], place), best.losses)
-    little = helps & (search.alphas[:, -1] == 0) & (best.score <= NOISELESS * problem.null_loss().cpu().numpy())
+    little = helps & (search.alphas[:, -1] == 0) & (best.score <= NOISELESS * null_loss_of(problem, folds))
     return Relevance(scales, best.alpha, best.score, little, models, best.losses)
 
 
