@@ -250,22 +250,19 @@ def output_scaling(target_scaling: str | None, y: Scaling) -> Scaling:
     return Scaling(np.log(y.scale), one, one, y.low, y.high)
 
 
-def far_outside(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def far_outside(X: np.ndarray, weights: np.ndarray, scaling: Scaling | None = None) -> np.ndarray:
     """Mask (N,) of the few rows of X (N, F) that are far from all others in a column, such as broken readings.
 
     That is more than ``FAR`` times the range of the middle half of a column from its median. Where these are more than
     the share ``FEW`` of all rows, the column has long tails, and none is; nor in a column whose middle half is a point.
-    Rows count by their weights (N,).
+    Rows count by their weights (N,). ``scaling`` is the ``standard_scaling`` of the same rows, if it is known.
     """
     far, share = np.zeros(len(X), dtype=bool), weights / weights.max()
-    for column in X.T:
-        size = np.abs(column).max()
-        if size == 0 or not np.isfinite(size):
-            continue
-        column = column / size
-        deviation = np.sqrt(np.average((column - np.average(column, weights=share)) ** 2, weights=share))
-        if np.ptp(column) <= SUSPECT * deviation:  # where few are far, the deviation is theirs
-            continue
+    x = scaling or standard_scaling(X, weights)
+    # where few are far, the deviation is theirs
+    suspects = (x.scale > 0) & (x.high / 2 - x.low / 2 > SUSPECT / 2 * x.scale)
+    for number in np.flatnonzero(suspects):
+        column = X[:, number] / max(-x.low[number], x.high[number])
         order = np.argsort(column)
         total = np.cumsum(share[order])
         low, median, high = column[order[np.searchsorted(total, total[-1] * np.array([0.25, 0.5, 0.75]))]]

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ._penalty import with_one_error
 from ._prepared import Prepared
 from .optim import SearchInterrupted, Status, Stopping, levenberg_marquardt
 from .optim._isolation import isolated
@@ -44,12 +43,12 @@ def climbed(fit: Prepared, stopping: Stopping) -> Prepared:
     """
     folds, problem, began = fit.folds, fit.problem, time.monotonic()
     assert folds is not None
-    device, first, n_held = problem.y.device, float(folds.alphas[0]), int((folds.of_row == 0).sum())
+    device, first = problem.y.device, float(folds.alphas[0])
     losses: dict[float, float] = {}
     models: dict[float, torch.Tensor] = {}
 
     def best() -> float:
-        return min(losses, key=lambda alpha: float(with_one_error(losses[alpha], n_held)))
+        return min(losses, key=lambda alpha: float(folds.judge(losses[alpha])))
 
     with isolated(device):
         one = problem.repeated(1)

@@ -53,10 +53,12 @@ class Starting(Solving):
             return previous._stored_scalings()  # a module's parameters cannot be carried over to another scaling
         groups = architecture.input_groups(data.X.shape[1])
         weights = data.scaling_weights
-        x = standard_scaling(data.X, weights, groups=groups, keep_constant=keep_constant)
+        if groups is None and not keep_constant:
+            x = data.scaling
+        else:
+            x = standard_scaling(data.X, weights, groups=groups, keep_constant=keep_constant)
         if groups is None and data.far.any():  # by the others, which starts cover, too
-            usual = data.take(np.flatnonzero(~data.far))
-            x = standard_scaling(usual.X, usual.scaling_weights).completed(x)
+            x = data.take(np.flatnonzero(~data.far)).scaling.completed(x)
         if loss.target_scaling == "mean":
             return x, mean_scaling(data.y, weights)
         if loss.target_scaling == "standard" and self._numeric_targets:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from ._arrays import RowView, Scaling, far_outside, float_blocks
+from ._arrays import RowView, Scaling, far_outside, float_blocks, standard_scaling
 from .architectures import Inputs
 from .optim._memory import available_bytes
 from .optim._problem import are_counts
@@ -51,11 +51,16 @@ class TrainingSet:
         return np.where(share > NO_WEIGHT, 1.0, share)
 
     @cached_property
+    def scaling(self) -> Scaling:
+        """Means and deviations of the columns of X."""
+        return standard_scaling(self.X, self.scaling_weights)
+
+    @cached_property
     def far(self) -> np.ndarray:
         """Mask (N,) of the rows that are far outside; of large X nobody looks."""
         if self.is_large:
             return np.zeros(len(self.X), dtype=bool)
-        return far_outside(np.asarray(self.X), self.scaling_weights)
+        return far_outside(np.asarray(self.X), self.scaling_weights, self.scaling)
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""
