@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..architectures._base import LayerFactors, Network
 from ._kernel import LayerPart, Part, RowsPart, gather
-from ._linear import Factor
+from ._linear import Factor, solve_factored
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Dual:
         del kernel
 
         def dual(vector: Tensor) -> Tensor:
-            return system.back(torch.cholesky_solve(vector.unsqueeze(-1), lower).squeeze(-1))
+            return system.back(solve_factored(lower, vector))
 
         def solve(vector: Tensor) -> Tensor:
             weighted = vector / shift

@@ -85,3 +85,12 @@ def add_lower(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
         stop = min(start + block, size)
         total[:, start:stop, :stop].baddbmm_(left[:, start:stop], right[:, :, :stop])
     return total
+
+
+def solve_factored(lower: Tensor, vector: Tensor) -> Tensor:
+    """Solve ``L L^T x = v`` for factors L (B, m, m) and vectors v (B, m).
+
+    By two triangular systems, which take half the time of ``torch.cholesky_solve`` on a CPU (docs/performance.md).
+    """
+    half = torch.linalg.solve_triangular(lower, vector.unsqueeze(-1), upper=False)
+    return torch.linalg.solve_triangular(lower.mT, half, upper=True).squeeze(-1)

@@ -13,7 +13,7 @@ from ..architectures._base import Network
 from ._cg import ConjugateGradients
 from ._curvature import Accumulator
 from ._dual import Dual
-from ._linear import TRIANGLE_SIZE, Factor, LinearSolver, add_lower
+from ._linear import TRIANGLE_SIZE, Factor, LinearSolver, add_lower, solve_factored
 
 #: outputs from which products of the output layer are formed one by one (docs/performance.md)
 SEPARATE_OUTPUTS = 4
@@ -126,7 +126,7 @@ class Cholesky:
         lower, info = torch.linalg.cholesky_ex(damped)
 
         def solve(vector: Tensor) -> Tensor:
-            return torch.cholesky_solve(vector.unsqueeze(-1), lower).squeeze(-1)
+            return solve_factored(lower, vector)
 
         def quadratic(vector: Tensor) -> Tensor:
             return torch.bmm(lower.mT, vector.unsqueeze(-1)).square().sum((1, 2))
