@@ -79,8 +79,9 @@ class Loop(ABC):
                     state = replace(state, status=_mark(state.status, Status.TIME))
                 if self._looks(iteration, iteration + latest):
                     state = self._report(state, iteration)
-                    result = _store(result, state)
-                    state, work = self._drop(state, work)
+                    if bool((state.status != _RUNNING).any()):
+                        result = _store(result, state)
+                        state, work = self._drop(state, work)
         except KeyboardInterrupt:
             state = replace(state, status=_ended(state.status, Status.INTERRUPTED))
             result = _store(result, state)
