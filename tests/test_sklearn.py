@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @parametrize_with_checks(
     [
         LMRegressor(max_iter=20, relevance=None),
-        LMRegressor(4, max_iter=30, n_init=1),
+        LMRegressor(3, max_iter=8, n_init=1),
         LMRegressor(architecture=MLP((5, 5)), max_iter=30, alpha=1e-3, n_init=2),
         LMRegressor(loss=Huber(0.5), max_iter=20, alpha=1e-3, n_init=1),
         LMRegressor(optimizer="lbfgs", max_iter=50, n_init=1),
@@ -53,11 +53,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
             max_iter=30,
             n_init=1,
         ),
-        LMClassifier(5, max_iter=20),
-        LMClassifier(architecture=MLP((4, 3)), max_iter=20, n_init=1),
+        LMClassifier(3, max_iter=8),
+        LMClassifier(architecture=MLP((3, 2)), max_iter=8, relevance=None, n_init=1),
         LMClassifier((), label_smoothing=0.1, curvature="exact", alpha=1e-2),
         LMClassifier(4, loss="squared_error", max_iter=30, alpha=1e-3, n_init=1),
-        LMClassifier(4, optimizer="lbfgs_armijo", max_iter=50, n_init=1),
+        LMClassifier(3, optimizer="lbfgs_armijo", max_iter=30, n_init=1),
         LMClassifier(4, optimizer=SGD(0.2), max_iter=100, n_init=1),
     ]
 )
