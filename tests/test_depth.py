@@ -43,6 +43,13 @@ def sizes(model):
     return model.architecture_.hidden_layer_sizes
 
 
+@pytest.fixture(scope="module")
+def deep():
+    """A fit for which two layers are found."""
+    X, y, *_ = table()
+    return LMRegressor(random_state=0, max_iter=300).fit(X, y)
+
+
 def tried(monkeypatch):
     """A list that is filled with what is tried beside one layer."""
     found, original = [], _depth.deepened
@@ -91,38 +98,35 @@ def test_no_sizes_for_few_rows_or_many_parameters():
 # -- what it finds ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_few_rows_are_enough(seed):
+def test_few_rows_are_enough():
     """With fewer rows than parameters of one layer, whose leave-one-out loss is rough."""
-    X, y, X_new, y_new = table(70, seed=seed)
-    chosen, one = LMRegressor(random_state=0).fit(X, y), LMRegressor(20, random_state=0).fit(X, y)
+    X, y, X_new, y_new = table(70)
+    options = {"random_state": 0, "max_iter": 200}
+    chosen, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
     assert sizes(chosen) == (4, 4)
     assert error(chosen, X_new, y_new) < 0.2 * error(one, X_new, y_new)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_two_layers_are_found_where_they_are_better(seed):
-    X, y, X_new, y_new = table(seed=seed)
-    options = {"random_state": seed, "max_iter": 300}
-    chosen, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
-    assert sizes(chosen) == (6, 6)
-    assert error(chosen, X_new, y_new) < 0.2 * error(one, X_new, y_new)
-    assert chosen.loo_score_ > one.loo_score_
+def test_two_layers_are_found_where_they_are_better(deep):
+    X, y, X_new, y_new = table()
+    one = LMRegressor(20, random_state=0, max_iter=300).fit(X, y)
+    assert sizes(deep) == (6, 6)
+    assert error(deep, X_new, y_new) < 0.2 * error(one, X_new, y_new)
+    assert deep.loo_score_ > one.loo_score_
 
 
-def test_the_result_is_that_of_the_chosen_sizes():
+def test_the_result_is_that_of_the_chosen_sizes(deep):
     X, y, X_new, _ = table()
-    model = LMRegressor(random_state=3, max_iter=300).fit(X, y)
-    same = LMRegressor(sizes(model), random_state=3, max_iter=300).fit(X, y)
+    same = LMRegressor((6, 6), random_state=0, max_iter=300).fit(X, y)
     for name in ("theta_", "alpha_", "alpha_scores_", "n_iter_", "loss_", "loo_score_", "status_"):
-        np.testing.assert_equal(getattr(model, name), getattr(same, name))
-    np.testing.assert_array_equal(model.predict(X_new), same.predict(X_new))
+        np.testing.assert_equal(getattr(deep, name), getattr(same, name))
+    np.testing.assert_array_equal(deep.predict(X_new), same.predict(X_new))
 
 
 def test_columns_are_weighed_as_for_one_layer():
     rng = np.random.default_rng(1)
-    X = rng.uniform(-1, 1, (150, 5))
-    y, options = np.sin(4 * X[:, 0]) * np.exp(X[:, 1]), {"random_state": 0, "max_iter": 200}
+    X = rng.uniform(-1, 1, (120, 3))
+    y, options = np.sin(4 * X[:, 0]) * np.exp(X[:, 1]), {"random_state": 0, "max_iter": 60}
     model, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
     assert len(sizes(model)) == 2
     assert model.relevance_ is not None
@@ -159,8 +163,8 @@ def test_nobody_needs_more_digits_than_a_smooth_curve_has(monkeypatch):
 def test_several_outputs():
     X, y, X_new, y_new = table(150)
     Y, Y_new = np.c_[y, y**2], np.c_[y_new, y_new**2]
-    model = LMRegressor(random_state=0, max_iter=200).fit(X, Y)
-    one = LMRegressor(20, random_state=0, max_iter=200).fit(X, Y)
+    model = LMRegressor(random_state=0, max_iter=100).fit(X, Y)
+    one = LMRegressor(20, random_state=0, max_iter=100).fit(X, Y)
     assert len(sizes(model)) == 2
     assert np.mean((model.predict(X_new) - Y_new) ** 2) < 0.3 * np.mean((one.predict(X_new) - Y_new) ** 2)
 
@@ -262,12 +266,12 @@ def test_nobody_asks_whether_what_is_hopeless_has_noise(monkeypatch):
         return original(fits, *given)
 
     monkeypatch.setattr(_alpha_search, "_by_all_rows", spy)
-    model = LMRegressor(random_state=0).fit(X, y)
+    model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
     assert model.alpha_ > 1e-7
     assert [len(sizes) for (sizes,) in asked] == [1]
     asked.clear()
     monkeypatch.setattr(_prepared, "HOPELESS", np.inf)
-    again = LMRegressor(random_state=0).fit(X, y)
+    again = LMRegressor(random_state=0, max_iter=100).fit(X, y)
     assert [len(sizes) for (sizes,) in asked] == [1, 2]
     np.testing.assert_array_equal(again.theta_, model.theta_)
 
@@ -310,7 +314,7 @@ def test_what_counts_as_little(found, little):
 def test_only_where_everything_is_automatic(monkeypatch, options):
     X, y, *_ = table()
     found = tried(monkeypatch)
-    LMRegressor(random_state=0, max_iter=30, **options).fit(X, y)
+    LMRegressor(random_state=0, max_iter=10, **options).fit(X, y)
     assert not found
 
 
@@ -361,10 +365,15 @@ def test_a_limit_of_time_keeps_one_layer_and_says_so(monkeypatch):
     assert (sizes(model), model.status_, model.converged_) == ((20,), "time", False)
 
 
-@pytest.mark.parametrize("when", ["judging one layer", "searching", "fitting", "judging two layers"])
-def test_an_interrupt_keeps_one_layer(monkeypatch, when):
+@pytest.fixture(scope="module")
+def one():
     X, y, *_ = table()
-    one = LMRegressor(20, random_state=0, max_iter=100).fit(X, y)
+    return LMRegressor(20, random_state=0, max_iter=60).fit(X, y)
+
+
+@pytest.mark.parametrize("when", ["judging one layer", "searching", "fitting", "judging two layers"])
+def test_an_interrupt_keeps_one_layer(monkeypatch, one, when):
+    X, y, *_ = table()
     search, solve, left_out = _training.Training._with_alpha_for_depth, _training.Training._solve, _depth._left_out
 
     def searching(self, fit):
@@ -387,7 +396,7 @@ def test_an_interrupt_keeps_one_layer(monkeypatch, when):
     monkeypatch.setattr(_training.Training, "_solve", fitting)
     monkeypatch.setattr(_depth, "_left_out", judging)
     with pytest.warns(UserWarning, match="interrupted by the user"):
-        model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
+        model = LMRegressor(random_state=0, max_iter=60).fit(X, y)
     assert (sizes(model), model.status_) == ((20,), "interrupted")
     np.testing.assert_array_equal(model.theta_, one.theta_)
 
@@ -400,7 +409,7 @@ def test_too_little_memory_keeps_one_layer_and_says_so(monkeypatch):
 
     monkeypatch.setattr(_training.Training, "_with_alpha_for_depth", full)
     with pytest.warns(UserWarning, match="Two hidden layers could not be tried, one is kept: full"):
-        model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
+        model = LMRegressor(random_state=0, max_iter=60).fit(X, y)
     assert (sizes(model), model.status_) == ((20,), "max_iter")
 
 
@@ -412,12 +421,12 @@ def test_a_callback_sees_both_and_its_stop_ends_both():
         def _printers(self):
             return [lambda progress: seen.append((progress.iteration, progress.state.theta.shape[1]))]
 
-    model = Watch(random_state=0, max_iter=200).fit(X, y)
+    model = Watch(random_state=0, max_iter=60).fit(X, y)
     assert sizes(model) == (6, 6)
     numbers, widths = zip(*seen, strict=True)
     assert list(numbers) == list(range(1, len(numbers) + 1))
     assert set(widths) == {81, 67}
-    assert model.n_iter_ == 200
+    assert model.n_iter_ == 60
 
 
 def test_verbose_says_what_is_tried(capsys):
@@ -448,7 +457,7 @@ def test_many_fits_are_what_single_ones_are():
 
 def test_a_search_gives_the_same_scores_as_scikit_learn():
     X, y, *_ = table()
-    model, grid = LMRegressor(random_state=0, max_iter=30), {"relevance": [None], "damping": [1e-2, 1e-1]}
+    model, grid = LMRegressor(random_state=0, max_iter=20), {"relevance": [None], "damping": [1e-2, 1e-1]}
     ours, theirs = LMGridSearchCV(model, grid, cv=3).fit(X, y), GridSearchCV(model, grid, cv=3).fit(X, y)
     np.testing.assert_allclose(
         ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=0, atol=1e-7
