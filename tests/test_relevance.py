@@ -37,10 +37,18 @@ def error(model, X, y):
     return np.sqrt(np.mean((model.predict(X) - y) ** 2))
 
 
+@pytest.fixture(scope="module")
+def fitted():
+    """A model of either kind whose columns are weighed; not to be changed."""
+    models = LMRegressor(10, random_state=0).fit(*table()[:2]), LMClassifier(10, random_state=0).fit(*classes()[:2])
+    assert all(model.relevance_ is not None for model in models)
+    return {type(model): model for model in models}
+
+
 # -- what it finds ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_columns_that_do_not_matter_are_found_and_new_rows_predicted_better(seed):
     X, y, X_new, y_new = table(seed=seed)
     weighed, alike = LMRegressor(random_state=0).fit(X, y), LMRegressor(relevance=None, random_state=0).fit(X, y)
@@ -53,7 +61,9 @@ def test_columns_that_do_not_matter_are_found_and_new_rows_predicted_better(seed
 
 def test_without_noise_too():
     X, y, X_new, y_new = table(150, noise=0.0)
-    weighed, alike = (LMRegressor(relevance=given, max_iter=300, random_state=0).fit(X, y) for given in ("auto", None))
+    weighed, alike = (
+        LMRegressor(10, relevance=given, max_iter=200, random_state=0).fit(X, y) for given in ("auto", None)
+    )
     assert error(weighed, X_new, y_new) < 0.3 * error(alike, X_new, y_new)
 
 
@@ -62,7 +72,7 @@ def test_probabilities_get_better(n_classes):
     losses = []
     for seed in range(2 if n_classes == 2 else 1):
         X, y, X_new, y_new = classes(n_classes=n_classes, seed=seed)
-        models = [LMClassifier(10, relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
+        models = [LMClassifier(5, relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
         assert models[0].relevance_ is not None
         losses.append([log_loss(y_new, model.predict_proba(X_new)) for model in models])
     weighed, alike = np.mean(losses, axis=0)
@@ -72,11 +82,11 @@ def test_probabilities_get_better(n_classes):
 def test_pure_noise_is_not_taken_for_a_column_that_matters():
     """With targets that no column explains, what is found must predict no worse for being weighed."""
     errors = []
-    for seed in range(8):
+    for seed in range(4):
         rng = np.random.default_rng(seed)
         X, y = rng.normal(size=(60, 15)), rng.normal(size=60)
         X_new = rng.normal(size=(500, 15))
-        models = [LMRegressor(10, relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
+        models = [LMRegressor(3, relevance=given, random_state=0).fit(X, y) for given in ("auto", None)]
         errors.append([np.mean(model.predict(X_new) ** 2) for model in models])
     weighed, alike = np.mean(errors, axis=0)
     assert weighed < alike + 0.1  # of a variance of one
@@ -113,7 +123,7 @@ def test_one_or_two_columns_are_not_weighed(n_columns):
 )
 def test_where_no_penalty_is_searched_for_nothing_is_weighed(options):
     X, y, _, _ = table()
-    assert LMRegressor(random_state=0, **options).fit(X, y).relevance_ is None
+    assert LMRegressor(random_state=0, max_iter=20, **options).fit(X, y).relevance_ is None
 
 
 def test_several_outputs_share_their_columns():
@@ -127,8 +137,8 @@ def test_several_outputs_share_their_columns():
 def test_weights_count_as_rows():
     X, y, _, _ = table(80)
     weight = np.where(np.arange(80) < 20, 2, 1)
-    weighted = LMRegressor(10, random_state=0).fit(X, y, weight)
-    repeated = LMRegressor(10, random_state=0).fit(np.repeat(X, weight, 0), np.repeat(y, weight))
+    weighted = LMRegressor(5, random_state=0).fit(X, y, weight)
+    repeated = LMRegressor(5, random_state=0).fit(np.repeat(X, weight, 0), np.repeat(y, weight))
     assert weighted.relevance_ is not None
     assert repeated.relevance_ is not None
     assert np.corrcoef(np.log(weighted.relevance_), np.log(repeated.relevance_))[0, 1] > 0.8
@@ -137,7 +147,8 @@ def test_weights_count_as_rows():
 def test_a_constant_column_stays_out():
     X, y, X_new, _ = table()
     wide, wide_new = (np.insert(values, 3, 7.0, axis=1) for values in (X, X_new))
-    model = LMRegressor(10, random_state=0).fit(wide, y)
+    model = LMRegressor(5, random_state=0).fit(wide, y)
+    assert model.relevance_ is not None
     assert model.coefs_[0][3] == pytest.approx(0, abs=0)
     changed = np.array(wide_new)
     changed[:, 3] = -100
@@ -147,9 +158,9 @@ def test_a_constant_column_stays_out():
 # -- what is given ------------------------------------------------------------------------------------------------
 
 
-def test_what_was_found_can_be_given():
+def test_what_was_found_can_be_given(fitted):
     X, y, X_new, _ = table()
-    found = LMRegressor(10, random_state=0).fit(X, y)
+    found = fitted[LMRegressor]
     given = LMRegressor(10, alpha=found.alpha_, relevance=found.relevance_, random_state=0).fit(X, y)
     np.testing.assert_array_equal(given.relevance_, found.relevance_)
     np.testing.assert_allclose(given.predict(X_new), found.predict(X_new), atol=2e-2)  # of a deviation of 5
@@ -214,10 +225,9 @@ def test_without_standardisation_factors_are_of_raw_columns():
 
 
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
-def test_predictions_coefficients_and_modules_agree(estimator):
-    X, y, X_new, _ = table() if estimator is LMRegressor else classes()
-    model = estimator(random_state=0).fit(X, y)
-    assert model.relevance_ is not None
+def test_predictions_coefficients_and_modules_agree(fitted, estimator):
+    X_new = (table() if estimator is LMRegressor else classes())[2]
+    model = fitted[estimator]
     hidden = np.tanh(X_new @ model.coefs_[0] + model.intercepts_[0])
     outputs = (hidden @ model.coefs_[1] + model.intercepts_[1])[:, 0]
     if estimator is LMRegressor:
@@ -230,14 +240,14 @@ def test_predictions_coefficients_and_modules_agree(estimator):
 
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
 def test_fits_together_are_fits_alone(estimator):
-    tables = [table(80, seed=seed) if estimator is LMRegressor else classes(80, seed=seed) for seed in range(3)]
+    tables = [table(80, seed=seed) if estimator is LMRegressor else classes(80, seed=seed) for seed in range(2)]
     rng = np.random.default_rng(0)
     y = rng.normal(size=80) if estimator is LMRegressor else rng.integers(0, 2, 80)
     Xs = [X[:, :10] for X, *_ in tables] + [rng.normal(size=(80, 10))]
     ys = [y for _, y, *_ in tables] + [y]
-    one = estimator(5, random_state=0)
+    one = estimator(4, random_state=0)
     models, sizes = fit_many(one, Xs, ys, return_batch_sizes=True)
-    assert (sizes == 4).all()
+    assert (sizes == 3).all()
     assert any(model.relevance_ is not None for model in models)
     for model, X, y in zip(models, Xs, ys, strict=True):
         alone = clone(one).fit(X, y)
@@ -254,8 +264,8 @@ def test_fits_together_are_fits_alone(estimator):
 def test_a_search_over_it_scores_as_one_by_one():
     X, y, _, _ = table(80)
     grid = {"relevance": [None, "auto", np.linspace(1, 0.1, 10)]}
-    model = LMRegressor(5, alpha="cv", n_init=1, random_state=0)
-    together, singly = LMGridSearchCV(model, grid, cv=3).fit(X, y), GridSearchCV(model, grid, cv=3).fit(X, y)
+    model = LMRegressor(3, alpha="cv", n_init=1, random_state=0)
+    together, singly = LMGridSearchCV(model, grid, cv=2).fit(X, y), GridSearchCV(model, grid, cv=2).fit(X, y)
     np.testing.assert_allclose(
         together.cv_results_["mean_test_score"], singly.cv_results_["mean_test_score"], atol=1e-3
     )
@@ -263,9 +273,9 @@ def test_a_search_over_it_scores_as_one_by_one():
 
 
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
-def test_a_warm_start_keeps_the_factors(estimator):
+def test_a_warm_start_keeps_the_factors(fitted, estimator):
     X, y, _, _ = table() if estimator is LMRegressor else classes()
-    model = estimator(warm_start=True, random_state=0).fit(X, y)
+    model = copy.deepcopy(fitted[estimator]).set_params(warm_start=True)
     before, alpha, loss = model.relevance_, model.alpha_, model.loss_
     model.fit(X, y)
     np.testing.assert_array_equal(model.relevance_, before)
@@ -274,9 +284,9 @@ def test_a_warm_start_keeps_the_factors(estimator):
         assert model.loss_ <= loss * (1 + 1e-2)
 
 
-def test_a_warm_start_keeps_the_factors_when_the_penalty_is_searched_for_anew():
+def test_a_warm_start_keeps_the_factors_when_the_penalty_is_searched_for_anew(fitted):
     X, y, _, _ = table()
-    model = LMRegressor(10, warm_start=True, random_state=0).fit(X, y)
+    model = copy.deepcopy(fitted[LMRegressor]).set_params(warm_start=True)
     before = model.relevance_
     model.set_params(alpha=0.01).fit(X, y)
     model.set_params(alpha="auto").fit(X, y)
@@ -284,9 +294,9 @@ def test_a_warm_start_keeps_the_factors_when_the_penalty_is_searched_for_anew():
     np.testing.assert_array_equal(model.relevance_, before)
 
 
-def test_partial_fit_goes_on_with_the_factors():
+def test_partial_fit_goes_on_with_the_factors(fitted):
     X, y, _, _ = table()
-    model = LMRegressor(10, random_state=0).fit(X, y)
+    model = copy.deepcopy(fitted[LMRegressor])
     before, loss = copy.deepcopy(model.relevance_), np.mean((model.predict(X) - y) ** 2)
     model.partial_fit(X, y)
     np.testing.assert_array_equal(model.relevance_, before)
@@ -296,9 +306,9 @@ def test_partial_fit_goes_on_with_the_factors():
     assert LMRegressor(5, random_state=0).partial_fit(X, y).relevance_ is None
 
 
-def test_it_is_deterministic_and_draws_no_further_random_numbers():
+def test_it_is_deterministic_and_draws_no_further_random_numbers(fitted):
     X, y, _, _ = table()
-    one, two = (LMRegressor(10, random_state=3).fit(X, y) for _ in range(2))
+    one, two = fitted[LMRegressor], LMRegressor(10, random_state=0).fit(X, y)
     np.testing.assert_array_equal(one.theta_, two.theta_)
     np.testing.assert_array_equal(one.relevance_, two.relevance_)
 
@@ -346,7 +356,7 @@ def test_nearly_separable_classes_keep_a_penalty():
     X, y = load_wine(return_X_y=True)
     for seed in range(3):
         rows = np.random.default_rng(seed).permutation(len(X))[:50]
-        assert LMClassifier(10, random_state=0).fit(X[rows], y[rows]).alpha_ >= 0.1 / 50 * (1 - 1e-12)
+        assert LMClassifier(5, random_state=0).fit(X[rows], y[rows]).alpha_ >= 0.1 / 50 * (1 - 1e-12)
 
 
 def test_names_of_a_series_are_those_of_the_columns():
@@ -410,7 +420,7 @@ def test_max_time_is_kept():
 def test_a_callback_sees_a_classifier_of_weighed_columns():
     X, y, _, _ = classes()
     monitor = ScoringMonitor(scoring="neg_log_loss")
-    model = LMClassifier(10, random_state=0).set_callbacks(monitor).fit(X, y)
+    model = LMClassifier(5, random_state=0).set_callbacks(monitor).fit(X, y)
     assert model.relevance_ is not None
     rows = [row for row in monitor.get_logs().data if row["task_name"] == "iteration"]
     np.testing.assert_allclose(rows[-1]["neg_log_loss"], -model.loss_, rtol=1e-9)
@@ -418,18 +428,18 @@ def test_a_callback_sees_a_classifier_of_weighed_columns():
 
 def test_verbose_says_so(capsys):
     X, y, _, _ = classes()
-    LMClassifier(10, random_state=0, verbose=1).fit(X, y)
+    LMClassifier(4, random_state=0, verbose=1).fit(X, y)
     said = capsys.readouterr().err
     assert f"Searching for alpha on {len(X)} of {len(X)} rows ..." in said
     assert "columns are weighed" in said
     X, y, _, _ = table()
-    LMRegressor(10, random_state=0, verbose=1).fit(X, y)
+    LMRegressor(4, random_state=0, verbose=1).fit(X, y)
     assert "columns are weighed" in capsys.readouterr().err
 
 
-def test_the_engine_is_the_same_for_penalties_alone():
+def test_the_engine_is_the_same_for_penalties_alone(fitted):
     """Nothing but the columns' factors differs from a fit with the penalty that was found."""
     X, y, X_new, _ = classes()
-    model = LMClassifier(10, n_init=1, random_state=0).fit(X, y)
+    model = fitted[LMClassifier]
     given = LMClassifier(10, alpha=model.alpha_, relevance=model.relevance_, random_state=0).fit(X, y)
     np.testing.assert_allclose(given.predict_proba(X_new), model.predict_proba(X_new), atol=1e-3)
