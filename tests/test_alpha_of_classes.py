@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification, make_moons
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -221,7 +222,7 @@ def test_an_interrupt_keeps_the_best_model_of_the_search(monkeypatch):
     X, y = overlapping(150)
     interrupted_from(monkeypatch, _penalty_race, 2)
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
-        model = LMClassifier(random_state=0).fit(X, y)
+        model = LMClassifier(5, random_state=0).fit(X, y)
     assert model.status_ == "interrupted"
     assert log_loss(y, model.predict_proba(X)) < 0.9 * np.log(4)
 
@@ -265,16 +266,16 @@ def test_an_interrupt_before_any_row_was_predicted_takes_a_penalty_from_the_midd
 
 
 def test_together_they_find_what_they_find_alone():
-    X, y = overlapping(90)
-    grid = {"damping": [1e-2, 1.0], "hidden_layer_sizes": [3, 5]}
+    X, y = overlapping(80, 3)
+    grid, one = {"damping": [1e-2, 1.0], "hidden_layer_sizes": [2, 3]}, small(hidden_layer_sizes=3)
     with np.errstate(all="ignore"):
-        together = LMGridSearchCV(small(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
-        apart = GridSearchCV(small(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
+        together = LMGridSearchCV(one, grid, cv=2, scoring="neg_log_loss").fit(X, y)
+        apart = GridSearchCV(one, grid, cv=2, scoring="neg_log_loss").fit(X, y)
     np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
     assert together.best_estimator_.alpha_scores_ is not None
     targets = [y, np.roll(y, 7)]
-    for model, target in zip(fit_many(small(), X, targets), targets, strict=True):
-        alone = small().fit(X, target)
+    for model, target in zip(fit_many(one, X, targets), targets, strict=True):
+        alone = clone(one).fit(X, target)
         np.testing.assert_allclose(list(model.alpha_scores_.values()), list(alone.alpha_scores_.values()), rtol=1e-6)
         np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), atol=1e-6)
 

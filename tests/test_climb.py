@@ -61,10 +61,10 @@ def test_scores_are_losses_of_fits_of_the_other_rows(monkeypatch):
 def test_wrong_labels_want_more_and_clean_ones_less(monkeypatch, size):
     monkeypatch.setattr("sklm._penalty.MOST_CLASSES_WORK", 0)
     X, y = table(2400, 0.3, seed=1)
-    noisy = batched(hidden_layer_sizes=20, batch_size=size).fit(X[:400], y[:400])
+    noisy = batched(hidden_layer_sizes=12, batch_size=size).fit(X[:400], y[:400])
     assert multiples(noisy, 400)[0] > 3
     assert noisy.alpha_ * 400 > 2
-    plain = batched(hidden_layer_sizes=20, batch_size=size, alpha=1 / 400).fit(X[:400], y[:400])
+    plain = batched(hidden_layer_sizes=12, batch_size=size, alpha=1 / 400).fit(X[:400], y[:400])
     losses = [log_loss(y[400:], model.predict_proba(X[400:])) for model in (noisy, plain)]
     assert losses[0] < 0.9 * losses[1]
     X, y = rings(400)
@@ -208,9 +208,9 @@ def test_a_penalty_that_time_ended_is_not_compared(monkeypatch):
 
 def test_a_weight_counts_as_so_many_rows_and_labels_may_be_several():
     X, y = table(200, 0.1)
-    model = batched().fit(X, y, np.full(200, 2))
+    model = batched(max_iter=10).fit(X, y, np.full(200, 2))
     assert 1 in multiples(model, 400)
-    several = batched().fit(X, np.c_[y == 0, y == 1].astype(int))
+    several = batched(max_iter=10).fit(X, np.c_[y == 0, y == 1].astype(int))
     assert 1 in multiples(several, 400)
 
 
@@ -249,17 +249,17 @@ def test_a_warm_start_keeps_what_was_found():
 
 
 def test_together_they_find_what_they_find_alone():
-    X, y = table(150, 0.2)
-    grid = {"damping": [1e-2, 1.0], "batch_size": [30, 60]}
+    X, y = table(120, 0.2)
+    grid, model = {"damping": [1e-2, 1.0], "batch_size": [30, 60]}, batched(hidden_layer_sizes=5, max_iter=8)
     with np.errstate(all="ignore"):
-        together = LMGridSearchCV(batched(max_iter=20), grid, cv=2, scoring="neg_log_loss").fit(X, y)
-        apart = GridSearchCV(batched(max_iter=20), grid, cv=2, scoring="neg_log_loss").fit(X, y)
+        together = LMGridSearchCV(model, grid, cv=2, scoring="neg_log_loss").fit(X, y)
+        apart = GridSearchCV(model, grid, cv=2, scoring="neg_log_loss").fit(X, y)
     np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
     assert together.cv_results_["batched"].all()
-    for model, target in zip(fit_many(batched(max_iter=20), X, [y, np.roll(y, 7)]), [y, np.roll(y, 7)], strict=True):
-        alone = batched(max_iter=20).fit(X, target)
-        assert model.alpha_scores_ == pytest.approx(alone.alpha_scores_)
-        np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), atol=1e-6)
+    for one, target in zip(fit_many(model, X, [y, np.roll(y, 7)]), [y, np.roll(y, 7)], strict=True):
+        alone = clone(model).fit(X, target)
+        assert one.alpha_scores_ == pytest.approx(alone.alpha_scores_)
+        np.testing.assert_allclose(one.predict_proba(X), alone.predict_proba(X), atol=1e-6)
 
 
 def test_it_is_shown_that_a_search_moves(capsys, monkeypatch):

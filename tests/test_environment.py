@@ -316,11 +316,11 @@ SCRIPT = """
 
     warnings.simplefilter("ignore")
 
-    def fit(n=6000):
+    def fit(n=3000):
         rng = np.random.default_rng(0)
         X = rng.uniform(-2, 2, size=(n, 2))
         y = np.sin(2 * X[:, 0]) + X[:, 1] ** 2
-        options = dict(random_state=0, max_iter=6, n_init=1, growing=False)
+        options = dict(random_state=0, max_iter=3, n_init=1, growing=False, alpha=1e-3)
         model = LMRegressor(20, **options).fit(X, y)
         return np.r_[model.theta_, model.predict(X)[:5], model.partial_fit(X, y).theta_]
 """
@@ -353,7 +353,7 @@ def test_predict_after_fork():
     result = run("""
         torch.set_num_threads(2)
         X = np.random.default_rng(0).uniform(-2, 2, size=(50000, 2))
-        model = LMRegressor(20, random_state=0, max_iter=6, n_init=1).fit(X, X[:, 0] ** 2)
+        model = LMRegressor(20, random_state=0, max_iter=2, n_init=1, alpha=1e-3).fit(X[:3000], X[:3000, 0] ** 2)
         before = model.predict(X)
         if os.fork() == 0:
             faulthandler.dump_traceback_later(10, exit=True)
@@ -395,8 +395,8 @@ def test_fresh_processes(tmp_path, method):
         + textwrap.dedent(f"""
         if __name__ == "__main__":
             before = fit()
-            with multiprocessing.get_context("{method}").Pool(2) as pool:
-                answers = pool.map_async(fit, [6000] * 2).get(timeout=100)
+            with multiprocessing.get_context("{method}").Pool(1) as pool:
+                answers = pool.map_async(fit, [3000] * 2).get(timeout=100)
             print(all(np.allclose(answer, before, rtol=1e-7, atol=1e-9) for answer in answers))
     """)
     )
