@@ -41,13 +41,13 @@ def surface(n_samples, n_inputs, noise=0.1):
 
 
 def classes(n_classes):
-    X, y = surface(300, 4)
+    X, y = surface(150, 4)
     return X, np.digitize(y, np.linspace(-0.3, 0.5, n_classes - 1))
 
 
 FIXED = {"alpha": 1e-3, "max_iter": 15, "random_state": 0}
 REGRESSORS = {
-    "default": {"random_state": 0, "max_iter": 40},
+    "default": {"random_state": 0, "max_iter": 20},
     "early stopping": {"random_state": 0, "early_stopping": True},
     "mini-batches": {**FIXED, "batch_size": 50},
     "alpha by folds": {**FIXED, "hidden_layer_sizes": 8, "alpha": "cv"},
@@ -72,11 +72,11 @@ def test_regressors(name, on_device):
 
 
 CLASSIFIERS = {
-    "default": (2, {"random_state": 0, "max_iter": 15}),
+    "default": (2, {"random_state": 0, "max_iter": 8}),
     "three classes": (3, FIXED),
     "early stopping": (3, {**FIXED, "early_stopping": True}),
     "drawn curvature": (3, {**FIXED, "curvature": "sampled"}),
-    "mini-batches": (3, {**FIXED, "batch_size": 100}),
+    "mini-batches": (3, {**FIXED, "batch_size": 50}),
     "images": (3, {**FIXED, "architecture": CNN((3,), kernel_size=2, input_shape=(1, 2, 2))}),
 }
 

@@ -202,16 +202,19 @@ def classes():
 
 
 def classifier(**options):
-    return LMClassifier(**{"hidden_layer_sizes": 3, "random_state": 0, "max_iter": 6, "n_init": 1, **options})
+    return LMClassifier(
+        **{"hidden_layer_sizes": 3, "alpha": 1e-2, "random_state": 0, "max_iter": 6, "n_init": 1, **options}
+    )
 
 
 def images(kind, **options):
     architecture = CNN(conv_channels=(2,), kernel_size=2, stride=1, pooling="max", input_shape=(1, 3, 3))
-    return kind(architecture=architecture, random_state=0, max_iter=6, **options)
+    return kind(architecture=architecture, alpha=1e-2, random_state=0, max_iter=6, **options)
 
 
 CLASSIFIERS = {
     "two classes": (classifier, lambda y: y == 1),
+    "searched": (lambda: classifier(alpha="auto"), lambda y: y == 1),
     "names": (classifier, lambda y: np.array(["c", "a", "b"])[y]),
     "objects": (classifier, lambda y: np.array(["c", "a", "b"], dtype=object)[y]),
     "labels": (classifier, lambda y: np.c_[y == 1, y > 0].astype(int)),
@@ -228,7 +231,7 @@ REGRESSORS = {
     "images": lambda: images(LMRegressor),
     "counts": lambda: small(loss="poisson"),
     "counts of images": lambda: images(LMRegressor, loss=PoissonDeviance()),
-    "loss with a parameter": lambda: small(loss=Quantile(0.8)),
+    "loss with a parameter": lambda: small(loss=Quantile(0.8), alpha=1e-2),
 }
 
 

@@ -45,14 +45,16 @@ def test_a_fit_of_the_users_own_class_is_used():
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], expected, rtol=1e-8)
 
 
+@ignore_max_iter
 @pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
 def test_the_default_device_of_torch_is_left_alone(estimator):
     """Also where several starts are compared by rows left out, and race."""
     X, y = table(60)
     y = y if estimator is LMRegressor else (y > 0).astype(int)
-    expected = estimator(random_state=0).fit(X, y).predict(X)
+    model = estimator(random_state=0, max_iter=30)
+    expected = model.fit(X, y).predict(X)
     with torch.device("meta"):
-        found = estimator(random_state=0).fit(X, y).predict(X)
+        found = model.fit(X, y).predict(X)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -164,8 +166,7 @@ def test_weights_over_decades_do_not_hide_large_targets(decades):
 
 
 @pytest.mark.parametrize("loss", ["absolute_error", "huber", "quantile"])
-@pytest.mark.parametrize("unit", [1e-12, 1e6])
-def test_robust_losses_of_a_formula_do_not_depend_on_the_unit(loss, unit):
+def test_robust_losses_of_a_formula_do_not_depend_on_the_unit(loss):
     x = np.linspace(0, 5, 50)
     y = 2 + 3 * x + 0.1 * np.random.default_rng(0).normal(size=50)
     y[[40, 45, 48]] += 100
@@ -175,7 +176,8 @@ def test_robust_losses_of_a_formula_do_not_depend_on_the_unit(loss, unit):
         return LMRegressor(architecture=module, loss=loss).fit(x[:, None], unit * y).theta_ / unit
 
     usual = fitted(1.0)
-    np.testing.assert_allclose(fitted(unit), usual, rtol=1e-4)
+    for unit in (1e-12, 1e6):
+        np.testing.assert_allclose(fitted(unit), usual, rtol=1e-4)
     assert np.abs(usual - [2, 3]).max() < (1.0 if loss == "huber" else 0.2)
 
 
@@ -275,8 +277,8 @@ def test_rows_of_next_to_no_weight_do_not_scale_the_others():
 @pytest.mark.parametrize("noise", [1e-6, 0.0])
 def test_targets_that_are_nearly_all_the_same_are_scaled_by_the_others(noise):
     rng = np.random.default_rng(0)
-    x = rng.uniform(-1, 1, (300, 1))
-    y = np.maximum(0, x[:, 0] - 0.3) * 10 + noise * rng.normal(size=300)
+    x = rng.uniform(-1, 1, (150, 1))
+    y = np.maximum(0, x[:, 0] - 0.3) * 10 + noise * rng.normal(size=150)
     assert LMRegressor(10, loss="huber", random_state=0).fit(x, y).score(x, y) > 0.999
 
 

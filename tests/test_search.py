@@ -37,8 +37,8 @@ X = RNG.uniform(-1, 1, (92, 3))  # folds of different sizes
 Y = np.sin(2 * X[:, 0]) + X[:, 1] ** 2 + 0.1 * RNG.normal(size=92)
 CLASSES = np.array(["low", "middle", "high"])[np.digitize(Y, [0.2, 0.8])]
 WEIGHT = RNG.uniform(0.2, 2, 92)
-SMALL = LMRegressor(2, alpha=1e-2, n_init=1, max_iter=15, random_state=0)
-CLASSIFIER = LMClassifier(2, alpha=1e-2, max_iter=15, random_state=0)
+SMALL = LMRegressor(2, alpha=1e-2, n_init=1, max_iter=10, random_state=0)
+CLASSIFIER = LMClassifier(2, alpha=1e-2, max_iter=10, random_state=0)
 GRID = {"alpha": [1e-3, 1e-1], "damping": [1e-2, 1.0]}
 PIPELINE = Pipeline([("scale", StandardScaler()), ("products", PolynomialFeatures()), ("lm", SMALL)])
 
@@ -88,7 +88,7 @@ def assert_same(search, reference, tol=1e-8):
 @pytest.mark.parametrize("name", CASES)
 def test_scores_are_those_of_the_ordinary_search(name):
     estimator, grid, y, options, params = CASES[name]
-    options = {"cv": 3, **options}
+    options = {"cv": 2, **options}
     search = LMGridSearchCV(estimator, grid, **options).fit(X, y, **params)
     reference = GridSearchCV(estimator, grid, **options).fit(X, y, **params)
     assert_same(search, reference)
@@ -273,7 +273,7 @@ def test_it_is_an_estimator_like_any_other():
     search = LMGridSearchCV(SMALL, GRID, cv=3)
     assert is_regressor(search)
     assert is_classifier(LMGridSearchCV(CLASSIFIER, GRID))
-    assert clone(search).get_params()["estimator__max_iter"] == 15
+    assert clone(search).get_params()["estimator__max_iter"] == 10
     scores = cross_val_score(search, X, Y, cv=2, n_jobs=2)
     assert_allclose(scores, cross_val_score(GridSearchCV(SMALL, GRID, cv=3), X, Y, cv=2), rtol=1e-8)
     search.fit(X, Y)
