@@ -132,9 +132,9 @@ def test_many_fits_are_what_single_ones_are(order):
     X, inside = ball()
     wavy = (X[:, 1] > np.sin(3 * X[:, 0])).astype(int)
     targets = [wavy, inside, wavy, inside][::order]
-    alone = [small(max_iter=20).fit(X, y) for y in targets]
+    alone = [small(max_iter=10).fit(X, y) for y in targets]
     assert [activation(model) for model in alone] == (["tanh", "softplus"] * 2)[::order]
-    for one, other in zip(fit_many(small(max_iter=20), X, targets), alone, strict=True):
+    for one, other in zip(fit_many(small(max_iter=10), X, targets), alone, strict=True):
         assert activation(one) == activation(other)
         assert one.alpha_scores_ == pytest.approx(other.alpha_scores_)
         np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=1e-5)
@@ -143,8 +143,8 @@ def test_many_fits_are_what_single_ones_are(order):
 def test_a_search_gives_the_same_scores_as_scikit_learn():
     X, y = ball()
     grid = {"activation": ["auto", "tanh"], "damping": [1e-2, 1.0]}
-    together = LMGridSearchCV(small(max_iter=30), grid, cv=2, scoring="neg_log_loss").fit(X, y)
-    apart = GridSearchCV(small(max_iter=30), grid, cv=2, scoring="neg_log_loss").fit(X, y)
+    together = LMGridSearchCV(small(max_iter=12), grid, cv=2, scoring="neg_log_loss").fit(X, y)
+    apart = GridSearchCV(small(max_iter=12), grid, cv=2, scoring="neg_log_loss").fit(X, y)
     np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
     assert together.cv_results_["batched"].all()
     assert len(set(together.cv_results_["mean_test_score"])) == 4

@@ -45,7 +45,9 @@ every_kind = pytest.mark.parametrize("kind", TARGETS)
 
 
 def small(**options):
-    return LMClassifier(**{"hidden_layer_sizes": 4, "random_state": 0, "max_iter": 30, "n_init": 1, **options})
+    return LMClassifier(
+        **{"hidden_layer_sizes": 4, "alpha": 1e-2, "random_state": 0, "max_iter": 30, "n_init": 1, **options}
+    )
 
 
 def linear(**options):
@@ -337,7 +339,7 @@ def test_squared_error_gives_probabilities(kind):
 @every_kind
 @pytest.mark.parametrize(
     "options",
-    [{}, {"alpha": 0.01}, {"hidden_layer_sizes": 60}, {"label_smoothing": 0.1}, {"loss": "squared_error"}],
+    [{"alpha": "auto"}, {}, {"hidden_layer_sizes": 60}, {"label_smoothing": 0.1}, {"loss": "squared_error"}],
     ids=str,
 )
 def test_weight_k_is_the_row_k_times_and_weight_0_no_row(kind, options):
@@ -355,14 +357,14 @@ def test_class_weights_are_sample_weights(class_weight):
     X, y = blobs()
     keep = np.flatnonzero((y != 2) | (np.arange(120) % 3 == 0))
     X, y = X[keep], y[keep]
-    model = small(class_weight=class_weight).fit(X, y)
-    expected = small().fit(X, y, compute_sample_weight(class_weight, y))
+    model = small(alpha="auto", class_weight=class_weight).fit(X, y)
+    expected = small(alpha="auto").fit(X, y, compute_sample_weight(class_weight, y))
     assert_allclose(model.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
     assert_array_equal(model.classes_, [0, 1, 2])
     weights = np.random.default_rng(2).uniform(0.5, 2, size=len(y))
     if class_weight != "balanced":
-        both = small(class_weight=class_weight).fit(X, y, weights)
-        product = small().fit(X, y, weights * compute_sample_weight(class_weight, y))
+        both = small(alpha="auto", class_weight=class_weight).fit(X, y, weights)
+        product = small(alpha="auto").fit(X, y, weights * compute_sample_weight(class_weight, y))
         assert_allclose(both.predict_proba(X), product.predict_proba(X), rtol=1e-9)
 
 
@@ -385,7 +387,7 @@ def test_balanced_classes_count_weights_as_rows():
     # what fit promises: weight k counts as the row k times, weight 0 as no row
     X, y = blobs()
     counts = np.random.default_rng(5).integers(0, 4, size=120) * (1 + y)
-    options = {"class_weight": "balanced", "max_iter": 10, "growing": False}
+    options = {"alpha": "auto", "class_weight": "balanced", "max_iter": 10, "growing": False}
     weighted = small(**options).fit(X, y, counts)
     repeated = small(**options).fit(X.repeat(counts, axis=0), y.repeat(counts))
     assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), rtol=1e-6, atol=1e-6)
@@ -397,7 +399,7 @@ def test_balanced_classes_count_weights_as_rows():
 @pytest.mark.parametrize("data", [load_iris, load_digits])
 def test_drawn_and_fisher_curvature_reach_the_loss_of_the_exact_one(data):
     X, y = data(return_X_y=True)
-    X, y = X[:: 1 + len(X) // 400], y[:: 1 + len(y) // 400]
+    X, y = X[:: 1 + len(X) // 200], y[:: 1 + len(y) // 200]
     alpha = 0.02
     options = {"hidden_layer_sizes": 4, "alpha": alpha, "max_iter": 300, "tol": 1e-4}
 
@@ -625,20 +627,20 @@ def test_partial_fit_knows_classes_that_come_late():
 def test_partial_fit_weights_count():
     X, y = blobs()
     counts = np.random.default_rng(5).integers(0, 3, size=120)
-    weighted = small().partial_fit(X, y, [0, 1, 2], counts)
-    repeated = small().partial_fit(X.repeat(counts, axis=0), y.repeat(counts), [0, 1, 2])
+    weighted = small(alpha="auto").partial_fit(X, y, [0, 1, 2], counts)
+    repeated = small(alpha="auto").partial_fit(X.repeat(counts, axis=0), y.repeat(counts), [0, 1, 2])
     assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), rtol=1e-7)
-    by_class = small(class_weight={0: 2.0, 1: 1.0, 2: 0.5}).partial_fit(X, y, [0, 1, 2])
-    by_row = small().partial_fit(X, y, [0, 1, 2], np.array([2.0, 1.0, 0.5])[y])
+    by_class = small(alpha="auto", class_weight={0: 2.0, 1: 1.0, 2: 0.5}).partial_fit(X, y, [0, 1, 2])
+    by_row = small(alpha="auto").partial_fit(X, y, [0, 1, 2], np.array([2.0, 1.0, 0.5])[y])
     assert_array_equal(by_class.theta_, by_row.theta_)
 
 
 def test_partial_fit_with_a_class_weight_for_a_class_that_is_not_in_the_batch():
     X, y = blobs()
-    model = small(class_weight={0: 2.0}).partial_fit(X, y, [0, 1, 2])
+    model = small(alpha="auto", class_weight={0: 2.0}).partial_fit(X, y, [0, 1, 2])
     rest = y != 0
     model.partial_fit(X[rest], y[rest])
-    other = small(class_weight={0: 2.0}).partial_fit(X, y, [0, 1, 2])
+    other = small(alpha="auto", class_weight={0: 2.0}).partial_fit(X, y, [0, 1, 2])
     assert_array_equal(other.set_params(class_weight=None).partial_fit(X[rest], y[rest]).theta_, model.theta_)
 
 
@@ -675,7 +677,7 @@ def test_partial_fit_refuses():
 @every_kind
 def test_warm_start_goes_on(kind):
     X, y = TARGETS[kind]()
-    model = small(warm_start=True, max_iter=6).fit(X, y)
+    model = small(alpha="auto", warm_start=True, max_iter=6).fit(X, y)
     probability = model.predict_proba(3 * X + 1)
     model.set_params(damping=1e15, max_iter=1).fit(3 * X + 1, y)  # a step of no length, standardised anew
     assert_allclose(model.x_mean_, 3 * X.mean(axis=0) + 1)

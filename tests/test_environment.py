@@ -47,13 +47,13 @@ def module():
 
 MODELS = {
     "plain": small,
-    "starts": lambda: small(n_init=3),
+    "starts": lambda: small(n_init=3, alpha=1e-3),
     "automatic": lambda: small(n_init="auto"),
     "batches": lambda: small(batch_size=20),
     "early stopping": lambda: small(early_stopping=True),
-    "qr": lambda: small(solver="qr"),
-    "eigh": lambda: small(solver="eigh"),
-    "dual": lambda: small(solver="dual"),
+    "qr": lambda: small(solver="qr", alpha=1e-3),
+    "eigh": lambda: small(solver="eigh", alpha=1e-3),
+    "dual": lambda: small(solver="dual", alpha=1e-3),
     "float32": lambda: small(dtype="float32"),
     "module": module,
 }
@@ -280,7 +280,7 @@ def test_a_module_stays_in_its_mode_and_dtype():
 def test_threads_at_once(n_threads, kind):
     expected = everything(MODELS[kind])
     with ThreadPoolExecutor(n_threads) as pool:
-        results = list(pool.map(lambda _: everything(MODELS[kind]), range(3 * n_threads)))
+        results = list(pool.map(lambda _: everything(MODELS[kind]), range(2 * n_threads)))
     for result in results:
         assert_array_equal(result, expected)
 

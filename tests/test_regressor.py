@@ -245,7 +245,7 @@ def test_every_input_at_its_own_scale_changes_nothing():
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"alpha": "auto"},
         {"alpha": 0.01},
         {"damping": 10.0},
         {"standardize": False},
@@ -257,7 +257,7 @@ def test_every_input_at_its_own_scale_changes_nothing():
         {"acceleration": None},
         {"init": "data"},
         {"n_init": 3},
-        {"n_init": "auto"},
+        {"n_init": "auto", "alpha": "auto"},
         {"jacobian_max_rows": 7},
         {"early_stopping": False, "target_loss": 1e-3},
     ],
@@ -270,8 +270,9 @@ def test_weight_k_is_the_row_k_times_and_weight_0_no_row(options, n_outputs):
     Y = y if n_outputs == 1 else np.c_[y, np.cos(y)]
     counts = np.random.default_rng(5).integers(0, 4, size=len(X))
     X[counts == 0] += 100  # would move mean and range if weight 0 were not the row removed
-    weighted = small(max_iter=12, **options).fit(X, Y, sample_weight=counts)
-    repeated = small(max_iter=12, **options).fit(X.repeat(counts, axis=0), Y.repeat(counts, axis=0))
+    options = {"max_iter": 12, "alpha": 1e-3, **options}
+    weighted = small(**options).fit(X, Y, sample_weight=counts)
+    repeated = small(**options).fit(X.repeat(counts, axis=0), Y.repeat(counts, axis=0))
     np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(weighted.loss_, repeated.loss_, rtol=1e-7)
 
@@ -306,8 +307,8 @@ def test_weights_with_growing_reach_the_repeated_rows_minimum():
 @ignore_max_iter
 def test_solvers_take_the_same_path(solver, hidden):
     X, y = surface(noise=0.1)
-    reference = small(hidden_layer_sizes=hidden, solver="qr", max_iter=8).fit(X, y)
-    model = small(hidden_layer_sizes=hidden, solver=solver, max_iter=8).fit(X, y)
+    options = {"hidden_layer_sizes": hidden, "alpha": 1e-3, "max_iter": 8}
+    reference, model = small(solver="qr", **options).fit(X, y), small(solver=solver, **options).fit(X, y)
     np.testing.assert_allclose(model.loss_curve_, reference.loss_curve_, rtol=1e-6)
 
 
@@ -358,12 +359,12 @@ def test_every_option_fits(options):
     assert model.theta_.dtype == np.float64
 
 
-@pytest.mark.parametrize("hidden", [4, 60])
+@pytest.mark.parametrize("hidden", [4, 40])
 @ignore_max_iter
 def test_jacobian_max_rows_does_not_change_the_result(hidden):
-    X, y = surface(n=230, noise=0.1)
+    X, y = surface(n=120, noise=0.1)
     fits = [
-        small(hidden_layer_sizes=hidden, max_iter=10, jacobian_max_rows=rows, growing=False).fit(X, y)
+        small(hidden_layer_sizes=hidden, max_iter=6, jacobian_max_rows=rows, growing=False).fit(X, y)
         for rows in (7, 100, None, "auto")
     ]
     for model in fits[:-1]:

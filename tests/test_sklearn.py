@@ -80,7 +80,9 @@ def surface(n=60):
 
 
 def small(**options):
-    return LMRegressor(**{"hidden_layer_sizes": 4, "random_state": 0, "max_iter": 8, "n_init": 1, **options})
+    return LMRegressor(
+        **{"hidden_layer_sizes": 4, "alpha": 1e-3, "random_state": 0, "max_iter": 8, "n_init": 1, **options}
+    )
 
 
 # -- pipelines and searches --------------------------------------------------------------------------------------
@@ -308,7 +310,9 @@ def blobs(n=150, n_classes=3):
 
 
 def classifier(**options):
-    return LMClassifier(**{"hidden_layer_sizes": 3, "random_state": 0, "max_iter": 10, "n_init": 1, **options})
+    return LMClassifier(
+        **{"hidden_layer_sizes": 3, "alpha": 1e-2, "random_state": 0, "max_iter": 10, "n_init": 1, **options}
+    )
 
 
 def test_cross_validated_probabilities():
