@@ -143,11 +143,13 @@ def test_a_single_network_where_the_user_has_a_say(estimator, rows, targets, opt
     assert (model.n_averaged_, model.architecture_.hidden_layer_sizes) in ((1, (20,)), (1, 20))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_single_network_where_starts_agree_or_there_is_no_noise():
+    short = clone(REGRESSOR).set_params(max_iter=100)
     smooth = np.sin(3 * X[:, 0]) + X[:, 1]
-    exact = clone(REGRESSOR).fit(X, smooth)
+    exact = clone(short).fit(X, smooth)
     assert (exact.n_averaged_, exact.alpha_) == (1, 0)
-    noisy = clone(REGRESSOR).fit(X, smooth + 0.5 * rng.normal(size=150))
+    noisy = clone(short).fit(X, smooth + 0.5 * rng.normal(size=150))
     assert noisy.n_averaged_ == 1
     assert noisy.alpha_ > 0
 
@@ -345,15 +347,17 @@ def test_a_start_with_a_fault_is_no_member(monkeypatch):
     assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 3
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_what_decides(monkeypatch):
+    short = clone(REGRESSOR).set_params(max_iter=80)
     monkeypatch.setattr(_averaging, "LUCK", 0.5)
-    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 1
+    assert clone(short).fit(X, Y).n_averaged_ == 1
     monkeypatch.setattr(_averaging, "LUCK", np.inf)
     monkeypatch.setattr(_averaging, "WORTH", 1.0)
-    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 1
+    assert clone(short).fit(X, Y).n_averaged_ == 1
     monkeypatch.setattr(_averaging, "WORTH", -1.0)
-    assert clone(REGRESSOR).fit(X, Y).n_averaged_ == 4
-    exact = clone(REGRESSOR).fit(X, np.sin(3 * X[:, 0]) + X[:, 1])
+    assert clone(short).fit(X, Y).n_averaged_ == 4
+    exact = clone(short).fit(X, np.sin(3 * X[:, 0]) + X[:, 1])
     assert (exact.n_averaged_, exact.alpha_) == (1, 0)
 
 

@@ -444,11 +444,11 @@ def test_verbose_says_what_is_tried(capsys):
 def test_many_fits_are_what_single_ones_are():
     X, y, X_new, _ = table()
     noise = np.random.default_rng(0).normal(size=len(y))
-    targets = [y + 0.3 * noise, y**2, 1 - y]
+    targets = [y + 0.3 * noise, y**2]
     model = LMRegressor(random_state=0, max_iter=100)  # more would let a race of starts go by rounding
     many, together = fit_many(model, X, targets, return_batch_sizes=True)
-    assert list(together) == [3] * 3
-    assert [len(sizes(one)) for one in many] == [1, 2, 2]
+    assert list(together) == [2] * 2
+    assert [len(sizes(one)) for one in many] == [1, 2]
     for one, target in zip(many, targets, strict=True):
         alone = clone(model).fit(X, target)
         assert sizes(one) == sizes(alone)

@@ -93,11 +93,11 @@ def test_fits_together_are_fits_alone():
         [make_problem(network, SquaredError(), tensor(X), tensor(y[:, None])) for X, y, _ in tables]
     )
     theta = tensor(np.random.default_rng(0).normal(size=(1, network.n_parameters)) * 0.5).expand(3, -1)
+    singly = [weigh(*one)[2] for one in tables]
     for at_once in (None, 7):
         search = cross_validate_alpha(problem, theta, folds, 3, alphas=ALPHAS)
         together = weigh_inputs(problem, search, folds, 3, models_at_once=at_once)
-        for row, one in enumerate(tables):
-            alone = weigh(*one)[2]
+        for row, alone in enumerate(singly):
             torch.testing.assert_close(together.scales[row], alone.scales[0], rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(together.alpha[row], alone.alpha[0])
             np.testing.assert_allclose(together.score[row], alone.score[0], rtol=1e-5)
