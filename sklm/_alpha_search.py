@@ -35,8 +35,6 @@ SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.
 JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
-#: and another activation this share; penalties of its own are searched for where it has this one with that of the usual
-LESS_FOR_ACTIVATION, HOPE_FOR_ACTIVATION = 0.85, 0.95
 
 
 @dataclass(frozen=True)
@@ -140,34 +138,44 @@ def _by_activation(
     Rivals are tried with the penalties of the usual fits at first. Returns what the search found for each of the two,
     and the numbers of its fits; rivals that were not searched to the end are not known.
     """
-    every = np.arange(len(usual.fits))
-    if usual.fits[0].rival is None or stopping.max_time <= 0:
+    every, rival = np.arange(len(usual.fits)), usual.fits[0].rival
+    if rival is None or stopping.max_time <= 0:
         return [(usual, every)]
-    began, judge = time.monotonic(), usual.folds.judge
-    others = [
-        replace(fit.rival(), watcher=fit.watcher, n_averaged=fit.n_averaged)
-        for fit in usual.fits
-        if fit.rival is not None
+    began, rules = time.monotonic(), rival.rules
+    judge = usual.folds.judge if rules.one_error else np.asarray
+    noise = usual.search.score / usual.problem.null_loss().cpu().numpy()
+    hopeful = np.flatnonzero(noise >= rules.negligible)
+    if not len(hopeful):
+        return [(usual, every)]
+    others = {number: _rival_of(usual.fits[number]) for number in hopeful}
+    tried = [
+        _with_alphas(other, usual.search.chosen[number] * np.array(rules.penalties)) for number, other in others.items()
     ]
-    penalties = zip(others, usual.search.chosen, strict=True)
-    tried = [replace(fit, folds=_around(alpha, fit.folds)) for fit, alpha in penalties]
-    score = searched(tried, stopping, models_at_once, settle).search.score
-    hopeful = np.flatnonzero(judge(score) < HOPE_FOR_ACTIVATION * judge(usual.search.score))
+    score = searched(tried, stopping, models_at_once, settle).search.scores.min(axis=1)
+    hopeful = hopeful[judge(score) < rules.hope * judge(usual.search.score[hopeful])]
     if not len(hopeful) or time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
     rivals = searched([others[number] for number in hopeful], stopping.left(began), models_at_once, settle)
     if time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
-    better = judge(rivals.search.score) < LESS_FOR_ACTIVATION * judge(usual.search.score[hopeful])
+    less = np.where(noise[hopeful] >= rules.noise, rules.less, rules.much_less)
+    better = judge(rivals.search.score) < less * judge(usual.search.score[hopeful])
     same = np.setdiff1d(every, hopeful[better])
     parts = [(usual, same, same), (rivals, np.flatnonzero(better), hopeful[better])]
     return [(found.only(rows), numbers) for found, rows, numbers in parts if len(rows)]
 
 
-def _around(alpha: float, folds: Folds | None) -> Folds:
-    """The folds with a penalty to try, and one near it, since a single one does not race to the end."""
-    assert folds is not None
-    return replace(folds, alphas=alpha * np.array([1.0, 0.3]), smaller=())
+def _rival_of(fit: Prepared) -> Prepared:
+    """The same fit with another activation."""
+    assert fit.rival is not None
+    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes")}
+    return replace(fit.rival.make(), **kept)
+
+
+def _with_alphas(fit: Prepared, alphas: np.ndarray) -> Prepared:
+    """The fit with other penalties to try, and none beyond them."""
+    assert fit.folds is not None
+    return replace(fit, folds=replace(fit.folds, alphas=alphas, smaller=()))
 
 
 def _completed(

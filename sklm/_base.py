@@ -72,7 +72,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [StrOptions({"auto", *ACTIVATIONS})],
         "architecture": [Architecture, torch.nn.Module, None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto", "cv"})],
         "relevance": [StrOptions({"auto"}), "array-like", None],
@@ -110,7 +110,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     def __init__(
         self,
         hidden_layer_sizes: Any = "auto",
-        activation: str = "tanh",
+        activation: str = "auto",
         *,
         architecture: Any = None,
         loss: Any = "squared_error",

@@ -23,9 +23,9 @@ from ._labels import (
     targets_of,
 )
 from ._probabilities import ClassProbabilities
+from ._rival import OF_CLASSES
 from ._sklearn import Interval, StrOptions, _fit_context
 from ._training import has_partial_fit
-from .architectures import ACTIVATIONS
 
 
 @document(
@@ -175,7 +175,6 @@ class LMClassifier(ClassProbabilities):
     _parameter_constraints: dict = {
         **BaseLM._parameter_constraints,
         "loss": [StrOptions({"log_loss", "squared_error"})],
-        "activation": [StrOptions({"auto", *ACTIVATIONS})],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto", "cv"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
@@ -184,6 +183,7 @@ class LMClassifier(ClassProbabilities):
     }
 
     _numeric_targets = False
+    _rival_rules = OF_CLASSES
 
     def __init__(
         self,

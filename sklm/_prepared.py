@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._penalty import Folds
+from ._rival import Rival
 from .optim import (
     Growth,
     MiniBatches,
@@ -93,8 +94,8 @@ class Prepared:
         Hidden layers to compare with, if there are any; see ``deepened``.
     deeper : callable or None
         ``deeper(fit)`` returns the same fit with these, and the columns as they are in ``fit``.
-    rival : callable or None
-        ``rival()`` returns the same fit with another activation, which takes its place where rows left out say so.
+    rival : Rival or None
+        The same fit with another activation, which takes its place where rows left out say so.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -120,7 +121,7 @@ class Prepared:
     searched: np.ndarray | None = None
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
-    rival: Callable[[], Prepared] | None = None
+    rival: Rival | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -19,6 +19,7 @@ from ._callbacks import FitCallbacks, input_attributes
 from ._choosing import Setting
 from ._depth import Result, deepened, deeper_sizes
 from ._prepared import Prepared
+from ._rival import Rival, Rules
 from ._sklearn import _check_sample_weight, _fit_context
 from ._streaming import Streaming, started
 from ._training_set import TrainingSet
@@ -29,8 +30,6 @@ from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
-#: ``activation='auto'`` compares the usual one with this, which draws long smooth borders with fewer units
-RIVAL_ACTIVATION = "softplus"
 #: whether Ctrl-C ends more than one fit here: then it is not for a fit to keep its best model
 _ends_more = ContextVar("whether an interrupt ends more than one fit", default=False)
 
@@ -60,6 +59,9 @@ def has_partial_fit(estimator: Any) -> bool:
 
 class Training(Streaming):
     """Fitting in the order: check, encode the targets, scale, build, solve, and only then set attributes."""
+
+    #: when another activation takes the place of the usual one
+    _rival_rules: Rules
 
     @abstractmethod
     def _encode(
@@ -179,18 +181,20 @@ class Training(Streaming):
             return fit
 
         def deeper(one: Prepared) -> Prepared:
-            return self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed, like=one)
+            chosen = MLP(sizes, one.core["architecture_"].activation)
+            return self._prepared(data, meaning, None, self._own_copy(chosen), seed, like=one)
 
         return replace(fit, deeper_sizes=sizes, deeper=deeper)
 
-    def _rival(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Callable[[], Prepared] | None:
-        """What makes the same fit with another activation, where that is open and rows left out may decide."""
+    def _rival(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Rival | None:
+        """The same fit with another activation, where that is open and rows left out may decide."""
         architecture = fit.core["architecture_"]
         is_open = self.activation == "auto" and self.architecture is None and architecture.restarts
+        is_open &= data.X.shape[1] >= self._rival_rules.least_columns
         if not is_open or fit.folds is None or fit.folds.climbs:
             return None
-        other = MLP(architecture.hidden_layer_sizes, RIVAL_ACTIVATION)
-        return lambda: self._prepared(data, meaning, None, other, seed)
+        other = MLP(architecture.hidden_layer_sizes, self._rival_rules.activation)
+        return Rival(lambda: self._prepared(data, meaning, None, other, seed), self._rival_rules)
 
     def _prepared(
         self,

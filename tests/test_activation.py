@@ -1,6 +1,7 @@
-"""``activation='auto'``: softplus instead of tanh where the rows left out say so."""
+"""``activation='auto'``: softplus (of classes) or sines (of numbers) instead of tanh where the rows left out say so."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,11 +79,105 @@ def test_tanh_stays_where_it_is_as_good():
     assert_same(model, small(activation="tanh").fit(X, y))
 
 
-def test_it_is_the_default_of_classifiers_only():
-    assert LMClassifier().activation == "auto"
-    assert LMRegressor().activation == "tanh"
-    with pytest.raises(ValueError, match="'activation' parameter of LMRegressor"):
-        LMRegressor(activation="auto").fit(*ball())
+def hills(n_samples=120, noise=0.3):
+    """Even functions of columns, which take one sine each and several units of tanh."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (n_samples, 3))
+    return X, np.cos(3 * X[:, 0]) + X[:, 1] ** 2 - X[:, 2] ** 2 + noise * rng.normal(size=n_samples)
+
+
+def stairs(n_samples=120):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (n_samples, 3))
+    return X, np.arctan(8 * X[:, 0]) + np.arctan(8 * X[:, 1] - 3) + 0.3 * rng.normal(size=n_samples)
+
+
+def curve(**options):
+    return LMRegressor(**{"hidden_layer_sizes": 6, "relevance": None, "random_state": 0, **options})
+
+
+def test_hills_are_found_to_want_sines():
+    X, y = hills()
+    model, tanh, sines = (curve(activation=name).fit(X, y) for name in ("auto", "tanh", "sin"))
+    assert activation(model) == "sin"
+    assert_same(model, sines)
+    new, exact = hills(2000, noise=0)
+    assert np.mean((model.predict(new) - exact) ** 2) < 0.75 * np.mean((tanh.predict(new) - exact) ** 2)
+
+
+def test_stairs_stay_with_tanh():
+    X, y = stairs()
+    model = curve().fit(X, y)
+    assert activation(model) == "tanh"
+    assert_same(model, curve(activation="tanh").fit(X, y))
+
+
+def test_without_noise_nothing_else_is_tried(monkeypatch):
+    X, y = hills(noise=0)
+    seen = asks(monkeypatch)
+    model = curve(hidden_layer_sizes=10, max_iter=50).fit(X, y)
+    assert seen == [["tanh"]]
+    assert activation(model) == "tanh"
+
+
+def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
+    """What the search of one of the two leaves is made up; 0.01 of the loss of zero outputs is where noise begins."""
+    X, y = hills()
+    null = 0.5
+
+    def chosen(usual, rival):
+        original = _alpha_search.cross_validate_alpha
+
+        def pretend(problem, *given, **options):
+            search = original(problem, *given, **options)
+            share = rival if type(problem.network.activation).__name__ == "Sine" else usual
+            scores = np.full_like(search.scores, share * null)
+            return replace(search, scores=scores)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_alpha_search, "cross_validate_alpha", pretend)
+            return activation(curve(max_iter=5).fit(X, y))
+
+    assert chosen(0.011, 0.0095) == "sin"
+    assert chosen(0.011, 0.0101) == "tanh"
+    assert chosen(0.009, 0.0026) == "sin"
+    assert chosen(0.009, 0.0028) == "tanh"
+    assert chosen(0.0009, 0.0) == "tanh"
+
+
+def test_two_layers_have_the_same_units():
+    X, y = hills(300)
+    model = curve(hidden_layer_sizes="auto", max_iter=5)
+    _, fit = model._ready(X, y)
+    rival = _alpha_search._rival_of(fit)
+    for one, name in ((fit, "tanh"), (rival, "sin")):
+        assert one.deeper is not None
+        deep = one.deeper(one).core["architecture_"]
+        assert (deep.hidden_layer_sizes, deep.activation) == (fit.deeper_sizes, name)
+
+
+def test_many_regressions_are_what_single_ones_are():
+    X, up = hills()
+    _, steps = stairs()
+    targets = [steps, up, up]
+    alone = [curve().fit(X, y) for y in targets]
+    assert [activation(model) for model in alone] == ["tanh", "sin", "sin"]
+    for one, other in zip(fit_many(curve(), X, targets), alone, strict=True):
+        assert activation(one) == activation(other)
+        assert one.alpha_ == pytest.approx(other.alpha_)
+        np.testing.assert_allclose(one.predict(X), other.predict(X), rtol=1e-5, atol=1e-5)
+
+
+def test_a_fit_of_sines_goes_on_and_can_be_read_off():
+    X, y = hills()
+    model = curve(warm_start=True).fit(X, y)
+    (first, last), (bias, outside) = model.coefs_, model.intercepts_
+    np.testing.assert_allclose(model.predict(X), (np.sin(X @ first + bias) @ last + outside)[:, 0], rtol=1e-9)
+    before = model.loss_
+    assert activation(model.fit(X, y)) == "sin"
+    assert model.loss_ <= before * (1 + 1e-6)
+    assert activation(model.partial_fit(X, y)) == "sin"
+    assert activation(curve().partial_fit(X, y)) == "tanh"
 
 
 @pytest.mark.parametrize(

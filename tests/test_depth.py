@@ -101,7 +101,7 @@ def test_no_sizes_for_few_rows_or_many_parameters():
 def test_few_rows_are_enough():
     """With fewer rows than parameters of one layer, whose leave-one-out loss is rough."""
     X, y, X_new, y_new = table(70)
-    options = {"random_state": 0, "max_iter": 200}
+    options = {"activation": "tanh", "random_state": 0, "max_iter": 200}
     chosen, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
     assert sizes(chosen) == (4, 4)
     assert error(chosen, X_new, y_new) < 0.2 * error(one, X_new, y_new)
@@ -126,7 +126,7 @@ def test_the_result_is_that_of_the_chosen_sizes(deep):
 def test_columns_are_weighed_as_for_one_layer():
     rng = np.random.default_rng(1)
     X = rng.uniform(-1, 1, (120, 3))
-    y, options = np.sin(4 * X[:, 0]) * np.exp(X[:, 1]), {"random_state": 0, "max_iter": 60}
+    y, options = np.sin(4 * X[:, 0]) * np.exp(X[:, 1]), {"activation": "tanh", "random_state": 0, "max_iter": 60}
     model, one = LMRegressor(**options).fit(X, y), LMRegressor(20, **options).fit(X, y)
     assert len(sizes(model)) == 2
     assert model.relevance_ is not None
@@ -138,7 +138,7 @@ def test_columns_are_weighed_as_for_one_layer():
 @pytest.mark.parametrize("noise", [0.1, 0.5])
 def test_with_noise_one_layer_stays_as_it_is(noise):
     X, y, *_ = table(noise=noise)
-    model, one = LMRegressor(random_state=0).fit(X, y), LMRegressor(20, random_state=0).fit(X, y)
+    model, one = (LMRegressor(units, activation="tanh", random_state=0).fit(X, y) for units in ("auto", 20))
     assert sizes(model) == (20,)
     np.testing.assert_array_equal(model.theta_, one.theta_)
     assert model.status_ == one.status_
@@ -163,8 +163,8 @@ def test_nobody_needs_more_digits_than_a_smooth_curve_has(monkeypatch):
 def test_several_outputs():
     X, y, X_new, y_new = table(150)
     Y, Y_new = np.c_[y, y**2], np.c_[y_new, y_new**2]
-    model = LMRegressor(random_state=0, max_iter=100).fit(X, Y)
-    one = LMRegressor(20, random_state=0, max_iter=100).fit(X, Y)
+    options = {"activation": "tanh", "random_state": 0, "max_iter": 100}
+    model, one = LMRegressor(**options).fit(X, Y), LMRegressor(20, **options).fit(X, Y)
     assert len(sizes(model)) == 2
     assert np.mean((model.predict(X_new) - Y_new) ** 2) < 0.3 * np.mean((one.predict(X_new) - Y_new) ** 2)
 
@@ -457,7 +457,8 @@ def test_many_fits_are_what_single_ones_are():
 
 def test_a_search_gives_the_same_scores_as_scikit_learn():
     X, y, *_ = table()
-    model, grid = LMRegressor(random_state=0, max_iter=20), {"relevance": [None], "damping": [1e-2, 1e-1]}
+    model = LMRegressor(activation="tanh", relevance=None, random_state=0, max_iter=20)
+    grid = {"damping": [1e-2, 1e-1]}
     ours, theirs = LMGridSearchCV(model, grid, cv=3).fit(X, y), GridSearchCV(model, grid, cv=3).fit(X, y)
     np.testing.assert_allclose(
         ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=0, atol=1e-7

@@ -92,9 +92,10 @@ def test_not_all_of_many_rows_take_part():
 def test_auto_is_a_fit_with_the_alpha_it_found():
     X, y = noisy()
     auto = LMRegressor(relevance=None, random_state=0).fit(X, y)
+    activation = auto.architecture_.activation
     assert 1e-3 <= auto.alpha_ <= 0.1
     assert min(auto.alpha_scores_, key=auto.alpha_scores_.get) == auto.alpha_
-    fixed = LMRegressor(alpha=auto.alpha_, random_state=0).fit(X, y)
+    fixed = LMRegressor(activation=activation, alpha=auto.alpha_, random_state=0).fit(X, y)
     np.testing.assert_array_equal(fixed.theta_, auto.theta_)
     assert fixed.alpha_ == auto.alpha_
     assert fixed.alpha_scores_ is None
@@ -508,7 +509,7 @@ def test_a_warm_start_searches_where_nothing_was_found_before():
     X, y = noisy()
     model = LMRegressor(6, alpha=0.5, random_state=0, warm_start=True).fit(X, y)
     model.set_params(alpha="auto").fit(X, y)
-    fresh = LMRegressor(6, random_state=0).fit(X, y)
+    fresh = LMRegressor(6, activation="tanh", random_state=0).fit(X, y)
     assert model.alpha_ == fresh.alpha_
     assert model.alpha_scores_ == pytest.approx(fresh.alpha_scores_)
     with pytest.raises(ValueError, match="early_stopping"):

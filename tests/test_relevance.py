@@ -40,7 +40,10 @@ def error(model, X, y):
 @pytest.fixture(scope="module")
 def fitted():
     """A model of either kind whose columns are weighed; not to be changed."""
-    models = LMRegressor(10, random_state=0).fit(*table()[:2]), LMClassifier(10, random_state=0).fit(*classes()[:2])
+    models = [
+        LMRegressor(10, activation="tanh", random_state=0).fit(*table()[:2]),
+        LMClassifier(10, activation="tanh", random_state=0).fit(*classes()[:2]),
+    ]
     assert all(model.relevance_ is not None for model in models)
     return {type(model): model for model in models}
 
@@ -308,7 +311,7 @@ def test_partial_fit_goes_on_with_the_factors(fitted):
 
 def test_it_is_deterministic_and_draws_no_further_random_numbers(fitted):
     X, y, _, _ = table()
-    one, two = fitted[LMRegressor], LMRegressor(10, random_state=0).fit(X, y)
+    one, two = fitted[LMRegressor], LMRegressor(10, activation="tanh", random_state=0).fit(X, y)
     np.testing.assert_array_equal(one.theta_, two.theta_)
     np.testing.assert_array_equal(one.relevance_, two.relevance_)
 
@@ -345,7 +348,7 @@ def test_an_interrupt_of_what_follows_keeps_a_model_for_weighed_columns(monkeypa
 
     monkeypatch.setattr(_alpha_search, "run_together", stopped)
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
-        model = LMRegressor(10, random_state=0).fit(X, y)
+        model = LMRegressor(10, activation="tanh", random_state=0).fit(X, y)
     assert model.status_ == "interrupted"
     assert model.relevance_ is not None
     assert model.score(X, y) > 0.9

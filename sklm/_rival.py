@@ -1,0 +1,59 @@
+"""``activation='auto'``: when another activation takes the place of tanh, by the rows left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a rival takes the place of the usual fit.
+
+    activation : str
+        Of the rival.
+    least_columns : int
+        With fewer columns of X there is none.
+    negligible, noise : float
+        Shares of the loss of zero outputs that the usual fit leaves on the rows left out: nothing is tried below the
+        first. Below the second, what the iterations of a search leave says little about what a fit leaves at its end.
+    penalties : tuple of float
+        The rival is first tried with so many times the penalty of the usual fit, the larger ones first: two at least,
+        since a single one does not race to the end.
+    hope : float
+        It has a search for penalties of its own where it then has this share of the loss.
+    less, much_less : float
+        It is taken where it then has the first share, or the second one where there is little noise.
+    one_error : bool
+        Losses are log-losses, and compared with one more row that is wrong.
+    """
+
+    activation: str
+    least_columns: int
+    negligible: float
+    noise: float
+    penalties: tuple[float, ...]
+    hope: float
+    less: float
+    much_less: float
+    one_error: bool
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The same fit with another activation, which ``make`` prepares, and the rules for it."""
+
+    make: Callable[[], Prepared]
+    rules: Rules
+
+
+#: softplus draws long smooth borders with fewer units
+OF_CLASSES = Rules("softplus", 1, 0.0, 0.0, penalties=(1.0, 0.3), hope=0.95, less=0.85, much_less=0.85, one_error=True)
+#: sines have no flat ends, and one of them may be even; a curve of them is too sure of what is beyond its ends
+OF_NUMBERS = Rules(
+    "sin", 2, 1e-3, 0.01, penalties=(10.0, 3.0, 1.0, 0.3), hope=0.95, less=0.9, much_less=0.3, one_error=False
+)
