@@ -24,6 +24,7 @@ from .optim import (
     stack_problems,
     weigh_inputs,
 )
+from .optim._cross_validation import null_loss_of
 from .optim._isolation import isolated
 
 #: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
@@ -143,14 +144,12 @@ def _by_activation(
         return [(usual, every)]
     began, rules = time.monotonic(), rival.rules
     judge = usual.folds.judge if rules.one_error else np.asarray
-    noise = usual.search.score / usual.problem.null_loss().cpu().numpy()
+    noise = usual.search.score / null_loss_of(usual.problem, usual.numbers)
     hopeful = np.flatnonzero(noise >= rules.negligible)
     if not len(hopeful):
         return [(usual, every)]
     others = {number: _rival_of(usual.fits[number]) for number in hopeful}
-    tried = [
-        _with_alphas(other, usual.search.chosen[number] * np.array(rules.penalties)) for number, other in others.items()
-    ]
+    tried = [_with_penalties_near(other, usual.search.chosen[number]) for number, other in others.items()]
     score = searched(tried, stopping, models_at_once, settle).search.scores.min(axis=1)
     hopeful = hopeful[judge(score) < rules.hope * judge(usual.search.score[hopeful])]
     if not len(hopeful) or time.monotonic() - began >= stopping.max_time:
@@ -166,16 +165,19 @@ def _by_activation(
 
 
 def _rival_of(fit: Prepared) -> Prepared:
-    """The same fit with another activation."""
+    """The same fit with another activation, and the rules for it."""
     assert fit.rival is not None
-    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes")}
+    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes", "rival")}
     return replace(fit.rival.make(), **kept)
 
 
-def _with_alphas(fit: Prepared, alphas: np.ndarray) -> Prepared:
-    """The fit with other penalties to try, and none beyond them."""
-    assert fit.folds is not None
-    return replace(fit, folds=replace(fit.folds, alphas=alphas, smaller=()))
+def _with_penalties_near(rival: Prepared, alpha: float) -> Prepared:
+    """The fit with the penalties by which a rival is first tried, near that of the usual one (for none, the least)."""
+    assert rival.folds is not None
+    assert rival.rival is not None
+    alphas = rival.folds.alphas
+    near = (alpha or alphas[alphas > 0].min()) * np.array(rival.rival.rules.penalties)
+    return replace(rival, folds=replace(rival.folds, alphas=near, smaller=()))
 
 
 def _completed(
