@@ -45,19 +45,19 @@ def classes(n_classes):
     return X, np.digitize(y, np.linspace(-0.3, 0.5, n_classes - 1))
 
 
-FIXED = {"alpha": 1e-3, "max_iter": 15, "random_state": 0}
+FIXED = {"alpha": 1e-3, "max_iter": 10, "random_state": 0}
 REGRESSORS = {
     "default": {"random_state": 0, "max_iter": 20},
     "early stopping": {"random_state": 0, "early_stopping": True},
     "mini-batches": {**FIXED, "batch_size": 50},
     "alpha by folds": {**FIXED, "hidden_layer_sizes": 8, "alpha": "cv"},
     "dual": {**FIXED, "hidden_layer_sizes": (30, 30)},
-    "cg": {**FIXED, "solver": "cg"},
+    "cg": {**FIXED, "max_iter": 15, "solver": "cg"},
     "huber": {**FIXED, "hidden_layer_sizes": 8, "loss": "huber"},
     "adam": {**FIXED, "optimizer": "adam"},
     "lbfgs": {**FIXED, "optimizer": "lbfgs"},
     "momentum": {**FIXED, "acceleration": ["geodesic", "momentum"]},
-    "in chunks": {**FIXED, "jacobian_max_rows": 17},
+    "in chunks": {**FIXED, "jacobian_max_rows": 50},
 }
 
 

@@ -214,7 +214,7 @@ def images(kind, **options):
 
 CLASSIFIERS = {
     "two classes": (classifier, lambda y: y == 1),
-    "searched": (lambda: classifier(alpha="auto"), lambda y: y == 1),
+    "searched": (lambda: classifier(alpha="auto", relevance=[1.0] * 5 + [0.1] * 4), lambda y: y == 1),
     "names": (classifier, lambda y: np.array(["c", "a", "b"])[y]),
     "objects": (classifier, lambda y: np.array(["c", "a", "b"], dtype=object)[y]),
     "labels": (classifier, lambda y: np.c_[y == 1, y > 0].astype(int)),

@@ -327,6 +327,13 @@ def one_more(diagonal, largest):
     return diagonal + 1
 
 
+@pytest.fixture(scope="module")
+def plain():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return small(max_iter=60).fit(*surface())
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -349,9 +356,8 @@ def one_more(diagonal, largest):
     ids=lambda options: " ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items()),
 )
 @ignore_max_iter
-def test_every_option_fits(options):
+def test_every_option_fits(plain, options):
     X, y = surface()
-    plain = small(max_iter=60).fit(X, y)
     model = small(max_iter=60, **options).fit(X, y)
     assert model.score(X, y) > 0.95
     assert not np.array_equal(model.theta_, plain.theta_) or options in ({"init": "nguyen_widrow"}, {"n_init": 4})

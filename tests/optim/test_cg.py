@@ -44,7 +44,7 @@ def test_steps_are_those_of_explicit_matrices(architecture, scaling, alpha):
     compare(*make(NETS[architecture], alpha=alpha), scaling)
 
 
-@pytest.mark.parametrize("chunk", [4, None])
+@pytest.mark.parametrize("chunk", [5, None])
 @pytest.mark.parametrize("architecture", ["two", "pooled"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss(loss, architecture, chunk):
