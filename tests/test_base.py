@@ -204,7 +204,7 @@ def test_selected_parameters_where_no_system_fits(monkeypatch):
     """Then 'auto' takes products, for them as for all parameters, and frozen ones keep every bit."""
     X, y = surface()
     mask = np.arange(21) >= 15
-    model = small(warm_start=True, standardize=False, acceleration=None).fit(X, y)
+    model = small(activation="tanh", warm_start=True, standardize=False, acceleration=None).fit(X, y)
     before = model.theta_.copy()
     monkeypatch.setattr("sklm._solving.available_bytes", lambda device: int(16 * 21 * 8 / 0.8))
     made = []
