@@ -157,7 +157,8 @@ def _by_activation(
     rivals = searched([others[number] for number in hopeful], stopping.left(began), models_at_once, settle)
     if time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
-    less = np.where(noise[hopeful] >= rules.noise, rules.less, rules.much_less)
+    noisy = (noise[hopeful] >= rules.noise) & (usual.search.chosen[hopeful] > 0)
+    less = np.where(noisy, rules.less, rules.much_less)
     better = judge(rivals.search.score) < less * judge(usual.search.score[hopeful])
     same = np.setdiff1d(every, hopeful[better])
     parts = [(usual, same, same), (rivals, np.flatnonzero(better), hopeful[better])]

@@ -20,14 +20,15 @@ class Rules:
         With fewer columns of X there is none.
     negligible, noise : float
         Shares of the loss of zero outputs that the usual fit leaves on the rows left out: nothing is tried below the
-        first. Below the second, what the iterations of a search leave says little about what a fit leaves at its end.
+        first. Below the second, or without a penalty, there may be no noise, and what the iterations of a search leave
+        says little about what a fit leaves at its end.
     penalties : tuple of float
         The rival is first tried with so many times the penalty of the usual fit, the larger ones first: two at least,
         since a single one does not race to the end.
     hope : float
         It has a search for penalties of its own where it then has this share of the loss.
     less, much_less : float
-        It is taken where it then has the first share, or the second one where there is little noise.
+        It is taken where it then has the first share, or the second one where there may be no noise.
     one_error : bool
         Losses are log-losses, and compared with one more row that is wrong.
     """

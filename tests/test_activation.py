@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklm import CNN, MLP, LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, fit_many
 from sklm.optim import _penalty_race
+from sklm.optim._cross_validation import ALPHAS
 
 from .interrupts import interrupted_from
 
@@ -123,16 +124,14 @@ def test_without_noise_nothing_else_is_tried(monkeypatch):
 def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
     """What the search of one of the two leaves is made up; 0.01 of the loss of zero outputs is where noise begins."""
     X, y = hills()
-    null = 0.5
+    null, original = 0.5, _alpha_search.cross_validate_alpha
 
-    def chosen(usual, rival):
-        original = _alpha_search.cross_validate_alpha
-
+    def chosen(usual, rival, number=4):
         def pretend(problem, *given, **options):
             search = original(problem, *given, **options)
             share = rival if type(problem.network.activation).__name__ == "Sine" else usual
-            scores = np.full_like(search.scores, share * null)
-            return replace(search, scores=scores)
+            best = np.minimum(np.full_like(search.best, number), search.alphas.shape[1] - 1)
+            return replace(search, scores=np.full_like(search.scores, share * null), best=best)
 
         with monkeypatch.context() as patch:
             patch.setattr(_alpha_search, "cross_validate_alpha", pretend)
@@ -143,6 +142,10 @@ def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
     assert chosen(0.009, 0.0026) == "sin"
     assert chosen(0.009, 0.0028) == "tanh"
     assert chosen(0.0009, 0.0) == "tanh"
+    none = len(ALPHAS) - 1
+    assert ALPHAS[none] == 0
+    assert chosen(0.02, 0.0058, none) == "sin"
+    assert chosen(0.02, 0.0062, none) == "tanh"
 
 
 def test_two_layers_have_the_same_units():
