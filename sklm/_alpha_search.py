@@ -145,7 +145,7 @@ def _by_activation(
     began, rules = time.monotonic(), rival.rules
     judge = usual.folds.judge if rules.one_error else np.asarray
     noise = usual.search.score / null_loss_of(usual.problem, usual.numbers)
-    hopeful = np.flatnonzero(noise >= rules.negligible)
+    hopeful = np.flatnonzero((noise >= rules.negligible) & (noise <= rules.nothing))
     if not len(hopeful):
         return [(usual, every)]
     others = {number: _rival_of(usual.fits[number]) for number in hopeful}

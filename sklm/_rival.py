@@ -22,6 +22,8 @@ class Rules:
         Shares of the loss of zero outputs that the usual fit leaves on the rows left out: nothing is tried below the
         first. Below the second, or without a penalty, there may be no noise, and what the iterations of a search leave
         says little about what a fit leaves at its end.
+    nothing : float
+        Nor above this share, where as good as nothing has been learned, and one may be ahead by chance.
     penalties : tuple of float
         The rival is first tried with so many times the penalty of the usual fit, the larger ones first: two at least,
         since a single one does not race to the end.
@@ -37,6 +39,7 @@ class Rules:
     least_columns: int
     negligible: float
     noise: float
+    nothing: float
     penalties: tuple[float, ...]
     hope: float
     less: float
@@ -53,8 +56,28 @@ class Rival:
 
 
 #: softplus draws long smooth borders with fewer units
-OF_CLASSES = Rules("softplus", 1, 0.0, 0.0, penalties=(1.0, 0.3), hope=0.95, less=0.85, much_less=0.85, one_error=True)
+OF_CLASSES = Rules(
+    activation="softplus",
+    least_columns=1,
+    negligible=0.0,
+    noise=0.0,
+    nothing=float("inf"),
+    penalties=(1.0, 0.3),
+    hope=0.95,
+    less=0.85,
+    much_less=0.85,
+    one_error=True,
+)
 #: sines have no flat ends, and one of them may be even; a curve of them is too sure of what is beyond its ends
 OF_NUMBERS = Rules(
-    "sin", 2, 1e-3, 0.01, penalties=(10.0, 3.0, 1.0, 0.3), hope=0.95, less=0.9, much_less=0.3, one_error=False
+    activation="sin",
+    least_columns=2,
+    negligible=1e-3,
+    noise=0.01,
+    nothing=0.7,
+    penalties=(10.0, 3.0, 1.0, 0.3),
+    hope=0.95,
+    less=0.9,
+    much_less=0.3,
+    one_error=False,
 )

@@ -122,7 +122,7 @@ def test_without_noise_nothing_else_is_tried(monkeypatch):
 
 
 def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
-    """What the search of one of the two leaves is made up; 0.01 of the loss of zero outputs is where noise begins."""
+    """What the searches leave is made up: noise begins at 0.01 of the loss of zero outputs, too much of it at 0.7."""
     X, y = hills()
     null, original = 0.5, _alpha_search.cross_validate_alpha
 
@@ -142,6 +142,8 @@ def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
     assert chosen(0.009, 0.0026) == "sin"
     assert chosen(0.009, 0.0028) == "tanh"
     assert chosen(0.0009, 0.0) == "tanh"
+    assert chosen(0.69, 0.6) == "sin"
+    assert chosen(0.71, 0.6) == "tanh"
     none = len(ALPHAS) - 1
     assert ALPHAS[none] == 0
     assert chosen(0.02, 0.0058, none) == "sin"
