@@ -36,6 +36,9 @@ SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.
 JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
+#: of what is left of ``max_time``, the share in which other activations are tried; nothing is without as much as the
+#: first search took, as what follows takes longer
+RIVALS_TIME = 0.25
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,10 @@ def choose_alphas(
     with isolated(first.problem.y.device):
         by_rows = first.has_rows_of_its_own and max(len(fit.theta) for fit in fits) <= models_at_once
         usual = searched(fits, half, models_at_once, not by_rows)
+        taken = time.monotonic() - began
         search, result = usual.search, list(fits)
         try:
-            for part, which in _by_activation(usual, half.left(began), models_at_once, not by_rows):
+            for part, which in _by_activation(usual, taken, half.left(began), models_at_once, not by_rows):
                 found = _completed(part, half.left(began), models_at_once, by_rows, jacobian_max_rows)
                 for number, fit in zip(which, found, strict=True):
                     result[number] = fit.averaging()
@@ -132,15 +136,17 @@ def searched(fits: list[Prepared], stopping: Stopping, models_at_once: int, sett
 
 
 def _by_activation(
-    usual: Searched, stopping: Stopping, models_at_once: int, settle: bool
+    usual: Searched, taken: float, stopping: Stopping, models_at_once: int, settle: bool
 ) -> list[tuple[Searched, np.ndarray]]:
     """Divide fits (M,) into those that keep their activation and those whose rivals evidently predict better.
 
-    Rivals are tried with the penalties of the usual fits at first. Returns what the search found for each of the two,
-    and the numbers of its fits; rivals that were not searched to the end are not known.
+    The search for the usual ones has ``taken`` so many seconds. Rivals are tried with penalties near theirs at first.
+    Returns what the search found for each of the two, and the numbers of its fits; rivals that were not searched to the
+    end are not known.
     """
     every, rival = np.arange(len(usual.fits)), usual.fits[0].rival
-    if rival is None or stopping.max_time <= 0:
+    stopping = replace(stopping, max_time=RIVALS_TIME * stopping.max_time)
+    if rival is None or stopping.max_time <= taken:
         return [(usual, every)]
     began, rules = time.monotonic(), rival.rules
     judge = usual.folds.judge if rules.one_error else np.asarray

@@ -101,11 +101,17 @@ class Starting(Solving):
             theta[:, network.output_places[constant]] = 0.0
         return theta
 
-    def _check_continues(self, previous: Any, network: Network, n_inputs: int) -> None:
+    def _check_continues(self, previous: Any, architecture: Architecture, network: Network, n_inputs: int) -> None:
         if previous._going_on(network).shape[1] != network.n_parameters or previous.n_features_in_ != n_inputs:
             raise ValueError(
                 "warm_start needs the same architecture and columns as the last fit: "
                 f"{len(previous.theta_)} parameters then, {network.n_parameters} now."
+            )
+        before, now = (getattr(one, "activation", None) for one in (previous.architecture_, architecture))
+        if before != now:
+            raise ValueError(
+                f"warm_start cannot go on with other units: activation was {before!r} in the last fit, and is {now!r}. "
+                "Set it back, or warm_start=False."
             )
 
     def _random_starts(

@@ -221,7 +221,7 @@ class Training(Streaming):
         options["stopping"] = replace(options["stopping"], n_iter_no_change=patience)
         x, y = self._scalings(data, architecture, loss, previous)
         if previous is not None:
-            self._check_continues(previous, network, data.X.shape[1])
+            self._check_continues(previous, architecture, network, data.X.shape[1])
         alike, relevance = x, self._given_relevance(network, data.X.shape[1], previous)
         if like is not None:
             relevance = like.core["relevance_"]

@@ -304,6 +304,37 @@ def test_an_interrupt_within_the_search_of_a_rival_leaves_a_model_of_tanh(monkey
     assert (model.status_, activation(model)) == ("interrupted", "tanh")
 
 
+def test_a_warm_start_cannot_change_the_units():
+    X, y = hills()
+    model = curve(warm_start=True, max_iter=5).fit(X, y)
+    assert activation(model) == "sin"
+    theta = model.theta_
+    with pytest.raises(ValueError, match="activation was 'sin' in the last fit, and is 'tanh'"):
+        model.set_params(activation="tanh").fit(X, y)
+    assert model.theta_ is theta
+
+
+def test_with_little_time_it_is_left_to_the_usual_fit(monkeypatch):
+    X, y = hills()
+    usual, jumps = curve(activation="tanh", relevance="auto").fit(X, y), []
+    original = _alpha_search.time.monotonic
+    monkeypatch.setattr(_alpha_search.time, "monotonic", lambda: original() + sum(jumps))
+    seen, searched = [], _alpha_search.searched
+
+    def slow(fits, *given):
+        seen.append([activation_of(fit) for fit in fits])
+        jumps.append(60.0)
+        return searched(fits, *given)
+
+    monkeypatch.setattr(_alpha_search, "searched", slow)
+    model = curve(relevance="auto", max_time=600).fit(X, y)  # of the 300 for searches 240 are left
+    assert seen == [["tanh"]]
+    assert (model.alpha_, activation(model)) == (usual.alpha_, "tanh")
+    np.testing.assert_array_equal(model.relevance_, usual.relevance_)
+    jumps.clear()
+    assert activation(curve(relevance="auto", max_time=2000).fit(X, y)) == "sin"
+
+
 def test_without_time_for_both_searches_tanh_stays(monkeypatch):
     X, y = ball()
     original = _alpha_search.time.monotonic
