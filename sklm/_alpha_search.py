@@ -157,15 +157,16 @@ def _by_activation(
     others = {number: _rival_of(usual.fits[number]) for number in hopeful}
     tried = [_with_penalties_near(other, usual.search.chosen[number]) for number, other in others.items()]
     score = searched(tried, stopping, models_at_once, settle).search.scores.min(axis=1)
-    hopeful = hopeful[judge(score) < rules.hope * judge(usual.search.score[hopeful])]
+    noisy = (noise >= rules.noise) & (usual.search.chosen > 0)
+    hope = np.where(noisy, rules.hope, rules.much_hope)
+    hopeful = hopeful[judge(score) < hope[hopeful] * judge(usual.search.score[hopeful])]
     if not len(hopeful) or time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
     rivals = searched([others[number] for number in hopeful], stopping.left(began), models_at_once, settle)
     if time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
-    noisy = (noise[hopeful] >= rules.noise) & (usual.search.chosen[hopeful] > 0)
     less = np.where(noisy, rules.less, rules.much_less)
-    better = judge(rivals.search.score) < less * judge(usual.search.score[hopeful])
+    better = judge(rivals.search.score) < less[hopeful] * judge(usual.search.score[hopeful])
     same = np.setdiff1d(every, hopeful[better])
     parts = [(usual, same, same), (rivals, np.flatnonzero(better), hopeful[better])]
     return [(found.only(rows), numbers) for found, rows, numbers in parts if len(rows)]

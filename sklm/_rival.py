@@ -27,10 +27,11 @@ class Rules:
     penalties : tuple of float
         The rival is first tried with so many times the penalty of the usual fit, the larger ones first: two at least,
         since a single one does not race to the end.
-    hope : float
-        It has a search for penalties of its own where it then has this share of the loss.
+    hope, much_hope : float
+        It has a search for penalties of its own where it then has the first share of the loss, or the second one where
+        there may be no noise.
     less, much_less : float
-        It is taken where it then has the first share, or the second one where there may be no noise.
+        It is taken where it then has the first share, or the second one.
     one_error : bool
         Losses are log-losses, and compared with one more row that is wrong.
     """
@@ -42,6 +43,7 @@ class Rules:
     nothing: float
     penalties: tuple[float, ...]
     hope: float
+    much_hope: float
     less: float
     much_less: float
     one_error: bool
@@ -64,6 +66,7 @@ OF_CLASSES = Rules(
     nothing=float("inf"),
     penalties=(1.0, 0.3),
     hope=0.95,
+    much_hope=0.95,
     less=0.85,
     much_less=0.85,
     one_error=True,
@@ -77,6 +80,7 @@ OF_NUMBERS = Rules(
     nothing=0.7,
     penalties=(10.0, 3.0, 1.0, 0.3),
     hope=0.95,
+    much_hope=0.6,
     less=0.9,
     much_less=0.3,
     one_error=False,
