@@ -36,8 +36,8 @@ SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.
 JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
-#: of what is left of ``max_time``, the share in which other activations are tried; nothing is without as much as the
-#: first search took, as what follows takes longer
+#: other activations are tried in this share of what is left of ``max_time``, if the first search took less, since
+#: what follows takes longer
 RIVALS_TIME = 0.25
 
 
@@ -155,7 +155,7 @@ def _by_activation(
     if not len(hopeful):
         return [(usual, every)]
     others = {number: _rival_of(usual.fits[number]) for number in hopeful}
-    tried = [_with_penalties_near(other, usual.search.chosen[number]) for number, other in others.items()]
+    tried = [_with_near(other, usual.search.chosen[number], rules.penalties) for number, other in others.items()]
     score = searched(tried, stopping, models_at_once, settle).search.scores.min(axis=1)
     noisy = (noise >= rules.noise) & (usual.search.chosen > 0)
     hope = np.where(noisy, rules.hope, rules.much_hope)
@@ -173,18 +173,17 @@ def _by_activation(
 
 
 def _rival_of(fit: Prepared) -> Prepared:
-    """The same fit with another activation, and the rules for it."""
+    """The same fit with another activation."""
     assert fit.rival is not None
-    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes", "rival")}
+    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes")}
     return replace(fit.rival.make(), **kept)
 
 
-def _with_penalties_near(rival: Prepared, alpha: float) -> Prepared:
-    """The fit with the penalties by which a rival is first tried, near that of the usual one (for none, the least)."""
+def _with_near(rival: Prepared, alpha: float, factors: tuple[float, ...]) -> Prepared:
+    """The fit with ``factors`` times the penalty of the usual one to try; for none, times the least."""
     assert rival.folds is not None
-    assert rival.rival is not None
     alphas = rival.folds.alphas
-    near = (alpha or alphas[alphas > 0].min()) * np.array(rival.rival.rules.penalties)
+    near = (alpha or alphas[alphas > 0].min()) * np.array(factors)
     return replace(rival, folds=replace(rival.folds, alphas=near, smaller=()))
 
 

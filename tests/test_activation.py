@@ -63,23 +63,6 @@ def activation_of(fit):
     return fit.core["architecture_"].activation
 
 
-def test_a_round_border_is_found_to_want_softplus():
-    X, y = ball()
-    model, tanh, soft = (small(activation=name).fit(X, y) for name in ("auto", "tanh", "softplus"))
-    assert activation(model) == "softplus"
-    assert_same(model, soft)
-    new, classes = ball(2000, seed=1)
-    losses = [log_loss(classes, one.predict_proba(new)) for one in (model, tanh)]
-    assert losses[0] < 0.7 * losses[1]
-
-
-def test_tanh_stays_where_it_is_as_good():
-    X, y = spirals()
-    model = small().fit(X, y)
-    assert activation(model) == "tanh"
-    assert_same(model, small(activation="tanh").fit(X, y))
-
-
 def hills(n_samples=120, noise=0.3):
     """Even functions of columns, which take one sine each and several units of tanh."""
     rng = np.random.default_rng(0)
@@ -97,20 +80,34 @@ def curve(**options):
     return LMRegressor(**{"hidden_layer_sizes": 6, "relevance": None, "random_state": 0, **options})
 
 
+def chosen_and_tanh(make, table, rival):
+    """The model that chose the rival, which is the same as if that was asked for, and the one of tanh."""
+    X, y = table()
+    model, tanh, other = (make(activation=name).fit(X, y) for name in ("auto", "tanh", rival))
+    assert activation(model) == rival
+    assert_same(model, other)
+    return model, tanh
+
+
+def test_a_round_border_is_found_to_want_softplus():
+    model, tanh = chosen_and_tanh(small, ball, "softplus")
+    new, classes = ball(2000, seed=1)
+    losses = [log_loss(classes, one.predict_proba(new)) for one in (model, tanh)]
+    assert losses[0] < 0.7 * losses[1]
+
+
 def test_hills_are_found_to_want_sines():
-    X, y = hills()
-    model, tanh, sines = (curve(activation=name).fit(X, y) for name in ("auto", "tanh", "sin"))
-    assert activation(model) == "sin"
-    assert_same(model, sines)
+    model, tanh = chosen_and_tanh(curve, hills, "sin")
     new, exact = hills(2000, noise=0)
     assert np.mean((model.predict(new) - exact) ** 2) < 0.75 * np.mean((tanh.predict(new) - exact) ** 2)
 
 
-def test_stairs_stay_with_tanh():
-    X, y = stairs()
-    model = curve().fit(X, y)
+@pytest.mark.parametrize(("make", "table"), [(small, spirals), (curve, stairs)])
+def test_tanh_stays_where_it_is_as_good(make, table):
+    X, y = table()
+    model = make().fit(X, y)
     assert activation(model) == "tanh"
-    assert_same(model, curve(activation="tanh").fit(X, y))
+    assert_same(model, make(activation="tanh").fit(X, y))
 
 
 def test_without_noise_nothing_else_is_tried(monkeypatch):

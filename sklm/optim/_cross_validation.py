@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._penalty_race import PenaltyRace, of_best_folds
-from ._problem import Problem
+from ._problem import Problem, normalised
 from ._stopping import Stopping
 
 #: penalties that are tried, from much to none: of standardised targets, these span smoothing to interpolation
@@ -182,9 +182,7 @@ def null_loss_of(problem: Problem, folds: Tensor) -> np.ndarray:
     inside = folds >= 0
     if bool(inside.all()):
         return problem.null_loss().cpu().numpy()
-    weights = problem.weights * inside
-    total = weights.sum(-1, keepdim=True)
-    part = replace(problem, weights=weights / total.where(total > 0, torch.ones_like(total)), unit_weights=None)
+    part = replace(problem, weights=normalised(problem.weights * inside), unit_weights=None)
     return part.null_loss().cpu().numpy()
 
 

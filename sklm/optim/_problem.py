@@ -132,11 +132,7 @@ class Problem:
         """
         rows = torch.from_numpy(index).to(self.y.device)
         weights = self.weights.index_select(-1, rows)
-        if unbiased:
-            weights = weights * (self.n_samples / len(index))
-        else:
-            total = weights.sum(-1, keepdim=True)
-            weights = weights / total.where(total > 0, torch.ones_like(total))
+        weights = weights * (self.n_samples / len(index)) if unbiased else normalised(weights)
         return self._part(self.rows.take(index), self.y.index_select(-1, rows), weights)
 
     def informative(self, theta: Tensor, seed: list[int]) -> Problem:
@@ -337,6 +333,12 @@ def make_problem(
         layer_rows=layer_rows,
         penalised=bool((alphas != 0).any()),
     )
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """Weights (.., N) with sums of one; those that are all zero stay so."""
+    total = weights.sum(-1, keepdim=True)
+    return weights / total.where(total > 0, torch.ones_like(total))
 
 
 def are_counts(weights: Any) -> Any:

@@ -264,8 +264,7 @@ class QR:
         upper = full[:, :n, :n]
 
         def solve(vector: Tensor) -> Tensor:
-            half = torch.linalg.solve_triangular(upper.mT, vector.unsqueeze(-1), upper=False)
-            return torch.linalg.solve_triangular(upper, half, upper=True).squeeze(-1)
+            return solve_factored(upper.mT, vector)
 
         def quadratic(vector: Tensor) -> Tensor:
             return torch.bmm(upper, vector.unsqueeze(-1)).square().sum((1, 2))
