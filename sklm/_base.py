@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from types import FunctionType
 from typing import Any
@@ -40,8 +40,12 @@ from .optim import (
 from .optim._descent import make_optimizer
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+#: whether a search is affordable with so many rows (times outputs) and parameters
+Affords = Callable[[float, int], bool]
 #: ``hidden_layer_sizes='auto'``: units of the one layer, for up to so many rows or a single column, and at most
 AUTO_UNITS, AUTO_UNITS_ROWS, MOST_AUTO_UNITS = 20, 500, 50
+#: ... and where there are so many columns that a search would take too long with these
+FEWER_UNITS = (15, 10, 8, 6, 5, 4)
 #: with fewer rows a parameter than this, a search for the penalty or the relevance of columns is worth more than units
 SEARCHING_ROWS = 4.0
 #: starts of ``n_init='auto'``, and of long fits the mean of which may be kept
@@ -77,7 +81,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto", "cv"})],
         "relevance": [StrOptions({"auto"}), "array-like", None],
         "optimizer": [StrOptions({"lm", *OPTIMIZERS}), Optimizer],
-        "damping": [Interval(Real, 0, None, closed="neither")],
+        "damping": [Interval(Real, 0, Stopping.max_damping, closed="neither")],
         "damping_strategy": [StrOptions(set(STRATEGIES)), DampingStrategy],
         "damping_scaling": [StrOptions({"auto", *SCALINGS}), callable],
         "acceleration": [StrOptions({"auto", *ACCELERATIONS}), Acceleration, tuple, list, None],
@@ -221,33 +225,54 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         """What 'auto' meant in a fitted architecture, if it is one that has it."""
         return architecture if isinstance(architecture, MLP) else None
 
-    def _own_architecture(self, n_units: float, shape: tuple[int, int, int], previous: Any = None) -> Architecture:
+    def _own_architecture(
+        self, n_units: float, shape: tuple[int, int, int], previous: Any = None, searches: bool = True
+    ) -> Architecture:
         """A copy of the architecture that later changes of the parameter do not reach.
 
         ``n_units`` are rows as weights count them, ``shape`` is (samples, inputs, outputs). What is 'auto' stays what
-        it was in a ``previous`` fit.
+        it was in a ``previous`` fit. ``searches`` is false where rows are not left out whatever the options.
         """
         if previous is None:
-            return self._own_copy(MLP(self._auto_sizes(n_units, shape)))
+            affords = self._affords() if searches else None
+            return self._own_copy(MLP(self._auto_sizes(n_units, shape, affords)))
         return self._own_copy(self._auto_of(previous._single_networks[0]))
 
-    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """Sizes of the hidden layers that 'auto' means."""
-        return auto_sizes(n_units, shape[1], self._affords(), self._searching_rows)
+    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int], affords: Affords | None) -> tuple[int, ...]:
+        """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens.
+
+        With few rows a parameter, no more units than let rows be left out in a search.
+        """
+        _, n_inputs, n_outputs = shape
+        if n_inputs == 1:
+            return (AUTO_UNITS,)
+        wanted = units_by_rows(n_units)
+        many = n_units * n_outputs >= self._searching_rows * n_parameters_of(wanted, n_inputs, n_outputs)
+        if affords is None or many:
+            return (wanted,)
+        usual = most_units(range(wanted, AUTO_UNITS - 1, -10), n_units, n_inputs, n_outputs, affords)
+        return usual or self._fewer_units(n_units, shape, affords) or (wanted,)
+
+    def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
+        """Sizes of hidden layers that are fewer than usual, for so many columns that a search needs that."""
+        _, n_inputs, n_outputs = shape
+        many = n_units >= self._rows_for_more_units * n_parameters_of(AUTO_UNITS, n_inputs, n_outputs)
+        return None if many else most_units(FEWER_UNITS, n_units, n_inputs, n_outputs, affords)
 
     def _own_copy(self, auto: MLP | None) -> Architecture:
         """A copy of the architecture, with sizes and activation of another where these are 'auto'."""
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(auto))
 
-    #: rows a parameter below which units are fewer, if a search is affordable then
-    _searching_rows = SEARCHING_ROWS
+    #: rows a parameter below which units are fewer, if a search is affordable then; with so many for each of the usual
+    #: ones, these are better than fewer, even without a search
+    _searching_rows, _rows_for_more_units = SEARCHING_ROWS, float("inf")
 
     @abstractmethod
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         """Whether what the defaults search for is affordable with so many rows and parameters."""
 
-    def _affords(self) -> Callable[[float, int], bool] | None:
+    def _affords(self) -> Affords | None:
         """What 'auto' sizes of hidden layers must afford, for rows and parameters; None where nothing is searched."""
         automatic = self.alpha == "auto" and self._is_lm and self.target_loss is None
         whole = self.early_stopping in ("auto", False) and self.batch_size in ("auto", None)
@@ -357,25 +382,16 @@ def units_by_rows(n_rows: float, most: int = MOST_AUTO_UNITS) -> int:
     return min(max(10 * round(AUTO_UNITS / 10 * (n_rows / AUTO_UNITS_ROWS) ** 0.5), AUTO_UNITS), most)
 
 
-def auto_sizes(
-    n_rows: float,
-    n_inputs: int,
-    affords: Callable[[float, int], bool] | None = None,
-    searching_rows: float = SEARCHING_ROWS,
-) -> tuple[int, ...]:
-    """Sizes of the hidden layers that 'auto' means: with the root of the rows, in tens.
+def most_units(
+    numbers: Iterable[int], n_rows: float, n_inputs: int, n_outputs: int, affords: Affords
+) -> tuple[int, ...] | None:
+    """The first of the numbers of units that ``affords`` allows, asked for rows (times outputs) and parameters."""
+    for units in numbers:
+        if affords(n_rows * n_outputs, n_parameters_of(units, n_inputs, n_outputs)):
+            return (units,)
+    return None
 
-    With less than ``searching_rows`` a parameter, no more units than ``affords`` allows, which is asked for rows and
-    parameters.
-    """
-    if n_inputs == 1:
-        return (AUTO_UNITS,)
-    wanted = units_by_rows(n_rows)
 
-    def n_parameters(units: int) -> int:
-        return units * (n_inputs + 2) + 1
-
-    if affords is None or n_rows >= searching_rows * n_parameters(wanted):
-        return (wanted,)
-    fewer = (units for units in range(wanted, AUTO_UNITS - 1, -10) if affords(n_rows, n_parameters(units)))
-    return (next(fewer, wanted),)
+def n_parameters_of(units: int, n_inputs: int, n_outputs: int) -> int:
+    """Parameters of a network with one hidden layer."""
+    return units * (n_inputs + 1 + n_outputs) + n_outputs

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._base import AUTO_UNITS, units_by_rows
+from ._base import AUTO_UNITS, SEARCHING_ROWS, Affords, units_by_rows
 from ._choosing import Setting
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
 from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
@@ -30,6 +30,8 @@ BATCHED_WORK, BATCHED_FEW_WORK = 4e9, 1e9
 #: ``hidden_layer_sizes='auto'`` where more than two classes are fitted in mini-batches: at most so many units, where
 #: there are no more rows a parameter than the second number
 MOST_CLASSES_UNITS, MOST_ROWS_FOR_UNITS = 100, 7
+#: ... but up to so many classes of many columns have fewer units, with which a search is affordable
+FEW_CLASSES = 4
 #: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
 TWO_COLUMNS_WORK = 2e9
 #: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
@@ -50,21 +52,25 @@ class ClassRules(Training):
     _batch_share = 0.5  # rows of images are what costs
     _searches_alpha = False
     _searching_rows = MATRIX_ROWS_PER_PARAMETER  # with more there are mini-batches, and no search
+    _rows_for_more_units = SEARCHING_ROWS
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
 
-    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    def _auto_sizes(self, n_units: float, shape: tuple[int, int, int], affords: Affords | None) -> tuple[int, ...]:
         n_samples, n_inputs, n_outputs = shape
         if n_outputs == 1:
-            return super()._auto_sizes(n_units, shape)
+            return super()._auto_sizes(n_units, shape, affords)
         if n_inputs == 1 or not self._is_lm:
             return (AUTO_UNITS,)
         # more units memorise wrong labels where every class has outputs of its own, but for a penalty or many rows
-        few, affords = MLP((AUTO_UNITS,)).build(n_inputs, n_outputs), self._affords()
-        whole = self._batches(few, n_samples, 0) is None
-        if whole and affords is not None and affords(n_samples, few.n_parameters):
-            return (AUTO_UNITS,)
+        few = MLP((AUTO_UNITS,)).build(n_inputs, n_outputs)
+        if affords is not None:
+            if self._batches(few, n_samples, 0) is None and affords(n_samples, few.n_parameters):
+                return (AUTO_UNITS,)
+            fewer = self._fewer_units(n_units, shape, affords) if n_outputs <= FEW_CLASSES else None
+            if fewer is not None:
+                return fewer
         units = units_by_rows(n_units, MOST_CLASSES_UNITS)
         many = MLP((units,)).build(n_inputs, n_outputs)
         few_rows = n_samples <= MOST_ROWS_FOR_UNITS * many.n_parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,8 @@ def fit_many(
         each_weight = None
     several = {"estimators": given, "X": each_X, "y": each_y, "sample_weight": each_weight}
     lengths = {name: len(values) for name, values in several.items() if values is not None}
+    if 0 in lengths.values() or (isinstance(y, list | tuple) and not len(y)):
+        raise ValueError("There is nothing to fit: the list of estimators, X, y or weights is empty.")
     if len(set(lengths.values())) > 1:
         raise ValueError(f"One for every fit must be given of {' and '.join(lengths)}; got {lengths}.")
     fits = []
@@ -101,18 +105,44 @@ def fit_many(
                 origin=id(estimator.architecture),
             )
         )
+    for k, fit in enumerate(fits):
+        with _numbered(k):
+            if k == 0 or given is not None:
+                fit.estimator._validate_params()
+            if k == 0 or _looks_wrong(fit):  # says what is wrong before any work
+                fit.estimator._shadow()._validate(fit.X, fit.y, fit.sample_weight, reset=True)
     outcomes = fit_together(fits, n_jobs)
     for k, (fit, outcome) in enumerate(zip(fits, outcomes, strict=True)):
-        try:
+        with _numbered(k):
             if outcome.error is not None:
                 raise outcome.error
             if not outcome.batch:
                 fit.estimator.fit(fit.X, fit.y, fit.sample_weight)
-        except Exception as error:
-            error.add_note(f"This was fit number {k} of fit_many, counted from 0.")
-            raise
     fitted = [fit.estimator for fit in fits]
     return (fitted, np.array([outcome.batch for outcome in outcomes])) if return_batch_sizes else fitted
+
+
+@contextmanager
+def _numbered(k: int) -> Iterator[None]:
+    """Errors say which fit they are of."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"This was fit number {k} of fit_many, counted from 0.")
+        raise
+
+
+def _looks_wrong(fit: Fit) -> bool:
+    """Whether a fit may well be refused: it is not given as finite numbers, one target and no negative weight a row.
+
+    A look at each takes no time beside what ``fit`` checks.
+    """
+    given = [part for part in (fit.X, fit.y, fit.sample_weight) if part is not None]
+    if not all(isinstance(part, np.ndarray) and part.ndim and part.dtype.kind in "fiub" for part in given):
+        return True
+    if len({len(part) for part in given}) > 1 or not all(np.isfinite(part).all() for part in given):
+        return True
+    return fit.sample_weight is not None and bool((fit.sample_weight < 0).any())
 
 
 def _is_list_of(value: Any, n_axes: int) -> bool:

@@ -19,6 +19,8 @@ SEARCHED_ROWS, LEAST_SEARCHED_ROWS, LONG_SEARCH_WORK = 10.0, 2.5, 1e8
 #: multiplications of one linearisation of all rows: with more than a third of the first, fewer folds are left out;
 #: with 'auto' none above the second
 FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
+#: ... and 'auto' units are so few that it takes no more than this
+QUICK_SEARCH_WORK = 1e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
 #: with fewer columns nobody need find out which ones matter
 LEAST_COLUMNS = 3
@@ -190,14 +192,14 @@ def linearisation(n_rows: float, n_parameters: int) -> float:
     return n_rows * n_parameters * min(n_rows, n_parameters)
 
 
-def can_search(rows: float, n_parameters: int) -> bool:
+def can_search(rows: float, n_parameters: int, most: float = SEARCH_WORK) -> bool:
     """Whether the search for a penalty is affordable with so many curvature rows."""
-    return linearisation(min(rows, SEARCHED_ROWS * n_parameters), n_parameters) <= SEARCH_WORK
+    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters) <= most
 
 
 def can_search_classes(rows: float, n_parameters: int) -> bool:
     """The same of classes."""
-    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters) <= MOST_CLASSES_WORK
+    return can_search(rows, n_parameters, MOST_CLASSES_WORK)
 
 
 def searched_rows(n_parameters: int) -> float:

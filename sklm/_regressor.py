@@ -14,7 +14,7 @@ from ._arrays import refuse_text_and_dates
 from ._base import BaseLM
 from ._docs import document
 from ._error_bars import ErrorBars
-from ._penalty import can_search
+from ._penalty import QUICK_SEARCH_WORK, can_search
 from ._rival import OF_NUMBERS
 from ._sklearn import StrOptions, _fit_context
 from ._training import has_partial_fit
@@ -278,7 +278,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         return automatic and not isinstance(self._selection(), Mask)
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
-        return can_search(n_rows, n_parameters)
+        return can_search(n_rows, n_parameters, QUICK_SEARCH_WORK)
 
     # -- targets ------------------------------------------------------------------------------------------------
 
@@ -298,6 +298,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         y = np.asarray(y, dtype=np.float64)
+        if not np.isfinite(y).all():  # scikit-learn lets None among objects pass
+            raise ValueError("y contains None; sklm needs numbers. Leave rows without a target out.")
         targets = y.reshape(len(y), -1)
         if not first and targets.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {targets.shape[1]} columns; the model was started with {self.n_outputs_}.")

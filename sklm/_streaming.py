@@ -45,7 +45,9 @@ class Streaming(Reporting):
         """Fitted attributes after a step from a ``previous`` estimator, or from random parameters."""
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         first = previous is None
-        architecture = self._own_architecture(data.n_units, data.shape) if first else previous.architecture_
+        architecture = (
+            self._own_architecture(data.n_units, data.shape, searches=False) if first else previous.architecture_
+        )
         network = self._built(architecture, data)
         loss = self._make_loss(network, len(data.X), meaning)
         if first:

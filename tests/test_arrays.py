@@ -59,6 +59,7 @@ def test_not_finite(bad, word):
     raises(ValueError, f"Input y contains {word}", X, y_bad)
     raises(ValueError, f"Input y contains {word}", X, np.c_[y, y_bad])
     raises(ValueError, f"Input sample_weight contains {word}", X, y, weights)
+    raises(ValueError, "y contains None", X, [*y[1:], None])
     model = small().fit(X, y)
     with pytest.raises(ValueError, match=f"Input X contains {word}"):
         model.predict(X_bad)

@@ -244,6 +244,30 @@ def test_more_rows_have_more_units(estimator, n_samples, n_columns, units):
     assert model.coefs_[0].shape == (n_columns, units)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "n_samples", "n_columns", "n_classes", "units"),
+    [
+        (LMRegressor, 500, 30, 2, 20),
+        (LMRegressor, 1000, 100, 2, 8),
+        (LMRegressor, 2000, 60, 2, 10),
+        (LMRegressor, 5000, 60, 2, 10),
+        (LMRegressor, 5000, 20, 2, 50),  # four rows a parameter
+        (LMRegressor, 1000, 2000, 2, 30),  # not even with fewer
+        (LMClassifier, 600, 60, 2, 15),
+        (LMClassifier, 9000, 100, 2, 50),
+        (LMClassifier, 600, 60, 4, 8),
+        (LMClassifier, 600, 60, 5, 20),
+    ],
+)
+def test_many_columns_have_so_few_units_that_a_search_is_affordable(estimator, n_samples, n_columns, n_classes, units):
+    X = np.random.default_rng(0).uniform(-1, 1, (n_samples, n_columns))
+    y = np.floor((X[:, 0] + 1) / 2 * n_classes)
+    _, fit = estimator(random_state=0)._ready(X, y)
+    assert fit.core["architecture_"].hidden_layer_sizes == (units,)
+    searched = fit.folds is not None and not fit.folds.climbs
+    assert searched == (units < 50 and n_columns < 2000 and n_classes < 5)
+
+
 @ignore_max_iter
 def test_units_that_follow_from_the_rows_stay_in_a_warm_start():
     X = np.random.default_rng(0).uniform(-1, 1, (1000, 2))

@@ -171,7 +171,7 @@ def test_weights_and_other_optimizers_are_no_reason_for_more_units_of_classes():
 def test_mini_batches_of_a_wide_table_of_two_classes():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(3600, 57)), rng.integers(0, 2, 3600)
-    _, prepared = LMClassifier(random_state=0)._ready(X, y)
+    _, prepared = LMClassifier(50, random_state=0)._ready(X, y)
     assert prepared.batches.largest == 900
     assert prepared.folds.climbs
 

@@ -85,6 +85,7 @@ def fail():
         ("loss", "absolute"),
         ("alpha", -1),
         ("alpha", np.nan),
+        ("damping", 1e30),
         ("damping", 0),
         ("damping", np.inf),
         ("damping_strategy", "dogleg"),

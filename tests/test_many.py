@@ -280,7 +280,11 @@ def test_targets_as_arrays():
         fit_many(estimator, X[:4], square)
 
 
-def test_errors_come_before_and_name_the_fit():
+def test_errors_come_before_and_name_the_fit(monkeypatch):
+    def work(*_):
+        raise AssertionError("nothing should run")
+
+    monkeypatch.setattr("sklm._many.fit_together", work)
     estimator = LMRegressor(2, max_iter=3)
     with pytest.raises(ValueError, match=r"One for every fit.*'estimators': 2, 'y': 4"):
         fit_many([estimator] * 2, X, CURVES)
@@ -291,6 +295,16 @@ def test_errors_come_before_and_name_the_fit():
     assert "fit number 1" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="max_iter"):
         fit_many([estimator, LMRegressor(max_iter=-1)], X, CURVES[0])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        fit_many(estimator, X, [CURVES[0], CURVES[1][:50]])
+    with pytest.raises(ValueError, match="contains infinity"):
+        fit_many(estimator, [X, np.full_like(X, np.inf)], CURVES[0])
+    with pytest.raises(ValueError, match="contains NaN"):
+        fit_many(estimator, X, [CURVES[0].tolist(), [float("nan")] * 90])
+    with pytest.raises(ValueError, match="Negative values"):
+        fit_many(estimator, X, CURVES[0], [np.ones(90), -np.ones(90)])
+    with pytest.raises(ValueError, match="nothing to fit"):
+        fit_many(estimator, X, [])
 
 
 def test_a_batch_that_fails_as_a_whole_is_done_one_by_one(monkeypatch):

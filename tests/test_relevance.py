@@ -399,7 +399,7 @@ def test_folds_of_a_warm_start_do_not_start_from_the_fitted_model():
 
 
 def test_more_columns_mean_fewer_units_where_a_search_is_too_long_otherwise():
-    for estimator, units in ((LMRegressor(), 30), (LMRegressor(alpha=0.1), 40), (LMRegressor(alpha="cv"), 40)):
+    for estimator, units in ((LMRegressor(), 20), (LMRegressor(alpha=0.1), 40), (LMRegressor(alpha="cv"), 40)):
         architecture = estimator._own_architecture(1550, (1550, 30, 1))
         assert architecture.hidden_layer_sizes == (units,)
     assert LMClassifier()._own_architecture(2000, (2000, 20, 1)).hidden_layer_sizes == (20,)
