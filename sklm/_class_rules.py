@@ -40,7 +40,8 @@ PRIOR_FACTORS = (10.0, 3.0, 1.0, 0.3, 0.1)
 #: rows left out may all be right, with any certainty
 AUTO_FACTORS, WEIGHED_FACTORS, LEAST_FACTOR = (10.0, 3.0, 1.0, 0.3), (1.0, 0.3, 0.1), 0.1
 #: times the least of the first: tried where that one is the best, as it is where classes have sharp and clean limits
-SMALLER_FACTORS = (1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 300)
+#: ... but not of fewer rows than this, which may all be right by chance
+SMALLER_FACTORS, SMALLER_ROWS = (1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 300), 60
 
 
 class ClassRules(Training):
@@ -173,12 +174,12 @@ class ClassRules(Training):
         if folds.climbs:
             return replace(folds, alphas=np.array([prior]))
         alphas, least = prior * np.array(AUTO_FACTORS), prior * LEAST_FACTOR
-        return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least, smaller=SMALLER_FACTORS)
+        return replace(folds, alphas=alphas, factors=WEIGHED_FACTORS, least_alpha=least, smaller=_smaller(folds))
 
     def _with_candidates(self, folds: Folds, at: Setting) -> Folds:
         # one confident error may outweigh a fold: all rows have to be left out once
         alphas = self._prior_of(folds, at) * np.array(PRIOR_FACTORS)
-        return replace(folds, n_held_out=int(folds.of_row.max()) + 1, alphas=alphas, smaller=SMALLER_FACTORS)
+        return replace(folds, n_held_out=int(folds.of_row.max()) + 1, alphas=alphas, smaller=_smaller(folds))
 
     def _prior_of(self, folds: Folds, at: Setting) -> float:
         """The penalty of coefficients of deviation one for the rows of folds: what these take the place of counts."""
@@ -215,3 +216,8 @@ class ClassRules(Training):
         if drawn < DRAWN_ROWS_PER_PARAMETER * n_parameters:
             most = FEW_ROWS_WORK if drawn >= n_parameters else FEWER_ROWS_WORK
         return "exact" if work <= most else "sampled"
+
+
+def _smaller(folds: Folds) -> tuple[float, ...]:
+    """Factors of penalties below all others that may be tried."""
+    return SMALLER_FACTORS if len(folds.rows) >= SMALLER_ROWS else ()

@@ -71,6 +71,13 @@ def test_clean_borders_want_less_than_the_least_of_the_first_penalties(alpha):
     assert losses[0] < 0.5 * losses[1]
 
 
+@pytest.mark.parametrize("alpha", ["auto", "cv"])
+def test_few_rows_may_all_be_right_by_chance(alpha):
+    X, y = spirals(59)
+    scores = LMClassifier(4, alpha=alpha, relevance=None, random_state=0).fit(X, y).alpha_scores_
+    assert len(scores) == len({"auto": AUTO_FACTORS, "cv": PRIOR_FACTORS}[alpha])
+
+
 def test_rows_that_are_right_do_not_ask_for_any_certainty():
     """Of a smaller penalty, the loss that one more row may have counts: 60 rows far apart tell no loss from 1 / 60."""
     rng = np.random.default_rng(0)
