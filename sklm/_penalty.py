@@ -192,14 +192,24 @@ def linearisation(n_rows: float, n_parameters: int) -> float:
     return n_rows * n_parameters * min(n_rows, n_parameters)
 
 
-def can_search(rows: float, n_parameters: int, most: float = SEARCH_WORK) -> bool:
+def can_search(rows: float, n_parameters: int) -> bool:
     """Whether the search for a penalty is affordable with so many curvature rows."""
-    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters) <= most
+    return search_work(rows, n_parameters) <= SEARCH_WORK
+
+
+def can_search_quickly(rows: float, n_parameters: int) -> bool:
+    """The same for 'auto' units."""
+    return search_work(rows, n_parameters) <= QUICK_SEARCH_WORK
 
 
 def can_search_classes(rows: float, n_parameters: int) -> bool:
-    """The same of classes."""
-    return can_search(rows, n_parameters, MOST_CLASSES_WORK)
+    """The same of classes, whose units may be 'auto' or not."""
+    return search_work(rows, n_parameters) <= MOST_CLASSES_WORK
+
+
+def search_work(rows: float, n_parameters: int) -> float:
+    """Multiplications of one linearisation of the rows that take part in a search."""
+    return linearisation(min(rows, searched_rows(n_parameters)), n_parameters)
 
 
 def searched_rows(n_parameters: int) -> float:

@@ -14,7 +14,7 @@ from ._arrays import refuse_text_and_dates
 from ._base import BaseLM
 from ._docs import document
 from ._error_bars import ErrorBars
-from ._penalty import QUICK_SEARCH_WORK, can_search
+from ._penalty import can_search_quickly
 from ._rival import OF_NUMBERS
 from ._sklearn import StrOptions, _fit_context
 from ._training import has_partial_fit
@@ -278,7 +278,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         return automatic and not isinstance(self._selection(), Mask)
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
-        return can_search(n_rows, n_parameters, QUICK_SEARCH_WORK)
+        return can_search_quickly(n_rows, n_parameters)
 
     # -- targets ------------------------------------------------------------------------------------------------
 

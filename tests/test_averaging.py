@@ -193,14 +193,14 @@ def test_one_search_gives_the_same():
     assert ours.cv_results_["batched"].all()
 
 
-def long_table(n_columns, n_classes):
-    rows = np.random.default_rng(0).uniform(-1, 1, (1000, n_columns))
+def long_table(n_rows, n_columns, n_classes):
+    rows = np.random.default_rng(0).uniform(-1, 1, (n_rows, n_columns))
     return rows, np.digitize(np.sin(3 * rows[:, 0]) + rows[:, 1] * rows[:, 2], np.linspace(-0.5, 0.5, n_classes - 1))
 
 
-@pytest.mark.parametrize(("n_columns", "n_classes", "batched"), [(30, 2, False), (40, 4, True)])
-def test_long_fits_have_two_starts(n_columns, n_classes, batched):
-    _, fit = LMClassifier(random_state=0)._ready(*long_table(n_columns, n_classes))
+@pytest.mark.parametrize(("n_rows", "n_columns", "batched"), [(700, 25, False), (1000, 40, True)])
+def test_long_fits_have_two_starts(n_rows, n_columns, batched):
+    _, fit = LMClassifier(random_state=0)._ready(*long_table(n_rows, n_columns, 5))
     assert fit.folds.climbs
     assert (len(fit.theta), fit.n_averaged) == (1, 2)
     assert (fit.batches is not None) is batched
@@ -208,7 +208,7 @@ def test_long_fits_have_two_starts(n_columns, n_classes, batched):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_mini_batches():
-    rows, kinds = long_table(40, 4)
+    rows, kinds = long_table(1000, 40, 5)
     model = LMClassifier(max_iter=3, random_state=0).fit(rows, kinds)
     assert model.n_averaged_ == 2
     assert model.architecture_.hidden_layer_sizes == (60,)
