@@ -109,7 +109,7 @@ def fit_many(
         with _numbered(k):
             if k == 0 or given is not None:
                 fit.estimator._validate_params()
-            if k == 0 or _looks_wrong(fit):  # says what is wrong before any work
+            if k == 0 or _looks_wrong(fit, each_X is not None):  # says what is wrong before any work
                 fit.estimator._shadow()._validate(fit.X, fit.y, fit.sample_weight, reset=True)
     outcomes = fit_together(fits, n_jobs)
     for k, (fit, outcome) in enumerate(zip(fits, outcomes, strict=True)):
@@ -132,17 +132,19 @@ def _numbered(k: int) -> Iterator[None]:
         raise
 
 
-def _looks_wrong(fit: Fit) -> bool:
+def _looks_wrong(fit: Fit, own_X: bool) -> bool:
     """Whether a fit may well be refused: it is not given as finite numbers, one target and no negative weight a row.
 
-    A look at each takes no time beside what ``fit`` checks.
+    A look at each takes no time beside what ``fit`` checks. An X that is not its ``own_X`` has been checked.
     """
-    given = [part for part in (fit.X, fit.y, fit.sample_weight) if part is not None]
+    given = [part for part in (fit.X if own_X else None, fit.y, fit.sample_weight) if part is not None]
     if not all(isinstance(part, np.ndarray) and part.ndim and part.dtype.kind in "fiub" for part in given):
         return True
-    if len({len(part) for part in given}) > 1 or not all(np.isfinite(part).all() for part in given):
+    if any(len(part) != _num_samples(fit.X) for part in given):
         return True
-    return fit.sample_weight is not None and bool((fit.sample_weight < 0).any())
+    looked_at = [part for part in given if not isinstance(part, np.memmap)]
+    negative = fit.sample_weight is not None and bool((fit.sample_weight < 0).any())
+    return negative or not all(np.isfinite(part).all() for part in looked_at)
 
 
 def _is_list_of(value: Any, n_axes: int) -> bool:

@@ -298,8 +298,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         self, y: np.ndarray, weights: np.ndarray, first: bool, classes: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         y = np.asarray(y, dtype=np.float64)
-        if not np.isfinite(y).all():  # scikit-learn lets None among objects pass
-            raise ValueError("y contains None; sklm needs numbers. Leave rows without a target out.")
+        if not np.isfinite(y).all():  # scikit-learn lets these pass among objects
+            raise ValueError("y contains None or infinity; sklm needs finite numbers. Leave rows without a target out.")
         targets = y.reshape(len(y), -1)
         if not first and targets.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {targets.shape[1]} columns; the model was started with {self.n_outputs_}.")
