@@ -247,26 +247,23 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         if n_inputs == 1:
             return (AUTO_UNITS,)
         wanted = units_by_rows(n_units)
-        many = n_units * n_outputs >= self._searching_rows * n_parameters_of(wanted, n_inputs, n_outputs)
+        many = n_units * n_outputs >= self._searching_rows * n_parameters_of(wanted, shape)
         if affords is None or many:
             return (wanted,)
-        usual = most_units(range(wanted, AUTO_UNITS - 1, -10), n_units, n_inputs, n_outputs, affords)
+        usual = most_units(range(wanted, AUTO_UNITS - 1, -10), n_units, shape, affords)
         return usual or self._fewer_units(n_units, shape, affords) or (wanted,)
 
     def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
         """Sizes of hidden layers that are fewer than usual, for so many columns that a search needs that."""
-        _, n_inputs, n_outputs = shape
-        many = n_units >= self._rows_for_more_units * n_parameters_of(AUTO_UNITS, n_inputs, n_outputs)
-        return None if many else most_units(FEWER_UNITS, n_units, n_inputs, n_outputs, affords)
+        return most_units(FEWER_UNITS, n_units, shape, affords)
 
     def _own_copy(self, auto: MLP | None) -> Architecture:
         """A copy of the architecture, with sizes and activation of another where these are 'auto'."""
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(auto))
 
-    #: rows a parameter below which units are fewer, if a search is affordable then; with so many for each of the usual
-    #: ones, these are better than fewer, even without a search
-    _searching_rows, _rows_for_more_units = SEARCHING_ROWS, float("inf")
+    #: rows a parameter below which units are fewer, if a search is affordable then
+    _searching_rows = SEARCHING_ROWS
 
     @abstractmethod
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
@@ -383,15 +380,12 @@ def units_by_rows(n_rows: float, most: int = MOST_AUTO_UNITS) -> int:
 
 
 def most_units(
-    numbers: Iterable[int], n_rows: float, n_inputs: int, n_outputs: int, affords: Affords
+    numbers: Iterable[int], n_rows: float, shape: tuple[int, int, int], affords: Affords
 ) -> tuple[int, ...] | None:
     """The first of the numbers of units that ``affords`` allows, asked for rows (times outputs) and parameters."""
-    for units in numbers:
-        if affords(n_rows * n_outputs, n_parameters_of(units, n_inputs, n_outputs)):
-            return (units,)
-    return None
+    return next(((units,) for units in numbers if affords(n_rows * shape[2], n_parameters_of(units, shape))), None)
 
 
-def n_parameters_of(units: int, n_inputs: int, n_outputs: int) -> int:
-    """Parameters of a network with one hidden layer."""
-    return units * (n_inputs + 1 + n_outputs) + n_outputs
+def n_parameters_of(units: int, shape: tuple[int, int, int]) -> int:
+    """Parameters of a network with one hidden layer, for (samples, inputs, outputs)."""
+    return MLP((units,)).build(*shape[1:]).n_parameters

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._base import AUTO_UNITS, SEARCHING_ROWS, Affords, units_by_rows
+from ._base import AUTO_UNITS, SEARCHING_ROWS, Affords, n_parameters_of, units_by_rows
 from ._choosing import Setting
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
 from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
@@ -53,7 +53,6 @@ class ClassRules(Training):
     _batch_share = 0.5  # rows of images are what costs
     _searches_alpha = False
     _searching_rows = MATRIX_ROWS_PER_PARAMETER  # with more there are mini-batches, and no search
-    _rows_for_more_units = SEARCHING_ROWS
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
@@ -69,13 +68,18 @@ class ClassRules(Training):
         if affords is not None:
             if self._batches(few, n_samples, 0) is None and affords(n_samples, few.n_parameters):
                 return (AUTO_UNITS,)
-            fewer = self._fewer_units(n_units, shape, affords) if n_outputs <= FEW_CLASSES else None
+            fewer = self._fewer_units(n_units, shape, affords)
             if fewer is not None:
                 return fewer
         units = units_by_rows(n_units, MOST_CLASSES_UNITS)
         many = MLP((units,)).build(n_inputs, n_outputs)
         few_rows = n_samples <= MOST_ROWS_FOR_UNITS * many.n_parameters
         return (units,) if few_rows and self._batches(many, n_samples, 0) is not None else (AUTO_UNITS,)
+
+    def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
+        # with so many rows more units are better, even without a search
+        many = n_units >= SEARCHING_ROWS * n_parameters_of(AUTO_UNITS, shape)
+        return None if many or shape[2] > FEW_CLASSES else super()._fewer_units(n_units, shape, affords)
 
     def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
         if self.loss != "log_loss":

@@ -13,6 +13,7 @@ import torch
 from ._choosing import AUTO_WORK
 from ._penalty import ENOUGH_ROWS, linearisation
 from ._prepared import NO_PENALTY, Prepared, is_hopeless, ratio_of_losses
+from .architectures import MLP
 from .optim import Solution, Status, Stopping
 from .optim._status import FINAL
 
@@ -42,7 +43,7 @@ def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int
     """Two equal hidden layers to compare one with, for curvature rows and the parameters of one; None for none."""
 
     def number(units: int) -> int:
-        return units * (n_inputs + units + 2 + n_outputs) + n_outputs
+        return MLP((units, units)).build(n_inputs, n_outputs).n_parameters
 
     most = max(AUTO_WORK, min(linearisation(n_rows, n_parameters), MOST_WORK))
 

@@ -175,9 +175,9 @@ def test_robust_losses_of_a_formula_do_not_depend_on_the_unit(loss):
         module = Formula(lambda x, a, b: a + b * x, (0.0, 0.0))
         return LMRegressor(architecture=module, loss=loss).fit(x[:, None], unit * y).theta_ / unit
 
-    usual = fitted(1e6)
-    np.testing.assert_allclose(fitted(1e-12), usual, rtol=1e-4)
-    assert np.abs(usual - [2, 3]).max() < (1.0 if loss == "huber" else 0.2)
+    large = fitted(1e6)
+    np.testing.assert_allclose(fitted(1e-12), large, rtol=1e-4)
+    assert np.abs(large - [2, 3]).max() < (1.0 if loss == "huber" else 0.2)
 
 
 @pytest.mark.parametrize("glitch", [1e4, 1e9])
