@@ -367,6 +367,25 @@ def float_blocks(array: np.ndarray | RowView) -> Iterator[tuple[slice, np.ndarra
         yield rows, memory[: len(block)]
 
 
+def sorted_rows(array: np.ndarray | RowView) -> np.ndarray:
+    """Order (N,) of the rows by their values in the first column, of equal ones in the second, and so on.
+
+    As ``numpy.lexsort(array.T[::-1])``, without looking at more columns than tell the rows apart.
+    """
+    place = np.zeros(len(array), dtype=np.int64)
+    order = np.arange(len(array))
+    for column in range(array.shape[1]):
+        values = np.concatenate([array[rows][:, column] for rows in cached_blocks(array)])
+        order = np.lexsort((values, place))
+        values, before = values[order], place[order]
+        differs = (values[1:] != values[:-1]) | (before[1:] != before[:-1])
+        place[order[1:]] = np.cumsum(differs)
+        place[order[0]] = 0
+        if differs.all():
+            break
+    return order
+
+
 def cached_blocks(array: np.ndarray | RowView) -> Iterator[slice]:
     """Consecutive rows, as many at once as stay in the processor's cache."""
     rows = max(_BLOCK // max(array.shape[1], 1), 1)

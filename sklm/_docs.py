@@ -131,8 +131,9 @@ tol : float or 'auto', default='auto'
     the number of iterations below. 'auto' is 1e-3 for MLPs in regression, 1e-2 for CNNs and in classification, and
     1e-12 for modules, whose parameters matter by themselves. With it, and where a linearisation takes W > 1e8
     multiplications, an MLP for squared errors also ends where ``(W / 3e13)^2``, at most 1e-5, of the variance is left.
-n_iter_no_change : int or 'auto', default='auto'
-    Number of accepted steps (or epochs) within which the objective, or the validation loss, has to fall by ``tol``.
+n_iter_no_change : int, inf or 'auto', default='auto'
+    Number of accepted steps (or epochs) within which the objective, or the validation loss, has to fall by ``tol``;
+    with ``numpy.inf`` that ends no fit.
     'auto' is 20 steps, 10 where rows are held out, and with mini-batches as many epochs as have 100 steps, from 5 to 20;
     20 in any case for another ``optimizer``.
 <holdout>

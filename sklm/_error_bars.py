@@ -127,6 +127,7 @@ class ErrorBars(Training):
                 open_ = white.square_().sum(1).mean(0).mT.numpy()
                 among = forward.outputs.var(0, correction=0).mT.numpy()
                 variance[place] = posterior["noise"] + open_ + among
+        variance[np.isnan(variance)] = np.inf  # so far away that derivatives are no numbers any more
         return np.sqrt(variance) * self._output_scaling().scale
 
 

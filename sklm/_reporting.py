@@ -141,7 +141,7 @@ class Reporting(FittedNetwork, Starting):
                 ConvergenceWarning,
                 stacklevel=stacklevel,
             )
-        elif solution.status[row] is Status.MAX_ITER:
+        elif solution.status[row] is Status.MAX_ITER and self.n_iter_no_change != np.inf:  # which asks for all of them
             tol = stopping.tol
             warnings.warn(
                 f"{type(self).__name__} reached max_iter={self.max_iter} before it converged, which is when the "

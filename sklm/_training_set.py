@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from ._arrays import RowView, Scaling, far_outside, float_blocks, standard_scaling
+from ._arrays import RowView, Scaling, far_outside, float_blocks, sorted_rows, standard_scaling
 from .architectures import Inputs
 from .optim._memory import available_bytes
 from .optim._problem import are_counts
@@ -139,13 +139,23 @@ class TrainingSet:
             rows_first[rows] = x.apply(block, out=block)
         return torch.from_numpy(result).mT if samples_first else torch.from_numpy(result)
 
+    @cached_property
+    def _sorted_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order (N,) of the rows by their values, and their cumulative shares (N,) of the weight in it."""
+        order = sorted_rows(self.X)
+        cumulative = np.cumsum(self.weights[order])
+        return order, cumulative / cumulative[-1]
+
     def inputs(self, x: Scaling) -> Inputs:
-        """What starts may know: ranges of the standardised columns, and rows drawn by their weight."""
+        """What starts may know: ranges of the standardised columns, and rows drawn by their weight.
+
+        Neither the order of the rows nor whether equal ones are repeated or weighted makes a difference to the draw.
+        """
         low, high = x.apply(x.low[None])[0], x.apply(x.high[None])[0]
-        cumulative = np.cumsum(self.weights) / np.sum(self.weights)
 
         def rows(quantile: np.ndarray) -> np.ndarray:
-            index = np.minimum(np.searchsorted(cumulative, quantile, side="right"), len(cumulative) - 1)
-            return x.apply(np.asarray(self.X[index], dtype=np.float64))
+            order, cumulative = self._sorted_rows
+            drawn = np.minimum(np.searchsorted(cumulative, quantile, side="right"), len(cumulative) - 1)
+            return x.apply(np.asarray(self.X[order[drawn]], dtype=np.float64))
 
         return Inputs(low, high, len(self.X), rows)

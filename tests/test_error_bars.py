@@ -139,6 +139,14 @@ def test_it_is_less_sure_away_from_the_rows():
     assert outside > 2 * inside > 2 * model.noise_std_
 
 
+def test_it_is_never_nan_however_far_away():
+    y = np.sin(X[:, 0])
+    for model in (LMRegressor(3, alpha=1e-3, random_state=0), LINEAR):
+        mean, std = model.fit(X, y).predict(np.array([[1e308, 0, 0], [0, -1e200, 1e308]]), return_std=True)
+        assert np.isfinite(mean).all()
+        assert (std > 0).all()  # infinite, where derivatives cannot be computed
+
+
 def test_the_mean_of_several_starts_is_a_mixture():
     draw = np.random.default_rng(2)
     square = draw.uniform(-1, 1, (150, 2))

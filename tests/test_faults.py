@@ -472,7 +472,7 @@ def test_interrupt_ends_all_starts(growing, when):
     with pytest.warns(UserWarning, match="interrupted by the user"):
         model.fit(X, y)
     assert hook.calls <= when + 1  # the end of the whole fit
-    assert model.score(X, y) > 0.1
+    assert model.score(X, y) > 0.05
 
 
 @pytest.mark.parametrize("growing", [True, False])

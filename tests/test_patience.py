@@ -1,5 +1,7 @@
 """``n_iter_no_change='auto'``: how long a fit waits for progress."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -40,3 +42,13 @@ def test_auto_means_a_number_of_steps_or_epochs(options, number):
 def test_other_values_are_refused():
     with pytest.raises(ValueError, match="n_iter_no_change"):
         LMRegressor(n_iter_no_change="many").fit(*noisy(50))
+
+
+def test_infinite_patience_takes_all_iterations_and_does_not_complain():
+    X, y = noisy()
+    model = LMRegressor(2, alpha=1e-3, n_init=1, max_iter=60, n_iter_no_change=np.inf, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, y)
+    assert model.status_ == "max_iter"
+    assert model.n_iter_ == 60

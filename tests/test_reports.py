@@ -273,6 +273,7 @@ def test_rows_of_next_to_no_weight_do_not_scale_the_others():
     assert model.score(X[:300], y[:300]) > 0.95
 
 
+@ignore_max_iter
 @pytest.mark.parametrize("noise", [1e-6, 0.0])
 def test_targets_that_are_nearly_all_the_same_are_scaled_by_the_others(noise):
     rng = np.random.default_rng(0)

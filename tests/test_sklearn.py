@@ -23,7 +23,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_sample_weight_equivalence_on_dense_data, parametrize_with_checks
 
 from sklm import CNN, MLP, LMClassifier, LMRegressor
 from sklm.losses import Huber
@@ -71,6 +71,15 @@ def test_checks_of_deviances(estimator, check):
     if check.func.__name__ == "check_regressor_multioutput":
         pytest.skip("its targets are negative, whatever the tags say")
     check(estimator)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [LMRegressor(), LMRegressor(init="data", n_init=3, alpha=1e-3), LMRegressor(max_iter=8), LMClassifier()],
+)
+def test_weights_are_repeated_rows_whatever_the_order(estimator):
+    # defaults, and fits that are far from the end, where another start would show
+    check_sample_weight_equivalence_on_dense_data(type(estimator).__name__, estimator)
 
 
 def surface(n=60):
