@@ -6,6 +6,7 @@ import copy
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from numbers import Integral, Real
 from types import FunctionType
 from typing import Any
@@ -185,6 +186,11 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         self.device = device
         self.dtype = dtype
         self.verbose = verbose
+
+    @classmethod
+    @cache  # scikit-learn looks at the signature for every clone
+    def _get_param_names(cls) -> list[str]:
+        return super()._get_param_names()
 
     def _validate_params(self) -> None:
         """As in scikit-learn, with a hint for classes and functions in place of objects."""

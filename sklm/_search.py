@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ from ._sklearn import _check_method_params, _safe_split
 from ._training import Training, interrupts_end_all
 from ._verbose import FitsLine
 from .architectures import Architecture
+
+#: fits for which another process pays, and most that a process does before it reports (a batch is seldom larger)
+LEAST_OF_A_JOB, MOST_OF_A_PART = 25, 64
 
 
 class _BatchedSearch:
@@ -204,88 +207,139 @@ class _Evaluation:
 
     def _fit(self, candidates: list[dict], splits: list) -> list[_Done | None]:
         """Fit what can be fitted together, and with several jobs the rest as well; None for what is left."""
-        n_tasks = len(candidates) * len(splits)
-        done: list[_Done | None] = [None] * n_tasks
-        order = [c * len(splits) + s for s, c in product(range(len(splits)), range(len(candidates)))]
-
-        def fits() -> Iterator[Fit | None]:
-            for split, (train, _) in enumerate(splits):
-                part = _Part(self, train)  # one copy of the rows of a split at a time
-                for number, parameters in enumerate(candidates):
-                    began, fit, error = time.perf_counter(), None, None
-                    estimator = self.estimator(parameters)
-                    if estimator is not None and alone(_last(estimator)) is None:
-                        try:
-                            fit = part.record(estimator, self._origin(parameters, number))
-                        except Exception as raised:
-                            error = raised
-                    if estimator is not None:
-                        outcome = Outcome(error, time.perf_counter() - began, batch=int(error is not None))
-                        done[number * len(splits) + split] = _Done(estimator, outcome)
-                    yield fit
-
-        line = FitsLine(n_tasks) if self.search.verbose else None
+        n_jobs = self.search.n_jobs
+        recipe = _Recipe(self.search.estimator, *self.data[:2], self.fit_params)
+        origins = [_origin(parameters, number) for number, parameters in enumerate(candidates)]
+        tasks = [
+            None if getattr(self.search, "_skl_callbacks", None) else _Task(parameters, train, origin)
+            for train, _ in splits
+            for parameters, origin in zip(candidates, origins, strict=True)
+        ]
+        line = FitsLine(len(tasks)) if self.search.verbose else None
         try:
-            outcomes = fit_together(fits(), self.search.n_jobs, line, gaining=True)
+            found = self._fit_in_processes(recipe, tasks, line) or recipe.fit_together(tasks, n_jobs, line)
         finally:
             if line is not None:
                 line.close()
-        rest, several = [], effective_n_jobs(self.search.n_jobs) > 1
-        for task, outcome in zip(order, outcomes, strict=True):
-            fit = done[task]
-            if fit is None or fit.outcome.batch:
-                continue
-            if outcome.batch:
-                fit.outcome = replace(outcome, seconds=fit.outcome.seconds + outcome.seconds)
-            else:
-                done[task] = None  # scikit-learn does the same, and as well in one process
-                if several and _travels(fit.estimator):
-                    rest.append(task)
-        fitted = self._fit_singly([(candidates[t // len(splits)], splits[t % len(splits)][0]) for t in rest])
-        for task, fit in zip(rest, fitted, strict=True):
-            done[task] = fit
+        alone = [number for number, fit in enumerate(found) if fit is not None and not fit.outcome.batch]
+        several = effective_n_jobs(n_jobs) > 1
+        # scikit-learn fits the others, and as well in one process
+        rest = [number for number in alone if several and _travels(found[number])]
+        run = Parallel(n_jobs=n_jobs, pre_dispatch=self.search.pre_dispatch, prefer="processes")
+        singly = run(delayed(_fit_one)(recipe, tasks[number]) for number in rest)
+        for number, fit in [*((number, None) for number in alone), *zip(rest, singly, strict=True)]:
+            found[number] = fit
+        done = [found[s * len(candidates) + c] for c, s in product(range(len(candidates)), range(len(splits)))]
         self.done += done
         return done
 
-    def _fit_singly(self, tasks: list[tuple[dict, np.ndarray]]) -> list[_Done | None]:
-        """Fit a candidate on the rows of a split each, in processes: short operations of threads hinder each other."""
-        X, y, _ = self.data
-        run = Parallel(n_jobs=self.search.n_jobs, pre_dispatch=self.search.pre_dispatch, prefer="processes")
-        return run(
-            delayed(_fit_one)(self.estimator(parameters), X, y, train, self.fit_params) for parameters, train in tasks
-        )
+    def _fit_in_processes(
+        self, recipe: _Recipe, tasks: list[_Task | None], report: Callable[[int], None] | None
+    ) -> list[_Done | None]:
+        """The same in several processes, each with batches of its own; nothing where one process does as well.
+
+        Threads would wait for each other: half of the time of small fits is the interpreter's.
+        """
+        search, n_tasks = self.search, len(tasks)
+        n_jobs = min(effective_n_jobs(search.n_jobs), n_tasks // LEAST_OF_A_JOB)
+        on_cpu = str(getattr(_last(search.estimator), "device", "cpu")) == "cpu" or not torch.cuda.is_available()
+        parameters = [task.parameters for task in tasks if task is not None]
+        if n_jobs < 2 or not on_cpu or not _travels((recipe.base, recipe.fit_params, parameters)):
+            return []
+        n_parts = n_jobs * max(1, n_tasks // (n_jobs * MOST_OF_A_PART))
+        places = [round(n_tasks * part / n_parts) for part in range(n_parts + 1)]
+        run = Parallel(n_jobs=n_jobs, pre_dispatch=search.pre_dispatch, prefer="processes", return_as="generator")
+        done: list[_Done | None] = []
+        for part in run(delayed(_fit_part)(recipe, tasks[first:last]) for first, last in pairwise(places)):
+            done += part
+            if report is not None:
+                report(sum(fit is not None and bool(fit.outcome.batch) for fit in done))
+        return done
+
+
+@dataclass
+class _Task:
+    """A candidate on the training rows of a split; ``origin`` as in :class:`Fit`."""
+
+    parameters: dict
+    train: np.ndarray
+    origin: Any
+
+
+@dataclass
+class _Recipe:
+    """What the fits of a search are made of."""
+
+    base: Any
+    X: Any
+    y: Any
+    fit_params: dict
 
     def estimator(self, parameters: dict) -> Any:
         """The estimator of a candidate; None where scikit-learn has to fit it: it says what is wrong, or calls back."""
         try:
-            estimator = clone(self.search.estimator).set_params(**clone(parameters, safe=False))
+            estimator = clone(self.base).set_params(**clone(parameters, safe=False))
         except Exception:
             return None
         last = _last(estimator)
-        listening = (self.search, estimator, last)
-        if not isinstance(last, Training) or any(getattr(part, "_skl_callbacks", None) for part in listening):
+        if not isinstance(last, Training) or any(getattr(part, "_skl_callbacks", None) for part in (estimator, last)):
             return None
         return estimator
 
-    def _origin(self, parameters: dict, number: int) -> Any:
-        """The same for candidates that do not change the architecture, so that modules are copies of one."""
-        changes = any(
-            re.search(r"(^|__)architecture(__|$)", name)
-            or hasattr(value, "get_params")
-            or isinstance(value, Architecture | torch.nn.Module)
-            for name, value in parameters.items()
-        )
-        return number if changes else "base"
+    def fit_together(
+        self, tasks: list[_Task | None], n_jobs: int | None = None, report: Callable[[int], None] | None = None
+    ) -> list[_Done | None]:
+        """Do the fits that gain from company; ``outcome.batch`` of the others is 0, and None is for scikit-learn."""
+        made: list[_Done | None] = []
+
+        def fits() -> Iterator[Fit | None]:
+            rows: _Rows | None = None  # one copy of the rows of a split at a time
+            for task in tasks:
+                began, fit, error = time.perf_counter(), None, None
+                estimator = None if task is None else self.estimator(task.parameters)
+                if task is not None and estimator is not None and alone(_last(estimator)) is None:
+                    if rows is None or rows.train is not task.train:
+                        rows = _Rows.of(self, task.train)
+                    try:
+                        fit = rows.record(estimator, task.origin)
+                    except Exception as raised:
+                        error = raised
+                outcome = Outcome(error, time.perf_counter() - began, batch=int(error is not None))
+                made.append(None if estimator is None else _Done(estimator, outcome))
+                yield fit
+
+        outcomes = fit_together(fits(), n_jobs, report, gaining=True)
+        for fit, outcome in zip(made, outcomes, strict=True):
+            if fit is not None and outcome.batch:
+                fit.outcome = replace(outcome, seconds=fit.outcome.seconds + outcome.seconds)
+        return made
 
 
-class _Part:
+def _origin(parameters: dict, number: int) -> Any:
+    """The same for candidates that do not change the architecture, so that modules are copies of one."""
+    changes = any(
+        re.search(r"(^|__)architecture(__|$)", name)
+        or hasattr(value, "get_params")
+        or isinstance(value, Architecture | torch.nn.Module)
+        for name, value in parameters.items()
+    )
+    return number if changes else "base"
+
+
+@dataclass
+class _Rows:
     """The training rows of a split."""
 
-    def __init__(self, evaluation: _Evaluation, train: np.ndarray):
-        self.search = evaluation.search
-        X, y, _ = evaluation.data
-        self.fit_params = _check_method_params(X, params=evaluation.fit_params, indices=train)
-        self.X, self.y = _safe_split(self.search.estimator, X, y, train)
+    train: np.ndarray
+    X: Any
+    y: Any
+    fit_params: dict
+
+    @classmethod
+    def of(cls, recipe: _Recipe, train: np.ndarray) -> _Rows:
+        fit_params = _check_method_params(recipe.X, params=recipe.fit_params, indices=train)
+        X, y = _safe_split(recipe.base, recipe.X, recipe.y, train)
+        return cls(train, X, y, fit_params)
 
     def record(self, estimator: Any, origin: Any) -> Fit:
         """Fit the steps before the last, and return the fit of the last one."""
@@ -333,17 +387,23 @@ class _Done:
         return estimator
 
 
-def _fit_one(estimator: Any, X: Any, y: Any, train: np.ndarray, params: dict) -> _Done | None:
-    """Fit to the rows ``train`` in the ordinary way; None where the result cannot be sent to another process."""
-    outcome, began = Outcome(), time.perf_counter()
+def _fit_one(recipe: _Recipe, task: _Task) -> _Done | None:
+    """A fit in the ordinary way; None where the result cannot be sent to another process."""
+    outcome, estimator, began = Outcome(), recipe.estimator(task.parameters), time.perf_counter()
     try:
-        own = _check_method_params(X, params=params, indices=train)
-        estimator.fit(*_safe_split(estimator, X, y, train), **own)
+        rows = _Rows.of(recipe, task.train)
+        estimator.fit(rows.X, rows.y, **rows.fit_params)
     except Exception as error:
         outcome.error = error
     outcome.seconds = time.perf_counter() - began
     done = _Done(estimator, outcome)
     return done if _travels(done) else None
+
+
+def _fit_part(recipe: _Recipe, tasks: list[_Task | None]) -> list[_Done | None]:
+    """Fits that gain from company; None also where the result cannot be sent to another process."""
+    done = recipe.fit_together(tasks)
+    return done if _travels(done) else [fit if _travels(fit) else None for fit in done]
 
 
 def _travels(what: Any) -> bool:

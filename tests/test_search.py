@@ -28,6 +28,7 @@ from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, Stand
 
 from sklm import LMClassifier, LMGridSearchCV, LMRandomizedSearchCV, LMRegressor
 from sklm import _batching as batching
+from sklm import _search as searching
 from sklm.optim import levenberg_marquardt
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -206,6 +207,51 @@ def test_fits_that_fail_in_a_process():
         LMGridSearchCV(estimator, grid, cv=3, n_jobs=2, error_score="raise").fit(X, Y)
 
 
+@pytest.fixture
+def divided(monkeypatch):
+    """Few fits are enough for another process, and are sent there in parts of four."""
+    monkeypatch.setattr(searching, "LEAST_OF_A_JOB", 2)
+    monkeypatch.setattr(searching, "MOST_OF_A_PART", 4)
+
+
+def refused(*args, **options):
+    raise AssertionError("fits in this process")
+
+
+@pytest.mark.parametrize(
+    "name", ["outputs", "classes", "weights", "groups", "sizes", "mini-batches", "pipeline weights"]
+)
+def test_batches_in_processes(name, divided, monkeypatch):
+    estimator, grid, y, options, params = CASES[name]
+    reference = GridSearchCV(estimator, grid, **{"cv": 3, **options}).fit(X, y, **params)
+    monkeypatch.setattr(searching, "fit_together", refused)
+    search = LMGridSearchCV(estimator, grid, **{"cv": 3, **options}, n_jobs=2).fit(X, y, **params)
+    assert_same(search, reference)
+    assert search.cv_results_["batched"].all()
+    assert (search.cv_results_["mean_fit_time"] > 0).all()
+    assert_allclose(search.best_score_, reference.best_score_, rtol=1e-8)
+
+
+def test_few_fits_start_no_process(monkeypatch):
+    monkeypatch.setattr(searching, "_fit_part", refused)
+    assert LMGridSearchCV(SMALL, GRID, cv=3, n_jobs=2).fit(X, Y).cv_results_["batched"].all()
+
+
+def test_progress_of_processes(divided, capfd):
+    LMGridSearchCV(SMALL, GRID, cv=3, verbose=1, n_jobs=2).fit(X, Y)
+    err = capfd.readouterr().err
+    assert err.rstrip().split("\r")[-1].startswith("[####################] 12 of 12 fits, ")
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite:UserWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+def test_processes_leave_to_scikit_learn_what_is_not_theirs(divided):
+    grid = [{"alpha": [1e-2, -1.0]}, {"alpha": [1e-1], "max_time": [60.0]}, {"alpha": [1e-3], "batch_size": [20]}]
+    search = LMGridSearchCV(SMALL, grid, cv=3, n_jobs=2).fit(X, Y)
+    assert_same(search, GridSearchCV(SMALL, grid, cv=3).fit(X, Y))
+    assert search.cv_results_["batched"].tolist() == [True, True, False, True]  # a failure is no reason to fit again
+
+
 class Locked(FunctionTransformer):
     """It cannot be pickled once it is fitted."""
 
@@ -231,8 +277,9 @@ class Odd(FunctionTransformer):
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite:UserWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
 @pytest.mark.parametrize("step", [Locked(), Odd(), FunctionTransformer(lambda X: X)], ids=["lock", "error", "lambda"])
-def test_what_cannot_be_sent_to_a_process_is_fitted_as_scikit_learn_does(step):
-    pipeline = Pipeline([("step", step), ("lm", clone(SMALL).set_params(max_time=60.0))])
+@pytest.mark.parametrize("max_time", [60.0, None], ids=["alone", "together"])
+def test_what_cannot_be_sent_to_a_process_is_fitted_as_scikit_learn_does(step, max_time, divided):
+    pipeline = Pipeline([("step", step), ("lm", clone(SMALL).set_params(max_time=max_time))])
     grid = {"lm__alpha": [1e-2, 1e-1]}
     if isinstance(step, Odd):
         grid["step__kw_args"] = [None, {"odd": True}]
