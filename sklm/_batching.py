@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +34,10 @@ Made = TypeVar("Made")
 RUN_BYTES, LEAST_MODELS = 8 * 2**20, 4
 #: multiplications of a step of one model above which company saves little or nothing (docs/performance.md)
 BATCH_WORK = 1e7
+
+
+#: fits for which another process pays, and most that a process does before it reports (a batch is seldom larger)
+LEAST_OF_A_JOB, MOST_OF_A_PART = 25, 64
 
 
 @dataclass
@@ -77,6 +83,39 @@ def alone(estimator: Training) -> str | None:
     if estimator.verbose:
         return "verbose is on"
     return "max_time is set" if estimator.max_time is not None else None
+
+
+def parts_for_processes(n_fits: int, n_jobs: int | None, estimators: list[Any], needed: Any) -> list[slice]:
+    """Divide fits among worker processes, each of which fits what it gets together; [] where one process does as well.
+
+    Threads would wait for each other: half of the time of small fits is the interpreter's.
+
+    Parameters
+    ----------
+    n_fits : int
+    n_jobs : int or None
+        Processes at a time, as joblib counts them.
+    estimators : list
+        What may use a GPU, which is one for all processes.
+    needed : object
+        What the processes need beside the data; it may be that it cannot be sent there.
+    """
+    n_jobs = min(effective_n_jobs(n_jobs), n_fits // LEAST_OF_A_JOB)
+    on_cpu = not torch.cuda.is_available() or all(str(getattr(one, "device", "cpu")) == "cpu" for one in estimators)
+    if n_jobs < 2 or not on_cpu or not travels(needed):
+        return []
+    n_parts = n_jobs * max(1, n_fits // (n_jobs * MOST_OF_A_PART))
+    places = [round(n_fits * part / n_parts) for part in range(n_parts + 1)]
+    return [slice(*ends) for ends in pairwise(places)]
+
+
+def travels(what: Any) -> bool:
+    """Whether it can be sent from process to process."""
+    try:
+        pickle.loads(pickle.dumps(what))
+    except Exception:  # anything, as it is the user's code
+        return False
+    return True
 
 
 def fit_together(

@@ -35,7 +35,8 @@ def document_search(search: T) -> T:
 SEARCH_PARAMETERS = """
 scoring : str, callable, list, tuple, dict or None, default=None
 n_jobs : int or None, default=None
-    Threads that run batches and score, and processes for fits that are not batched; -1 means one a processor core.
+    Worker processes that divide the fits, where there are some dozen for each, and threads that score; -1 means one a
+    processor core. Where the parameters cannot be sent to a process, or there is a GPU, threads run the batches.
 refit : bool, str or callable, default=True
 cv : int, splitter, iterable or None, default=None
 verbose : int, default=0

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils.parallel import Parallel, delayed
 
-from ._batching import Fit, fit_together
+from ._batching import Fit, Outcome, fit_together, parts_for_processes, travels
 from ._sklearn import _num_samples
 from ._training import Training
 
@@ -40,7 +41,8 @@ def fit_many(
         pass a list of arrays where both are.
     sample_weight : array-like of shape (n_samples,), list of such arrays or None, or an ndarray of them, optional
     n_jobs : int or None, default=None
-        Batches at a time, each in a thread; -1 means one a processor core.
+        Worker processes that divide the fits, where there are some dozen for each; -1 means one a processor core. Where
+        the parameters cannot be sent to a process, or there is a GPU, threads that run a batch each.
     return_batch_sizes : bool, default=False
         Return also how many fits ran together with each, itself included.
 
@@ -111,7 +113,7 @@ def fit_many(
                 fit.estimator._validate_params()
             if k == 0 or _looks_wrong(fit, each_X is not None):  # says what is wrong before any work
                 fit.estimator._shadow()._validate(fit.X, fit.y, fit.sample_weight, reset=True)
-    outcomes = fit_together(fits, n_jobs)
+    outcomes = _fit_in_processes(fits, n_jobs) or fit_together(fits, n_jobs)
     for k, (fit, outcome) in enumerate(zip(fits, outcomes, strict=True)):
         with _numbered(k):
             if outcome.error is not None:
@@ -120,6 +122,28 @@ def fit_many(
                 fit.estimator.fit(fit.X, fit.y, fit.sample_weight)
     fitted = [fit.estimator for fit in fits]
     return (fitted, np.array([outcome.batch for outcome in outcomes])) if return_batch_sizes else fitted
+
+
+def _fit_in_processes(fits: list[Fit], n_jobs: int | None) -> list[Outcome]:
+    """As :func:`fit_together`, in worker processes; nothing where one process does as well."""
+    estimators = [fit.estimator for fit in fits]
+    parts = parts_for_processes(len(fits), n_jobs, estimators, estimators)
+    run = Parallel(n_jobs=n_jobs, prefer="processes")
+    outcomes: list[Outcome] = []
+    for fitted, part in run(delayed(_fit_part)(fits[part]) for part in parts):
+        for fit, estimator in zip(fits[len(outcomes) :], fitted, strict=False):
+            fit.estimator = estimator
+        outcomes += part
+    return outcomes
+
+
+def _fit_part(fits: list[Fit]) -> tuple[list[Training], list[Outcome]]:
+    """Fitted estimators and what became of them; one that cannot be sent to another process has not been fitted."""
+    outcomes = fit_together(fits)
+    for fit, outcome in zip(fits, outcomes, strict=True):
+        if outcome.batch and not travels((fit.estimator, outcome)):
+            fit.estimator, outcome.batch, outcome.error = clone(fit.estimator), 0, None
+    return [fit.estimator for fit in fits], outcomes
 
 
 @contextmanager

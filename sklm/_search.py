@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,12 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
-from ._batching import Fit, Outcome, alone, fit_together
+from ._batching import Fit, Outcome, alone, fit_together, parts_for_processes, travels
 from ._docs import document_search
 from ._sklearn import _check_method_params, _safe_split
 from ._training import Training, interrupts_end_all
 from ._verbose import FitsLine
 from .architectures import Architecture
-
-#: fits for which another process pays, and most that a process does before it reports (a batch is seldom larger)
-LEAST_OF_A_JOB, MOST_OF_A_PART = 25, 64
 
 
 class _BatchedSearch:
@@ -224,7 +220,7 @@ class _Evaluation:
         alone = [number for number, fit in enumerate(found) if fit is not None and not fit.outcome.batch]
         several = effective_n_jobs(n_jobs) > 1
         # scikit-learn fits the others, and as well in one process
-        rest = [number for number in alone if several and _travels(found[number])]
+        rest = [number for number in alone if several and travels(found[number])]
         run = Parallel(n_jobs=n_jobs, pre_dispatch=self.search.pre_dispatch, prefer="processes")
         singly = run(delayed(_fit_one)(recipe, tasks[number]) for number in rest)
         for number, fit in [*((number, None) for number in alone), *zip(rest, singly, strict=True)]:
@@ -236,21 +232,16 @@ class _Evaluation:
     def _fit_in_processes(
         self, recipe: _Recipe, tasks: list[_Task | None], report: Callable[[int], None] | None
     ) -> list[_Done | None]:
-        """The same in several processes, each with batches of its own; nothing where one process does as well.
-
-        Threads would wait for each other: half of the time of small fits is the interpreter's.
-        """
-        search, n_tasks = self.search, len(tasks)
-        n_jobs = min(effective_n_jobs(search.n_jobs), n_tasks // LEAST_OF_A_JOB)
-        on_cpu = str(getattr(_last(search.estimator), "device", "cpu")) == "cpu" or not torch.cuda.is_available()
+        """The same in several processes, each with batches of its own; nothing where one process does as well."""
+        search = self.search
         parameters = [task.parameters for task in tasks if task is not None]
-        if n_jobs < 2 or not on_cpu or not _travels((recipe.base, recipe.fit_params, parameters)):
-            return []
-        n_parts = n_jobs * max(1, n_tasks // (n_jobs * MOST_OF_A_PART))
-        places = [round(n_tasks * part / n_parts) for part in range(n_parts + 1)]
-        run = Parallel(n_jobs=n_jobs, pre_dispatch=search.pre_dispatch, prefer="processes", return_as="generator")
+        needed = (recipe.base, recipe.fit_params, parameters)
+        parts = parts_for_processes(len(tasks), search.n_jobs, [_last(search.estimator)], needed)
+        run = Parallel(
+            n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch, prefer="processes", return_as="generator"
+        )
         done: list[_Done | None] = []
-        for part in run(delayed(_fit_part)(recipe, tasks[first:last]) for first, last in pairwise(places)):
+        for part in run(delayed(_fit_part)(recipe, tasks[part]) for part in parts):
             done += part
             if report is not None:
                 report(sum(fit is not None and bool(fit.outcome.batch) for fit in done))
@@ -397,22 +388,13 @@ def _fit_one(recipe: _Recipe, task: _Task) -> _Done | None:
         outcome.error = error
     outcome.seconds = time.perf_counter() - began
     done = _Done(estimator, outcome)
-    return done if _travels(done) else None
+    return done if travels(done) else None
 
 
 def _fit_part(recipe: _Recipe, tasks: list[_Task | None]) -> list[_Done | None]:
     """Fits that gain from company; None also where the result cannot be sent to another process."""
     done = recipe.fit_together(tasks)
-    return done if _travels(done) else [fit if _travels(fit) else None for fit in done]
-
-
-def _travels(what: Any) -> bool:
-    """Whether it can be sent from process to process."""
-    try:
-        pickle.loads(pickle.dumps(what))
-    except Exception:  # anything, as it is the user's code
-        return False
-    return True
+    return done if travels(done) else [fit if travels(fit) else None for fit in done]
 
 
 class _Contexts:

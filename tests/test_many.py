@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklm import CNN, LMClassifier, LMRegressor, fit_many
 from sklm import _batching as batching
+from sklm import _many as many
 from sklm.losses import Huber, Loss
 from sklm.optim import GainRatio, Layers, RandomSubset
 
@@ -246,6 +247,44 @@ def test_every_job_gets_an_equal_share():
     together, sizes = fit_many(estimator, X, CURVES[:3] * 3, n_jobs=2, return_batch_sizes=True)
     assert_array_equal(sizes, [5, 5, 5, 5, 5, 4, 4, 4, 4])
     assert_same(together, one_by_one(estimator, X, CURVES[:3] * 3))
+
+
+@pytest.fixture
+def divided(monkeypatch):
+    """Few fits are enough for another process."""
+    monkeypatch.setattr(batching, "LEAST_OF_A_JOB", 2)
+
+
+def refused(*args, **options):
+    raise AssertionError("fits in this process")
+
+
+def test_fits_in_processes(divided, monkeypatch):
+    ones = [LMRegressor(units, n_init=1, alpha=1e-2, max_iter=9, random_state=0) for units in (2, 2, 3, 3, 3)]
+    weights = [None, *np.random.default_rng(0).uniform(0.1, 2, (4, 90))]
+    alone = [one.fit(X, CURVES[0], weight) for one, weight in zip(ones, weights, strict=True)]
+    monkeypatch.setattr(many, "fit_together", refused)
+    together, sizes = fit_many(ones, X, CURVES[0], weights, n_jobs=2, return_batch_sizes=True)
+    assert_array_equal(sizes, [2, 2, 3, 3, 3])
+    assert_same(together, alone)
+
+
+def test_a_fit_that_fails_in_a_process(divided):
+    broken = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(broken.weight, torch.nan)
+    ones = [LMRegressor(architecture=module, max_iter=3) for module in (torch.nn.Linear(2, 1),) * 3 + (broken,)]
+    with pytest.raises(ValueError, match="not finite at the starting values") as raised:
+        fit_many(ones, X, CURVES[0], n_jobs=2)
+    assert "fit number 3" in raised.value.__notes__[0]
+
+
+def test_what_cannot_be_sent_to_a_process_is_fitted_here(divided, monkeypatch):
+    class Local(torch.nn.Linear):
+        pass
+
+    monkeypatch.setattr(many, "_fit_part", refused)
+    estimator = LMRegressor(architecture=Local(2, 1), max_iter=3)
+    assert_same(fit_many(estimator, X, CURVES, n_jobs=2), one_by_one(estimator, X, CURVES))
 
 
 @pytest.mark.parametrize(

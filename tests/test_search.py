@@ -210,8 +210,8 @@ def test_fits_that_fail_in_a_process():
 @pytest.fixture
 def divided(monkeypatch):
     """Few fits are enough for another process, and are sent there in parts of four."""
-    monkeypatch.setattr(searching, "LEAST_OF_A_JOB", 2)
-    monkeypatch.setattr(searching, "MOST_OF_A_PART", 4)
+    monkeypatch.setattr(batching, "LEAST_OF_A_JOB", 2)
+    monkeypatch.setattr(batching, "MOST_OF_A_PART", 4)
 
 
 def refused(*args, **options):
