@@ -34,8 +34,6 @@ Made = TypeVar("Made")
 RUN_BYTES, LEAST_MODELS = 8 * 2**20, 4
 #: multiplications of a step of one model above which company saves little or nothing (docs/performance.md)
 BATCH_WORK = 1e7
-
-
 #: fits for which another process pays, and most that a process does before it reports (a batch is seldom larger)
 LEAST_OF_A_JOB, MOST_OF_A_PART = 25, 64
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -109,7 +110,7 @@ def fit_many(
         )
     for k, fit in enumerate(fits):
         with _numbered(k):
-            if k == 0 or given is not None:
+            if (k == 0 or given is not None) and not get_config()["skip_parameter_validation"]:
                 fit.estimator._validate_params()
             if k == 0 or _looks_wrong(fit, each_X is not None):  # says what is wrong before any work
                 fit.estimator._shadow()._validate(fit.X, fit.y, fit.sample_weight, reset=True)
@@ -128,6 +129,8 @@ def _fit_in_processes(fits: list[Fit], n_jobs: int | None) -> list[Outcome]:
     """As :func:`fit_together`, in worker processes; nothing where one process does as well."""
     estimators = [fit.estimator for fit in fits]
     parts = parts_for_processes(len(fits), n_jobs, estimators, estimators)
+    if not parts:
+        return []
     run = Parallel(n_jobs=n_jobs, prefer="processes")
     outcomes: list[Outcome] = []
     for fitted, part in run(delayed(_fit_part)(fits[part]) for part in parts):

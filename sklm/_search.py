@@ -237,6 +237,8 @@ class _Evaluation:
         parameters = [task.parameters for task in tasks if task is not None]
         needed = (recipe.base, recipe.fit_params, parameters)
         parts = parts_for_processes(len(tasks), search.n_jobs, [_last(search.estimator)], needed)
+        if not parts:
+            return []
         run = Parallel(
             n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch, prefer="processes", return_as="generator"
         )
