@@ -18,8 +18,9 @@ from .optim import Solution, Status, Stopping
 from .optim._status import FINAL
 
 #: two layers are tried where no more than the first share of the loss of zero outputs is left on the rows left out, as
-#: with more noise it is a matter of chance which is ahead; and more than the second, as nobody needs more digits
-LITTLE, EXACT = 0.1, 1e-10
+#: with more noise it is a matter of chance which is ahead; and more than the second, and than so many times what ends a
+#: long fit, as nobody needs more digits
+LITTLE, EXACT, NEGLIGIBLE = 0.1, 1e-10, 10.0
 #: their units are as many as give so many curvature rows a parameter; so many in a layer are the fewest, with so many
 #: rows a parameter; and not less than this share of the parameters of one layer
 ROWS_PER_PARAMETER, LEAST_UNITS, LEAST_ROWS, LEAST_SHARE = 2.0, 4, 1.2, 0.25
@@ -126,8 +127,8 @@ def _is_little(result: Result, loss: float | None) -> bool:
     losses = result.fit.searched_losses
     if loss is None or losses is None:
         return False
-    null = float(result.fit.problem.null_loss()[0])
-    exact = result.fit.predicts_rows and loss <= EXACT * null
+    null, stopping = float(result.fit.problem.null_loss()[0]), result.fit.options["stopping"]
+    exact = result.fit.predicts_rows and loss <= max(EXACT, NEGLIGIBLE * stopping.negligible) * null
     return min(float(np.mean(losses[np.isfinite(losses)])), loss) <= LITTLE * null and not exact
 
 

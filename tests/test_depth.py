@@ -144,6 +144,20 @@ def test_with_noise_one_layer_stays_as_it_is(noise):
     assert model.status_ == one.status_
 
 
+@pytest.mark.parametrize("times", [10.0, 0.1])
+def test_nobody_needs_more_digits_than_end_a_long_fit(monkeypatch, times):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (300, 2))
+    y = np.sin(2 * X[:, 0]) + X[:, 1] ** 2 * X[:, 0]
+    monkeypatch.setattr("sklm._solving.LONG_WORK", 0.0)  # as if an iteration took long
+    monkeypatch.setattr("sklm._solving.NEGLIGIBLE_WORK", 2e9)
+    monkeypatch.setattr("sklm._depth.NEGLIGIBLE", times)
+    found = tried(monkeypatch)
+    model = LMRegressor(activation="tanh", random_state=0).fit(X, y)  # on rows left out, thrice what ends the fit
+    assert bool(found) == (times < 1)
+    assert found or model.status_ == "negligible"
+
+
 def test_much_noise_costs_nothing(monkeypatch):
     X, y, *_ = table(noise=0.5)
     found = tried(monkeypatch)
@@ -173,10 +187,11 @@ def test_several_outputs():
 
 
 class FakeFit:
-    def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0):
+    def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0, negligible=0.0):
         self.loss, self.alpha, self.predicts_rows = loss, alpha, predicts_rows
         self.searched_losses = np.atleast_1d(searched)
         self.problem, self.deeper = self, lambda: None
+        self.options = {"stopping": Stopping(negligible=negligible)}
 
     def leave_one_out(self, solution, row, rough=False):
         return self.loss if rough else None
@@ -284,6 +299,9 @@ def test_nobody_asks_whether_what_is_hopeless_has_noise(monkeypatch):
         (result(0.06, searched=0.04), True),
         (result(1e-11), False),
         (result(1e-11, predicts_rows=False), True),
+        (result(4e-6, negligible=1e-6), False),
+        (result(6e-6, negligible=1e-6), True),
+        (result(4e-6, negligible=1e-6, predicts_rows=False), True),
         (result(None, searched=0.04), False),  # nothing could be said of two layers
     ],
 )
