@@ -4,10 +4,12 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/fit_times.py --kinds "two classes" --rows 200 1000 --columns 5
 
 Columns are uniform in [-1, 1], of which at most four matter: ``sin(3 a) + 2 b c + d / 2``. Targets are that without
-noise, with noise (deviation 0.1; that of the function is 1), or classes: its sign, or fifths, after noise of 0.3.
+noise, with noise (deviation 0.1; that of the function is 1), or classes: its sign, or fifths, after noise of 0.3; or that
+and ``cos(2 a) + b d`` and ``exp(c / 2) - a``, without noise or with a tenth of their deviations.
 Beside ``LMRegressor()`` and ``LMClassifier()``, scikit-learn's MLPs with default options but ``max_iter=1000``, on
 scaled X. Seconds of the processor, each fit in a process of its own that is ended after ``--limit`` seconds; errors are
-the mean square of what is left of the function on 2000 new rows over its variance, or the log-loss on these rows.
+the mean square of what is left of the function on 2000 new rows over its variance (the mean of those of outputs), or
+the log-loss on these rows.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklm import LMClassifier, LMRegressor
 
-KINDS = ("no noise", "noise", "two classes", "five classes")
+KINDS = ("no noise", "noise", "three outputs, no noise", "three outputs, noise", "two classes", "five classes")
 
 
 def data(kind, n_samples, n_features):
@@ -34,9 +36,12 @@ def data(kind, n_samples, n_features):
     X = rng.uniform(-1, 1, (n_samples + 2000, n_features))
     a, b, c, d = (X[:, min(number, n_features - 1)] for number in range(4))
     f, noise = np.sin(3 * a) + 2 * b * c + d / 2, rng.standard_normal(len(X))
-    if kind == "no noise":
+    if "outputs" in kind:
+        f = np.column_stack([f, np.cos(2 * a) + b * d, np.exp(c / 2) - a])
+        noise = rng.standard_normal(f.shape) * f.std(axis=0)
+    if "no noise" in kind:
         y = f
-    elif kind == "noise":
+    elif "noise" in kind:
         y = f + 0.1 * noise
     elif kind == "two classes":
         y = (f + 0.3 * noise > 0).astype(int)
@@ -60,7 +65,7 @@ def fit(kind, n_samples, n_features, who):
     seconds = time.process_time() - began
     if classes:
         return seconds, log_loss(y_new, model.predict_proba(X_new), labels=model.classes_)
-    return seconds, float(np.mean((model.predict(X_new) - y_new) ** 2) / np.var(y_new))
+    return seconds, float(np.mean(np.mean((model.predict(X_new) - y_new) ** 2, axis=0) / np.var(y_new, axis=0)))
 
 
 def in_a_process(limit, *what):
