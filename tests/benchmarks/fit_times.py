@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/fit_times.py --kinds "two classes" --rows 200 1000 --columns 5
 
 Columns are uniform in [-1, 1], of which at most four matter: ``sin(3 a) + 2 b c + d / 2``. Targets are that without
-noise, with noise (deviation 0.1; that of the function is 1), or classes: its sign, or fifths, after noise of 0.3; or that
-and ``cos(2 a) + b d`` and ``exp(c / 2) - a``, without noise or with a tenth of their deviations.
+noise, with noise (deviation 0.1; that of the function is 1), or classes: its sign, or fifths, after noise of 0.3. Three
+outputs are that, ``cos(2 a) + b d`` and ``exp(c / 2) - a``, without noise or with a tenth of their deviations.
 Beside ``LMRegressor()`` and ``LMClassifier()``, scikit-learn's MLPs with default options but ``max_iter=1000``, on
 scaled X. Seconds of the processor, each fit in a process of its own that is ended after ``--limit`` seconds; errors are
 the mean square of what is left of the function on 2000 new rows over its variance (the mean of those of outputs), or
