@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,8 +143,18 @@ def _by_activation(
 
     The search for the usual ones has ``taken`` so many seconds. Rivals are tried with penalties near theirs at first.
     Returns what the search found for each of the two, and the numbers of its fits; rivals that were not searched to the
-    end are not known.
+    end are not known, nor are those for which there is no memory.
     """
+    try:
+        return _with_rivals(usual, taken, stopping, models_at_once, settle)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        warnings.warn(f"Another activation could not be tried, the usual is kept: {error}", UserWarning, stacklevel=6)
+        return [(usual, np.arange(len(usual.fits)))]
+
+
+def _with_rivals(
+    usual: Searched, taken: float, stopping: Stopping, models_at_once: int, settle: bool
+) -> list[tuple[Searched, np.ndarray]]:
     every, rival = np.arange(len(usual.fits)), usual.fits[0].rival
     stopping = replace(stopping, max_time=RIVALS_TIME * stopping.max_time)
     if rival is None or stopping.max_time <= taken:

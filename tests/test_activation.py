@@ -147,6 +147,21 @@ def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
     assert chosen(0.02, 0.0062, none) == "tanh"
 
 
+@pytest.mark.parametrize("make", [ball, hills])
+def test_too_little_memory_keeps_tanh_and_says_so(make, monkeypatch):
+    table, rival = make(), small if make is ball else curve
+    alone = rival(activation="tanh").fit(*table[:2])
+
+    def full(fit):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(_alpha_search, "_rival_of", full)
+    with pytest.warns(UserWarning, match="Another activation could not be tried, the usual is kept: full"):
+        model = rival().fit(*table[:2])
+    assert activation(model) == "tanh"
+    np.testing.assert_array_equal(model.theta_, alone.theta_)
+
+
 def test_two_layers_have_the_same_units():
     X, y = hills(300)
     model = curve(hidden_layer_sizes="auto", max_iter=5)
