@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from joblib import effective_n_jobs
+from joblib import effective_n_jobs, wrap_non_picklable_objects
 
 from ._alpha_search import choose_alphas
 from ._depth import Result, deepened
@@ -108,9 +108,9 @@ def parts_for_processes(n_fits: int, n_jobs: int | None, estimators: list[Any], 
 
 
 def travels(what: Any) -> bool:
-    """Whether it can be sent from process to process."""
+    """Whether it can be sent from process to process, as joblib does: what is defined in a script can."""
     try:
-        pickle.loads(pickle.dumps(what))
+        pickle.loads(pickle.dumps(wrap_non_picklable_objects(what)))
     except Exception:  # anything, as it is the user's code
         return False
     return True

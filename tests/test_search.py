@@ -232,6 +232,19 @@ def test_batches_in_processes(name, divided, monkeypatch):
     assert_allclose(search.best_score_, reference.best_score_, rtol=1e-8)
 
 
+def test_what_is_defined_in_a_script_is_sent_to_processes(divided, monkeypatch):
+    class Local(FunctionTransformer):
+        pass
+
+    pipeline = Pipeline([("local", Local(lambda X: X[:, :2])), ("lm", SMALL)])
+    grid = {"lm__alpha": [1e-3, 1e-2, 1e-1]}
+    reference = GridSearchCV(pipeline, grid, cv=3).fit(X, Y)
+    monkeypatch.setattr(searching, "fit_together", refused)
+    search = LMGridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, Y)
+    assert_same(search, reference)
+    assert search.cv_results_["batched"].all()
+
+
 def test_few_fits_start_no_process(monkeypatch):
     monkeypatch.setattr(searching, "_fit_part", refused)
     assert LMGridSearchCV(SMALL, GRID, cv=3, n_jobs=2).fit(X, Y).cv_results_["batched"].all()
