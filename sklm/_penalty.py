@@ -22,6 +22,8 @@ FOLDS_WORK, SEARCH_WORK = 5e7, 2e9
 #: ... and 'auto' units are so few that it takes no more than this
 QUICK_SEARCH_WORK = 1e9
 N_FOLDS, MOST_HELD_OUT = 5, 3
+#: ... of up to so many different rows with numbers as targets, where a fold of a fifth takes away too much, so many
+FEW_ROWS, FOLDS_OF_FEW_ROWS = 50, 10
 #: with fewer columns nobody need find out which ones matter
 LEAST_COLUMNS = 3
 #: of classes so many folds are left out: the first number over the multiplications of one linearisation, at least the
@@ -96,7 +98,8 @@ def make_folds(
     distinct, which = np.unique(X, axis=0, return_inverse=True)
     if len(distinct) < 2:
         return None
-    n_folds = min(N_FOLDS, len(distinct))
+    few = strata is None and len(distinct) <= FEW_ROWS
+    n_folds = min(FOLDS_OF_FEW_ROWS if few else N_FOLDS, len(distinct))
     place = np.random.default_rng([seed, n_folds]).permutation(len(distinct))[which.reshape(-1)]
     rows = np.flatnonzero(place < most)
     taken = place[rows]
@@ -104,7 +107,7 @@ def make_folds(
         first = rows[np.unique(taken, return_index=True)[1]]
         taken = np.argsort(np.argsort(strata[first], kind="stable"))[taken]
     work = linearisation(len(rows) * n_columns, len(start))
-    n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, min(MOST_HELD_OUT, n_folds)))
+    n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, n_folds if few else min(MOST_HELD_OUT, n_folds)))
     twins = has_twins(distinct)
     repeats = twins or len(distinct) < len(X)
     return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats, twins)

@@ -300,6 +300,7 @@ class Prepared:
         problem, network = self.problem, self.problem.network
         selection = self.options.get("param_selection")
         few = problem.n_samples * network.n_outputs <= network.n_parameters
+        undetermined = few and self.alpha == 0
         most = MOST_PARAMETERS_OF_FEW_ROWS if few else MOST_PARAMETERS
         obstacles = {
             f"the loss is {problem.loss}, and they are for the squared error": not problem.loss.is_squared,
@@ -311,7 +312,8 @@ class Prepared:
             f"the fit has {network.n_parameters} parameters, more than {most}; use fewer units": (
                 network.n_parameters > most
             ),
-            "it has no penalty and no more rows (times outputs) than parameters": few and self.alpha == 0,
+            "all targets are the same": undetermined and not problem.null_loss().any(),
+            "it has no penalty and no more rows (times outputs) than parameters": undetermined,
             "it is of single precision; use dtype='float64'": problem.y.dtype != torch.float64,
         }
         return next((reason for reason, present in obstacles.items() if present), None)

@@ -139,6 +139,12 @@ def test_it_is_less_sure_away_from_the_rows():
     assert outside > 2 * inside > 2 * model.noise_std_
 
 
+def test_of_constant_targets_and_few_rows():
+    model = LMRegressor(random_state=0).fit(X, np.ones(40))
+    with pytest.raises(AttributeError, match="all targets are the same"):
+        model.predict(X_NEW, return_std=True)
+
+
 def test_it_is_never_nan_however_far_away():
     y = np.sin(X[:, 0])
     for model in (LMRegressor(3, alpha=1e-3, random_state=0), LINEAR):

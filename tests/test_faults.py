@@ -206,6 +206,7 @@ def test_hold_out_too_small():
         (Rows(lambda a, X: a * X.sum()), r"for n = 3 it returned \(\)"),
         (Rows(lambda a, X: (a * X,)), "must return a tensor; it returned tuple"),
         (torch.nn.Linear(3, 1), r"could not be evaluated on a batch of shape \(3, 2\)"),
+        (Rows(lambda a, X: a * (X @ torch.ones(2))), r"evaluated in float64: make constants with dtype=rows\.dtype"),
         (torch.nn.Identity(), "no parameter with requires_grad=True: there is nothing to fit"),
         (torch.nn.Linear(2, 1).requires_grad_(False), "no parameter with requires_grad=True"),
         (Rows(lambda a, X: torch.log(-a) * X[:, 0]), "objective is not finite at the starting values"),
@@ -217,7 +218,7 @@ def test_hold_out_too_small():
         (Rows(lambda a, X: a * (X[:, 0] - X[:, 0].mean())), "row"),
     ],
     ids=[
-        "wide", "scalar", "tuple", "inputs", "no parameters", "frozen",
+        "wide", "scalar", "tuple", "inputs", "single constants", "no parameters", "frozen",
         "nan", "inf", "some nan", "complex", "complex output", "integers", "mixes rows",
     ],
 )  # fmt: skip

@@ -135,6 +135,26 @@ def judged(monkeypatch, status=None):
     return calls
 
 
+def test_few_rows_are_more_folds_and_all_are_left_out():
+    X = np.repeat(np.linspace(0, 1, 12), 5)[:, None]
+    folds = make_folds(X, np.zeros(61), len(X), 1, seed=0)
+    assert (folds.n_held_out, folds.of_row.max()) == (10, 9)
+    assert all(len(set(folds.of_row[X[:, 0] == level])) == 1 for level in set(X[:, 0]))
+    assert make_folds(X[:30], np.zeros(61), 30, 1, seed=0).n_held_out == 6  # different rows
+    assert make_folds(np.arange(51.0)[:, None], np.zeros(61), 51, 1, seed=0).n_held_out == 3
+    classes = make_folds(X, np.zeros(61), len(X), 1, seed=0, strata=np.arange(60) % 2)
+    assert (classes.n_held_out, classes.of_row.max()) == (3, 4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_repeated_measurements_at_few_points(seed):
+    x = np.repeat(np.linspace(0, 4, 12), 5)[:, None]
+    y = np.exp(-x[:, 0]) * np.cos(4 * x[:, 0]) + 0.05 * np.random.default_rng(seed).normal(size=60)
+    model, new = LMRegressor(random_state=seed).fit(x, y), np.linspace(0, 4, 200)[:, None]
+    assert model.score(new, np.exp(-new[:, 0]) * np.cos(4 * new[:, 0])) > 0.97
+    assert 0.03 < model.noise_std_ < 0.07
+
+
 def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
     X, y = wave(seed=99)  # its folds, cut off at the ends, speak for a penalty
     inside = np.linspace(X.min(), X.max(), 500)[:, None]

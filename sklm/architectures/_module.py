@@ -63,8 +63,10 @@ class ModuleArchitecture(Parameters, Architecture):
                 outputs = network.raw(network.start, probe)
                 single = network.raw(network.start, probe[:1])
             except Exception as error:
+                hint = " It is evaluated in float64: make constants with dtype=rows.dtype."
                 raise ValueError(
                     f"The module could not be evaluated on a batch of shape ({n}, {n_inputs}): {error}"
+                    f"{hint if 'dtype' in str(error) else ''}"
                 ) from error
         _check_shape(outputs, n, n_outputs)
         if not torch.allclose(outputs[:1], single.reshape(outputs[:1].shape), rtol=1e-6, equal_nan=True):
