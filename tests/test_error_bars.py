@@ -208,7 +208,7 @@ def test_many_rows_are_predicted_in_pieces(monkeypatch):
         ({"optimizer": "lbfgs", "max_iter": 20}, "the optimizer is not Levenberg-Marquardt"),
         ({"batch_size": 10}, "mini-batches; batch_size=None takes all rows"),
         ({"early_stopping": True}, "early_stopping=False takes all rows"),
-        ({"hidden_layer_sizes": 300}, "1501 parameters, more than 500; use fewer units"),
+        ({"hidden_layer_sizes": 300, "alpha": 1e-2, "n_init": 1}, "1501 parameters, more than 500; use fewer units"),
         ({"hidden_layer_sizes": 20, "alpha": 0, "max_iter": 30}, "no penalty and no more rows"),
         ({"target_loss": 10.0, "n_init": 1}, "ended short of a minimum: The loss reached target_loss"),
     ],

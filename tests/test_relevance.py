@@ -265,7 +265,7 @@ def test_fits_together_are_fits_alone(estimator):
 
 def test_a_search_over_it_scores_as_one_by_one():
     X, y, _, _ = table(80)
-    grid = {"relevance": [None, "auto", np.linspace(1, 0.1, 10)]}
+    grid = {"relevance": ["auto", np.linspace(1, 0.1, 10)]}
     model = LMRegressor(3, alpha="cv", n_init=1, random_state=0)
     together, singly = LMGridSearchCV(model, grid, cv=2).fit(X, y), GridSearchCV(model, grid, cv=2).fit(X, y)
     np.testing.assert_allclose(
