@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
@@ -131,7 +132,7 @@ def _fit_in_processes(fits: list[Fit], n_jobs: int | None) -> list[Outcome]:
     parts = parts_for_processes(len(fits), n_jobs, estimators, estimators)
     if not parts:
         return []
-    run = Parallel(n_jobs=n_jobs, prefer="processes")
+    run = Parallel(n_jobs=min(effective_n_jobs(n_jobs), len(parts)), prefer="processes")  # every one starts
     outcomes: list[Outcome] = []
     for fitted, part in run(delayed(_fit_part)(fits[part]) for part in parts):
         for fit, estimator in zip(fits[len(outcomes) :], fitted, strict=False):

@@ -219,11 +219,12 @@ class _Evaluation:
                 line.close()
         alone = [number for number, fit in enumerate(found) if fit is not None and not fit.outcome.batch]
         several = effective_n_jobs(n_jobs) > 1
-        # scikit-learn fits the others, and as well in one process
         rest = [number for number in alone if several and travels(found[number])]
+        for number in alone:  # scikit-learn fits the others, and as well in one process
+            found[number] = None
         run = Parallel(n_jobs=n_jobs, pre_dispatch=self.search.pre_dispatch, prefer="processes")
         singly = run(delayed(_fit_one)(recipe, tasks[number]) for number in rest)
-        for number, fit in [*((number, None) for number in alone), *zip(rest, singly, strict=True)]:
+        for number, fit in zip(rest, singly, strict=True):
             found[number] = fit
         done = [found[s * len(candidates) + c] for c, s in product(range(len(candidates)), range(len(splits)))]
         self.done += done
@@ -239,9 +240,8 @@ class _Evaluation:
         parts = parts_for_processes(len(tasks), search.n_jobs, [_last(search.estimator)], needed)
         if not parts:
             return []
-        run = Parallel(
-            n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch, prefer="processes", return_as="generator"
-        )
+        n_jobs = min(effective_n_jobs(search.n_jobs), len(parts))  # every one starts, needed or not
+        run = Parallel(n_jobs=n_jobs, pre_dispatch=search.pre_dispatch, prefer="processes", return_as="generator")
         done: list[_Done | None] = []
         for part in run(delayed(_fit_part)(recipe, tasks[part]) for part in parts):
             done += part
