@@ -240,12 +240,12 @@ def test_several_labels():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_many_fits_are_what_single_ones_are(order):
-    """Of two tables on the same rows one wants each; in the same batch, and before and after one another."""
+    """Of two tables on the same rows one wants each; in the same batch, the one or the other first."""
     X, inside = ball()
     wavy = (X[:, 1] > np.sin(3 * X[:, 0])).astype(int)
-    targets = [wavy, inside, wavy, inside][::order]
+    targets = [wavy, inside][::order]
     alone = [small(max_iter=10).fit(X, y) for y in targets]
-    assert [activation(model) for model in alone] == (["tanh", "softplus"] * 2)[::order]
+    assert [activation(model) for model in alone] == ["tanh", "softplus"][::order]
     for one, other in zip(fit_many(small(max_iter=10), X, targets), alone, strict=True):
         assert activation(one) == activation(other)
         assert one.alpha_scores_ == pytest.approx(other.alpha_scores_)
@@ -254,13 +254,14 @@ def test_many_fits_are_what_single_ones_are(order):
 
 def test_a_search_gives_the_same_scores_as_scikit_learn():
     X, y = ball()
-    grid = {"activation": ["auto", "tanh"], "damping": [1e-2, 1.0]}
+    grid = [{"activation": ["auto", "tanh"]}, {"activation": ["auto"], "damping": [1.0]}]
     together = LMGridSearchCV(small(max_iter=12), grid, cv=2, scoring="neg_log_loss").fit(X, y)
-    apart = GridSearchCV(small(max_iter=12), grid, cv=2, scoring="neg_log_loss").fit(X, y)
+    apart = GridSearchCV(small(max_iter=12), grid, cv=2, scoring="neg_log_loss", refit=False).fit(X, y)
     np.testing.assert_allclose(together.cv_results_["mean_test_score"], apart.cv_results_["mean_test_score"], rtol=1e-8)
     assert together.cv_results_["batched"].all()
-    assert len(set(together.cv_results_["mean_test_score"])) == 4
-    assert activation(together.best_estimator_) == activation(apart.best_estimator_) == "softplus"
+    assert len(set(together.cv_results_["mean_test_score"])) == 3
+    assert activation(together.best_estimator_) == "softplus"
+    assert together.best_index_ == apart.best_index_
 
 
 def test_what_goes_on_from_a_fit_keeps_it():

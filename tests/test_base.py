@@ -190,13 +190,13 @@ def test_a_memory_is_accepted_wherever_there_may_be_batches():
 def test_several_dampings_count_in_the_memory_check(monkeypatch):
     """The systems of all dampings are held at once; those of a few parameters are small."""
     X, y = surface()
-    one = small(solver="cholesky")
-    one.fit(X, y)
+    options = {"solver": "cholesky", "alpha": 1e-3}
+    small(**options).fit(X, y)
     monkeypatch.setattr("sklm._solving.available_bytes", lambda device: int(2 * 3 * 22**2 * 8 / 0.8))
-    small(solver="cholesky", n_dampings=2).fit(X, y)
+    small(n_dampings=2, **options).fit(X, y)
     with pytest.raises(MemoryError, match="21 parameters"):
-        small(solver="cholesky", n_dampings=3).fit(X, y)
-    small(solver="cholesky", n_dampings=3, param_selection=RandomSubset(10)).fit(X, y)
+        small(n_dampings=3, **options).fit(X, y)
+    small(n_dampings=3, param_selection=RandomSubset(10), **options).fit(X, y)
 
 
 @ignore_max_iter
@@ -219,7 +219,7 @@ def test_selected_parameters_where_no_system_fits(monkeypatch):
     residual = 2 * y - 1 - np.c_[hidden, np.ones(80)] @ np.linalg.lstsq(np.c_[hidden, np.ones(80)], 2 * y - 1)[0]
     np.testing.assert_allclose(model.loss_, 0.5 * np.mean(residual**2), rtol=1e-4)
     made.clear()
-    assert np.isfinite(small(param_selection=RandomSubset(20)).fit(X, y).loss_)
+    assert np.isfinite(small(alpha=1e-3, param_selection=RandomSubset(20)).fit(X, y).loss_)
     assert made
 
 

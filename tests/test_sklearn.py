@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix.*")
 @parametrize_with_checks(
     [
-        LMRegressor(max_iter=20, relevance=None),
+        LMRegressor(5, max_iter=10),
         LMRegressor(3, max_iter=8, n_init=1),
         LMRegressor(architecture=MLP((5, 5)), max_iter=30, alpha=1e-3, n_init=2),
         LMRegressor(loss=Huber(0.5), max_iter=20, alpha=1e-3, n_init=1),
