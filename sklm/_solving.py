@@ -38,7 +38,7 @@ from .optim import (
     make_problem,
 )
 from .optim._data import samples_last
-from .optim._memory import available_bytes, human
+from .optim._memory import VECTORS, available_bytes, human
 from .optim._minimize import resolve_solver
 
 #: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
@@ -47,9 +47,8 @@ LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
 #: multiplications of a core in a second, and iterations of all starts that there is time for under a ``max_time``: with
 #: more starts, some begin when others are done
 WORK_PER_SECOND, STEPS_IN_TIME = 1e10, 20
-#: vectors of parameters that a fit has at its peak (measured: 25 to 32, in double precision); for so many parameters
-#: and more somebody looks whether there is room for these
-VECTORS, MANY_PARAMETERS = 32, 1_000_000
+#: for so many parameters and more somebody looks whether there is room for the vectors of a run
+MANY_PARAMETERS = 1_000_000
 
 
 class Solving(Choosing):

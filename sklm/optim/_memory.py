@@ -13,6 +13,8 @@ CPU_CHUNK_BYTES = 4 * 2**20
 GPU_CHUNK_BYTES = 256 * 2**20
 #: activations may take this much more than Jacobian rows: they are used once
 ACTIVATION_SHARE = 8
+#: vectors of parameters that a run has at its peak (measured: 25 to 32, in double precision)
+VECTORS = 32
 #: forward passes are kept for the next linearisation up to this size
 FORWARD_BYTES = 64 * 2**20
 

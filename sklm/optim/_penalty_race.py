@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from ._data import TensorRows
-from ._minimize import levenberg_marquardt
+from ._memory import VECTORS
+from ._minimize import levenberg_marquardt, resolve_solver
 from ._problem import Problem
 from ._status import Status
 from ._stopping import Stopping
+
+#: bytes of the matrices and vectors of all models that are trained together, on a CPU: with more, operations wait for
+#: memory (docs/performance.md)
+CACHED_BYTES = 8 * 2**20
 
 
 class PenaltyRace:
@@ -66,10 +71,12 @@ class PenaltyRace:
 
         ``stopping.max_time`` counts from the beginning of the race.
         """
-        models = np.argwhere(which[..., None] & (self.share > 0))
-        limit, ended = self.models_at_once or len(models), np.ones(self.shape, dtype=bool)
-        for first in range(0, len(models), limit):
-            where = tuple(models[first : first + limit].T)
+        models, ended = np.argwhere(which[..., None] & (self.share > 0)), np.ones(self.shape, dtype=bool)
+        # whoever stops this early has the most likely penalties, which are in the middle
+        models = models[np.argsort(np.abs(models[:, 1] - self.shape[1] // 2), kind="stable")]
+        at_once = self._models_at_once(len(models))
+        for first in range(0, len(models), at_once):
+            where = tuple(models[first : first + at_once].T)
             index = tuple(torch.from_numpy(numbers).to(self.points.device) for numbers in where)
             solution = levenberg_marquardt(
                 self._part(index, ~self.left_out, self.alpha[index]),
@@ -109,13 +116,29 @@ class PenaltyRace:
     def _losses_that_count(self) -> np.ndarray:
         return np.where((self.share > 0) & np.isfinite(self.losses), self.losses, np.inf)
 
+    def _models_at_once(self, n_models: int) -> int:
+        """How many of so many models are trained together: as many as fit in memory, and on a CPU in its caches."""
+        problem, most = self.problem, self.models_at_once or max(n_models, 1)
+        if problem.y.device.type != "cpu":
+            return most
+        n_rows = int((~self.left_out).sum(-1).max()) * problem.n_curvature
+        solver = resolve_solver(self.options.get("solver", "auto"), problem, None, self.options.get("param_selection"))
+        size = problem.y.element_size()
+        need = solver.working_bytes(1, problem.network, n_rows, size) + VECTORS * problem.network.n_parameters * size
+        n_parts = -(-n_models // max(1, min(most, CACHED_BYTES // need)))
+        return -(-n_models // max(n_parts, 1)) or 1  # none of them much smaller than others
+
     def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
-        """The models ``index`` on the rows in or out of their folds, with weights (b, N) that sum to one."""
-        weights = (self.weights * rows).expand(*self.shape, -1)[index]
-        part = self.problem.reweighted(self.fit[index], weights / weights.sum(-1, keepdim=True), alpha)
+        """The models ``index`` on their ``rows``, in or out of their folds, with weights (b, n) that sum to one."""
+        rows = rows.expand(*self.shape, -1)[index]
+        # as many for all: of folds that are larger than others, the last ones have no weight
+        number = int(rows.sum(-1).max())
+        chosen = rows.byte().argsort(dim=-1, descending=True, stable=True)[:, :number]
+        weights = (self.weights.expand(*self.shape, -1)[index] * rows).gather(-1, chosen)
+        part = self.problem.resampled(self.fit[index], chosen, weights / weights.sum(-1, keepdim=True), alpha)
         if self.scales is None:
             return part
-        X = part.rows.chunk(0, part.n_samples) * self.scales[index[0], index[2]].unsqueeze(-1)
+        X = part.rows.chunk(0, number) * self.scales[index[0], index[2]].unsqueeze(-1)
         return replace(part, rows=TensorRows(X))
 
 

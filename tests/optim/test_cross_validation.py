@@ -7,7 +7,15 @@ from sklearn.linear_model import Ridge
 
 from sklm.architectures import MLP
 from sklm.losses import SquaredError
-from sklm.optim import Stopping, _cross_validation, cross_validate_alpha, make_problem, stack_problems
+from sklm.optim import (
+    SearchInterrupted,
+    Stopping,
+    _cross_validation,
+    _penalty_race,
+    cross_validate_alpha,
+    make_problem,
+    stack_problems,
+)
 
 from ..problems import tensor
 
@@ -78,8 +86,6 @@ def test_every_fit_may_have_alphas_of_its_own(last):
 @pytest.mark.parametrize(("last", "longest"), [(0.0, 900), (1e-12, 20)])
 def test_only_a_last_candidate_of_none_is_doubted(monkeypatch, last, longest):
     """Where there seems to be no noise, no penalty is trained to its end to see; a small one is one of many."""
-    from sklm.optim import _penalty_race
-
     iterations, original = [], _penalty_race.levenberg_marquardt
 
     def counting(problem, theta, **options):
@@ -102,6 +108,55 @@ def test_few_models_at_once_change_nothing():
     whole, cut = (search(X, y, folds, 3, hidden=(5,), models_at_once=n) for n in (None, 4))
     np.testing.assert_allclose(cut.scores, whole.scores, rtol=1e-6)
     assert cut.best == whole.best
+
+
+def test_what_does_not_fit_in_the_caches_is_cut_and_changes_nothing(monkeypatch):
+    X, y, rng = table(1, n_features=1, noise=0.3)
+    folds = rng.permutation(40) % 5
+    whole, sizes, original = search(X, y, folds, 3, hidden=(5,)), [], _penalty_race.levenberg_marquardt
+
+    def counting(problem, theta, **options):
+        sizes.append(len(theta))
+        return original(problem, theta, **options)
+
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
+    monkeypatch.setattr(_penalty_race, "CACHED_BYTES", 7 * (3 * 17**2 + 32 * 16) * 8)  # of 30 models
+    cut = search(X, y, folds, 3, hidden=(5,))
+    assert sizes[:5] == [6] * 5
+    np.testing.assert_allclose(cut.scores, whole.scores, rtol=1e-6)
+    assert cut.best == whole.best
+
+
+def test_who_stops_the_first_of_many_models_has_a_penalty_from_the_middle(monkeypatch):
+    X, y, rng = table(1, n_features=1, noise=0.3)
+    tried, original = [], _penalty_race.levenberg_marquardt
+
+    def stopped(problem, *given, **options):
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        tried.append(float(problem.alpha[0]))
+        return original(problem, *given, **options)
+
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", stopped)
+    with pytest.raises(SearchInterrupted) as stop:
+        search(X, y, rng.permutation(40) % 5, 1, hidden=(5,), models_at_once=1)
+    assert sorted(tried) == sorted(_cross_validation.ALPHAS[4:7])
+    assert stop.value.alpha[0] in tried
+
+
+def test_only_rows_that_models_learn_from_are_worked_on(monkeypatch):
+    X, y, _ = table()
+    folds, rows = np.repeat([0, 1, 2], [5, 15, 20]), []
+
+    def counting(problem, theta, **options):
+        rows.append(problem.n_samples)
+        return original(problem, theta, **options)
+
+    original = _penalty_race.levenberg_marquardt
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
+    search(X, y, folds, 2, hidden=(5,))
+    assert set(rows) <= {25, 35}  # what the smallest fold of a batch leaves
+    assert max(rows) == 35
 
 
 def test_pure_noise_takes_much_penalty_and_a_smooth_function_none():
