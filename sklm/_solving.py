@@ -44,6 +44,10 @@ from .optim._minimize import resolve_solver
 #: ``tol='auto'`` of squared errors: where a linearisation takes W multiplications, and these are more than the first, a
 #: fit ends at (W / the second)^2 of the loss of zero outputs, but at no more than the third
 LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
+#: ... and any fit with at least so many curvature rows a parameter where the loss falls slowly below this share of that
+#: of zero outputs, the square of the rounding error of single precision: of fewer rows, further digits say more about
+#: what is between them
+SLIGHT, SLIGHT_ROWS = 1e-14, 4.0
 #: multiplications of a core in a second, and iterations of all starts that there is time for under a ``max_time``: with
 #: more starts, some begin when others are done
 WORK_PER_SECOND, STEPS_IN_TIME = 1e10, 20
@@ -121,12 +125,15 @@ class Solving(Choosing):
         plain = solver == "cg" and self.acceleration == "auto"
         return {**options, "solver": solver, "acceleration": [] if plain else options["acceleration"]}
 
-    def _negligible(self, architecture: Architecture, problem: Problem) -> float:
-        """Share of the loss of zero outputs that is not worth long iterations; 0 where every digit is wanted."""
-        work = linearisation(problem.n_samples * problem.n_curvature, problem.network.n_parameters)
+    def _little_left(self, architecture: Architecture, problem: Problem) -> dict[str, float]:
+        """Shares of the loss of zero outputs at which to stop: at once, and where it falls slowly; see ``Stopping``."""
         asked = self.tol != "auto" or self.target_loss is not None
-        suits = self._is_lm and architecture.restarts and problem.loss.is_squared
-        return min((work / NEGLIGIBLE_WORK) ** 2, MOST_NEGLIGIBLE) if suits and work > LONG_WORK and not asked else 0.0
+        if asked or not (self._is_lm and architecture.restarts and problem.loss.is_squared):
+            return {}
+        n_rows, n_parameters = problem.n_samples * problem.n_curvature, problem.network.n_parameters
+        work = linearisation(n_rows, n_parameters)
+        level = min((work / NEGLIGIBLE_WORK) ** 2, MOST_NEGLIGIBLE) if work > LONG_WORK else 0.0
+        return {"negligible": level, "slight": SLIGHT if n_rows >= SLIGHT_ROWS * n_parameters else 0.0}
 
     def _need(self, problem: Problem, solver: Any) -> int:
         """Bytes that a solver takes for one model, for all dampings that are tried at once."""

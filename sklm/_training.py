@@ -267,8 +267,7 @@ class Training(Streaming):
                 validation = self._problem(network, loss, held_out, x, y, len(theta), device, 0.0)
             options = self._suited(problem, options, device)
             if self._numeric_targets and loss.target_scaling == "standard" and self._scales(architecture):
-                negligible = self._negligible(architecture, problem)
-                options["stopping"] = replace(options["stopping"], negligible=negligible)
+                options["stopping"] = replace(options["stopping"], **self._little_left(architecture, problem))
         growth = None if whole_rows else self._growth(network, len(data.X), seed)
         core = self._core(architecture, loss, x, y, meaning)
         core["batch_size_"] = len(data.X) if batches is None else batches.largest

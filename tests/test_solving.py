@@ -53,6 +53,24 @@ def test_what_is_negligible_follows_the_length_of_an_iteration(n_samples, option
     assert negligible(model, *surface(n_samples)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("n_samples", "options", "expected"),
+    [(4 * 81, {}, 1e-14), (4 * 81 - 1, {}, 0.0), (1000, {"tol": 1e-3}, 0.0), (1000, {"target_loss": 0.0}, 0.0)],
+)
+def test_what_is_slight_takes_rows(n_samples, options, expected):
+    _, prepared = LMRegressor(20, alpha=0.0, **options)._ready(*surface(n_samples), None)
+    assert prepared.options["stopping"].slight == expected
+
+
+def test_a_fit_without_noise_ends_where_it_falls_slowly_and_next_to_nothing_is_left():
+    x = np.linspace(-1, 1, 300)[:, None]
+    y = 1 / (1 + 25 * x[:, 0] ** 2)
+    quick, full = (LMRegressor(20, alpha=0.0, tol=tol, random_state=0).fit(x, y) for tol in ("auto", 1e-3))
+    assert (quick.status_, quick.converged_) == ("negligible", True)
+    assert quick.n_iter_ < full.n_iter_
+    assert 2 * full.loss_ / y.var() < 2 * quick.loss_ / y.var() < 1e-14
+
+
 def test_nothing_is_negligible_for_classes_and_straight_lines():
     X, y = surface(8000)
     assert negligible(LMClassifier(60), X, y > 1) == 0

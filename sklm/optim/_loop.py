@@ -20,7 +20,7 @@ from ._problem import Evaluation, Problem
 from ._race import fallen_behind, places
 from ._state import History, Progress, Solution, State
 from ._status import Status
-from ._stopping import Stopping, exact, first_reason
+from ._stopping import SLIGHT_PROGRESS, Stopping, exact, first_reason
 
 #: iterations between two looks of the host at the device; a look waits for all work queued on a GPU
 POLL = 8
@@ -193,7 +193,11 @@ class Loop(ABC):
         running = self._running(state)
         lower = score < state.best_score
         better = Choice(lower if running.all else lower & running.mask)
-        progress = Choice(score < state.anchor * constant(1 - options.tol, score))
+        needed, slight = constant(1 - options.tol, score), None
+        if options.slight > 0:
+            slight = state.objective <= options.slight * state.start
+            needed = torch.where(slight, SLIGHT_PROGRESS, needed)
+        progress = Choice(score < state.anchor * needed)
         if progress.all:
             stall = torch.zeros_like(state.stall)
         else:
@@ -207,13 +211,14 @@ class Loop(ABC):
         reasons += self._reasons(state, work, progress)
         if not progress.all:
             reason = Status.DECREASE if self.validation is None else Status.VALIDATION
-            reasons += [(stall >= options.n_iter_no_change, reason)]
+            slow = stall >= options.n_iter_no_change
+            reasons += [(slow, reason)] if slight is None else [(slow & slight, Status.NEGLIGIBLE), (slow, reason)]
         n_iter = state.n_iter + (1 if running.all else running.mask)
         if latest is None or latest >= options.max_iter:
             reasons += [(n_iter >= options.max_iter, Status.MAX_ITER)]
         status = first_reason(state.status, running.mask, reasons)
-        if options.together and options.target_loss >= 0:
-            reached = self._in_group(status == int(Status.TARGET), state.model)
+        for enough in self._enough(status, slight):
+            reached = self._in_group(enough, state.model)
             status = torch.where(reached & (status == _RUNNING), int(Status.SUPERSEDED), status)
         best_score = better(score, state.best_score)
         for reached_at, number in options.race:
@@ -233,6 +238,18 @@ class Loop(ABC):
             n_iter=n_iter,
         )
         return state, curves
+
+    def _enough(self, status: Tensor, slight: Tensor | None) -> list[Tensor]:
+        """Masks (b,) of models that have ended so well that the other starts of their fits may stop.
+
+        ``slight`` (b,) are those that have next to nothing left.
+        """
+        options, masks = self.stopping, []
+        if options.together and options.target_loss >= 0:
+            masks += [status == int(Status.TARGET)]
+        if options.race and slight is not None:
+            masks += [slight & (status != _RUNNING)]
+        return [mask for mask in masks if not self.on_cpu or bool(mask.any())]
 
     def _in_group(self, mask: Tensor, model: Tensor) -> Tensor:
         """Whether the mask (b,) holds for any model of the same group as each of the models (b,)."""

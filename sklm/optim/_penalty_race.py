@@ -82,7 +82,7 @@ class PenaltyRace:
                 self._part(index, ~self.left_out, self.alpha[index]),
                 self.points[index],
                 damping=self.damping[index],
-                stopping=replace(stopping.left(self.began), target_loss=-1.0, negligible=0.0, race=()),
+                stopping=replace(stopping.left(self.began), target_loss=-1.0, negligible=0.0, slight=0.0, race=()),
                 **self.options,
             )
             self.points[index], self.damping[index] = solution.theta, solution.damping.clamp(max=1.0)

@@ -12,6 +12,8 @@ from torch import Tensor
 from ._state import State
 from ._status import Status
 
+#: what an objective has to be multiplied by, where it is slight, to count as progress
+SLIGHT_PROGRESS = 0.5
 #: largest cosine between residual and Jacobian columns at which a fit that cannot go on counts as converged
 NEARLY_FLAT = 1e-3
 
@@ -34,13 +36,15 @@ class Stopping:
         Loss, in the units of the targets and without penalty, at which to stop; negative for none.
     negligible : float
         Share of the loss of zero outputs below which an objective is as good as zero; 0 for none.
+    slight : float
+        Share of the loss of zero outputs below which only halving the objective counts as progress; 0 for none.
     together : bool
         The models (of a group) are starts of one fit: when one reaches ``target_loss``, the others stop too.
     race : sequence of (int, int)
         After so many iterations (of the model furthest on), only the best so many models (of a group) of those that
-        still run go on; see ``fallen_behind``.
+        still run go on; see ``fallen_behind``. With ``slight``, it is over when one has next to nothing left.
     spared : int
-        The first so many models (of a group) take no part in the race, and are not given up.
+        The first so many models (of a group) take no part in the race, and are not given up before it is over.
     gradient_tol : float
         Largest ``|g_j| / sqrt(gram_jj 2 F)``, the cosine between residual and Jacobian column for squared error
         (More 1978, eq. 2.9); free of units.
@@ -54,6 +58,7 @@ class Stopping:
     n_iter_no_change: int = 20
     target_loss: float = -1.0
     negligible: float = 0.0
+    slight: float = 0.0
     together: bool = False
     race: tuple[tuple[int, int], ...] = ()
     spared: int = 0

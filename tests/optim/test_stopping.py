@@ -181,6 +181,23 @@ def test_the_penalty_counts_for_what_is_negligible():
     assert between.status != [Status.NEGLIGIBLE]
 
 
+def test_what_is_slight_has_to_halve():
+    problem, options = CURVE.problem(1), {"n_iter_no_change": 5, "max_iter": 400}
+    halving = fit(CURVE, options | {"tol": 0.5}, near=1.0, problem=problem)
+    slight = fit(CURVE, options | {"tol": 0.0, "slight": 1e6}, near=1.0, problem=problem)
+    assert (halving.status, slight.status) == ([Status.DECREASE], [Status.NEGLIGIBLE])
+    np.testing.assert_array_equal(slight.history["objective"], halving.history["objective"])
+
+
+def test_what_is_not_slight_goes_on():
+    problem, options = CURVE.problem(1), {"n_iter_no_change": 5, "max_iter": 400, "tol": 1e-3}
+    usual = fit(CURVE, options, near=1.0, problem=problem)
+    below = 0.9 * usual.score[0] / problem.null_loss().item()
+    same = fit(CURVE, options | {"slight": below}, near=1.0, problem=problem)
+    assert same.status == usual.status == [Status.DECREASE]
+    np.testing.assert_array_equal(same.history["objective"], usual.history["objective"])
+
+
 def test_no_target_by_default_even_for_a_perfect_fit():
     assert Stopping().target_loss < 0
 
@@ -477,6 +494,19 @@ def test_together_one_model_at_the_target_stops_the_others():
     assert {status for status in solution.status if status is not Status.TARGET} == {Status.SUPERSEDED}
     assert len(set(solution.n_iter)) == 1
     assert solution.n_iter[0] == min(apart.n_iter)
+
+
+@pytest.mark.parametrize("race", [(), ((10**6, 1),)], ids=["full runs", "race"])
+def test_a_race_is_over_when_next_to_nothing_is_left(race):
+    options = {"max_iter": 300, "tol": 0.0, "n_iter_no_change": 4, "slight": 1e-3, "race": race, "spared": 6}
+    groups = np.array([0, 0, 0, 1, 1, 1])
+    solution = fit(SURFACE, options, near=0.5, n_models=6, groups=groups)
+    cut = np.array([status is Status.SUPERSEDED for status in solution.status])
+    slight = solution.score <= 1e-3 * SURFACE.problem(1).null_loss().item()
+    for members in (groups == 0, groups == 1):
+        assert slight[members & ~cut].any()
+        assert not race or len(set(solution.n_iter[members])) == 1
+    assert cut.any() == bool(race)
 
 
 def test_together_means_within_a_group():
