@@ -128,7 +128,7 @@ def cross_validate_alpha(
     Parameters
     ----------
     problem : Problem
-        Of M models; their own penalties do not count.
+        Of M models, with rows in memory; their own penalties do not count.
     theta : (M, P) tensor
         One starting point a fit, for all its penalties and folds.
     folds : (1, N) or (M, N) tensor of int
@@ -156,6 +156,8 @@ def cross_validate_alpha(
     ------
     SearchInterrupted
         If the user stops the search: a KeyboardInterrupt, with the best models so far.
+    TypeError
+        If rows are read in pieces.
 
     Notes
     -----

@@ -48,6 +48,8 @@ class PenaltyRace:
         options: dict[str, Any],
         scales: Tensor | None = None,
     ):
+        if not isinstance(problem.rows, TensorRows):
+            raise TypeError("The search for a penalty takes rows in memory; problem.take(index) returns such.")
         self.scales = scales
         self.problem, self.alphas, self.models_at_once, self.options = problem, alphas, models_at_once, options
         self.shape = shape = (*alphas.shape, n_held_out)

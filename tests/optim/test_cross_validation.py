@@ -10,6 +10,7 @@ from sklm.losses import SquaredError
 from sklm.optim import (
     SearchInterrupted,
     Stopping,
+    StreamedRows,
     _cross_validation,
     _penalty_race,
     cross_validate_alpha,
@@ -157,6 +158,15 @@ def test_only_rows_that_models_learn_from_are_worked_on(monkeypatch):
     search(X, y, folds, 2, hidden=(5,))
     assert set(rows) <= {25, 35}  # what the smallest fold of a batch leaves
     assert max(rows) == 35
+
+
+def test_rows_have_to_be_in_memory():
+    X, y, _ = table()
+    rows = StreamedRows(X, np.zeros(8), np.ones(8), torch.device("cpu"), torch.float64)
+    network = MLP((3,)).build(8, 1)
+    problem = make_problem(network, SquaredError(), rows, tensor(y))
+    with pytest.raises(TypeError, match="rows in memory"):
+        cross_validate_alpha(problem, tensor(np.zeros((1, network.n_parameters))), torch.zeros(1, 40), 1)
 
 
 def test_pure_noise_takes_much_penalty_and_a_smooth_function_none():
