@@ -342,7 +342,8 @@ def _by_all_rows(
     kept, last = torch.empty(0, device="cpu"), first_one
     for alpha in (*others, None):
         for first in range(0, len(tried), fits_at_once):
-            left = replace(stopping.left(began), max_iter=most, target_loss=-1.0, negligible=0.0, together=False)
+            left = stopping.left(began)
+            left = replace(left, max_iter=most, target_loss=-1.0, negligible=0.0, slight=0.0, together=False)
             part = tried[first : first + fits_at_once]
             some = [_for_judging(fits[number], float(alpha), left) for number, alpha in part]
             solution = run_together(some, jacobian_max_rows)

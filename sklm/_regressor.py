@@ -140,8 +140,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
     n_iter_ : int
         Iterations of the start that won.
     status_ : str
-        Why it stopped: 'gradient', 'step', 'decrease', 'target', 'negligible' (what is left is not worth long
-        iterations), 'exact', 'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative'
+        Why it stopped: 'gradient', 'step', 'decrease', 'target', 'negligible' (next to nothing is
+        left), 'exact', 'damping', 'max_iter', 'time', 'validation', 'interrupted', 'callback', 'derivative'
         (derivatives became infinite), 'stalled' (no step helps, yet the gradient is not zero) or 'diverged' (the steps
         of another optimizer than 'lm' were too long); after ``partial_fit`` 'one_step' or 'no_step'.
     message_ : str

@@ -248,7 +248,8 @@ class Loop(ABC):
         if options.together and options.target_loss >= 0:
             masks += [status == int(Status.TARGET)]
         if options.race and slight is not None:
-            masks += [slight & (status != _RUNNING)]
+            # not those that are given up themselves, which stay in the batch on a GPU
+            masks += [slight & (status != _RUNNING) & (status != int(Status.SUPERSEDED))]
         return [mask for mask in masks if not self.on_cpu or bool(mask.any())]
 
     def _in_group(self, mask: Tensor, model: Tensor) -> Tensor:

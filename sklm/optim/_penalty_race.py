@@ -76,7 +76,7 @@ class PenaltyRace:
         models, ended = np.argwhere(which[..., None] & (self.share > 0)), np.ones(self.shape, dtype=bool)
         # whoever stops this early has the most likely penalties, which are in the middle
         models = models[np.argsort(np.abs(models[:, 1] - self.shape[1] // 2), kind="stable")]
-        at_once = self._models_at_once(len(models))
+        at_once = self._models_at_once(len(models), stopping.max_time)
         for first in range(0, len(models), at_once):
             where = tuple(models[first : first + at_once].T)
             index = tuple(torch.from_numpy(numbers).to(self.points.device) for numbers in where)
@@ -118,10 +118,13 @@ class PenaltyRace:
     def _losses_that_count(self) -> np.ndarray:
         return np.where((self.share > 0) & np.isfinite(self.losses), self.losses, np.inf)
 
-    def _models_at_once(self, n_models: int) -> int:
-        """How many of so many models are trained together: as many as fit in memory, and on a CPU in its caches."""
+    def _models_at_once(self, n_models: int, max_time: float) -> int:
+        """How many of so many models are trained together: as many as fit in memory, and on a CPU in its caches.
+
+        Under a limit of time those that come first must not have more of it than others.
+        """
         problem, most = self.problem, self.models_at_once or max(n_models, 1)
-        if problem.y.device.type != "cpu":
+        if problem.y.device.type != "cpu" or max_time < float("inf"):
             return most
         n_rows = int((~self.left_out).sum(-1).max()) * problem.n_curvature
         solver = resolve_solver(self.options.get("solver", "auto"), problem, None, self.options.get("param_selection"))
@@ -132,16 +135,27 @@ class PenaltyRace:
 
     def _part(self, index: tuple[Tensor, ...], rows: Tensor, alpha: Tensor) -> Problem:
         """The models ``index`` on their ``rows``, in or out of their folds, with weights (b, n) that sum to one."""
-        rows = rows.expand(*self.shape, -1)[index]
-        # as many for all: of folds that are larger than others, the last ones have no weight
-        number = int(rows.sum(-1).max())
-        chosen = rows.byte().argsort(dim=-1, descending=True, stable=True)[:, :number]
-        weights = (self.weights.expand(*self.shape, -1)[index] * rows).gather(-1, chosen)
+        rows, chosen = rows.expand(*self.shape, -1)[index], None
+        weights = self.weights.expand(*self.shape, -1)[index] * rows
+        if self._gives_rows(len(rows)):
+            # as many for all: of folds that are larger than others, the last ones have no weight
+            number = int(rows.sum(-1).max())
+            chosen = rows.byte().argsort(dim=-1, descending=True, stable=True)[:, :number]
+            weights = weights.gather(-1, chosen)
         part = self.problem.resampled(self.fit[index], chosen, weights / weights.sum(-1, keepdim=True), alpha)
         if self.scales is None:
             return part
-        X = part.rows.chunk(0, number) * self.scales[index[0], index[2]].unsqueeze(-1)
+        X = part.rows.chunk(0, part.n_samples) * self.scales[index[0], index[2]].unsqueeze(-1)
         return replace(part, rows=TensorRows(X))
+
+    def _gives_rows(self, n_models: int) -> bool:
+        """Whether so many models get rows of their own; else all share one copy of them, some with no weight.
+
+        Several copies of large rows take memory, and a convolution gathers the patches of shared ones once.
+        """
+        inputs = self.problem.rows.chunk(0, self.problem.n_samples)
+        copies = n_models * inputs.shape[-2] * inputs.shape[-1] * inputs.element_size()
+        return n_models == 1 or (not self.problem.network.samples_first and copies <= CACHED_BYTES)
 
 
 def of_best_folds(theta: Tensor, losses: np.ndarray) -> Tensor:

@@ -200,14 +200,17 @@ class Problem:
         """The first model, ``number`` times."""
         return self.models(torch.zeros(number, dtype=torch.int64, device=self.y.device))
 
-    def resampled(self, index: Tensor, rows: Tensor, weights: Tensor, alpha: Tensor) -> Problem:
-        """The models ``index`` (b,), any number of times each, on ``rows`` (b, n) of their own, which are in memory.
+    def resampled(self, index: Tensor, rows: Tensor | None, weights: Tensor, alpha: Tensor) -> Problem:
+        """The models ``index`` (b,), any number of times each, on ``rows`` (b, n) of their own, or all for None.
 
-        ``weights`` (b, n) of these sum to one; alpha (b,) are the penalties.
+        Rows are in memory; ``weights`` (b, n) of these sum to one; alpha (b,) are the penalties.
         """
         models = self.models(index)
-        assert isinstance(models.rows, TensorRows)
-        part = models._part(models.rows.pick(rows), pick(models.y, rows, -1), weights)
+        if rows is None:
+            part = replace(models, weights=weights, unit_weights=None)
+        else:
+            assert isinstance(models.rows, TensorRows)
+            part = models._part(models.rows.pick(rows), pick(models.y, rows, -1), weights)
         max_rows, layer_rows = _chunk_sizes("auto", self.network, self.loss, len(index), part.n_samples, self.y)
         penalised = bool((alpha != 0).any())
         return replace(part, alpha=alpha, penalised=penalised, max_rows=max_rows, layer_rows=layer_rows)

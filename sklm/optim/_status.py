@@ -73,6 +73,6 @@ _MESSAGES = {
     Status.DERIVATIVE: "The objective is finite but its derivatives are not.",
     Status.STALLED: "No step lowers the objective although its gradient is not zero.",
     Status.DIVERGED: "The steps were too long: the objective grew a million times, or beyond all numbers.",
-    Status.NEGLIGIBLE: "What is left of the loss is negligible for the time that an iteration takes.",
-    Status.SUPERSEDED: "Another start of the same fit was better, or reached target_loss first.",
+    Status.NEGLIGIBLE: "Next to nothing of the loss is left, and to go on is not worth the time.",
+    Status.SUPERSEDED: "Another start of the same fit was better, or at its target or next to nothing first.",
 }

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from sklm.architectures import MLP
+from sklm.architectures import CNN, MLP
 from sklm.losses import SquaredError
 from sklm.optim import (
     SearchInterrupted,
@@ -158,6 +158,43 @@ def test_only_rows_that_models_learn_from_are_worked_on(monkeypatch):
     search(X, y, folds, 2, hidden=(5,))
     assert set(rows) <= {25, 35}  # what the smallest fold of a batch leaves
     assert max(rows) == 35
+
+
+def test_rows_that_are_not_copied_have_no_weight_and_change_nothing(monkeypatch):
+    X, y, rng = table()
+    folds, weights = rng.permutation(40) % 3, tensor(rng.uniform(0.5, 2, 40))
+    own = search(X, y, folds, 3, weights=weights, alphas=ALPHAS)
+    monkeypatch.setattr(_penalty_race.PenaltyRace, "_gives_rows", lambda race, n_models: False)
+    shared = search(X, y, folds, 3, weights=weights, alphas=ALPHAS)
+    np.testing.assert_allclose(shared.scores, own.scores, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("network", "n_models", "expected"), [("mlp", 30, True), ("mlp", 300, False), ("cnn", 2, False)]
+)
+def test_large_rows_and_those_of_convolutions_are_not_copied_for_every_model(network, n_models, expected):
+    made = MLP((2,)).build(64, 1) if network == "mlp" else CNN((2,), input_shape=(1, 8, 8)).build(64, 1)
+    rng = np.random.default_rng(0)
+    problem = make_problem(made, SquaredError(), tensor(rng.normal(size=(80, 64))), tensor(rng.normal(size=(80, 1))))
+    theta = tensor(np.zeros((1, made.n_parameters)))
+    folds = torch.arange(80)[None] % 5
+    race = _penalty_race.PenaltyRace(problem, theta, folds, 3, np.array([ALPHAS]), 1e-2, None, {})
+    assert race._gives_rows(n_models) is expected
+    assert race._gives_rows(1)
+
+
+def test_under_a_limit_of_time_all_penalties_have_equally_much(monkeypatch):
+    X, y, rng = table(1, n_features=1, noise=0.3)
+    sizes, original = [], _penalty_race.levenberg_marquardt
+
+    def counting(problem, theta, **options):
+        sizes.append(len(theta))
+        return original(problem, theta, **options)
+
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
+    monkeypatch.setattr(_penalty_race, "CACHED_BYTES", 1)
+    search(X, y, rng.permutation(40) % 5, 3, hidden=(5,), stopping=Stopping(max_time=60.0))
+    assert sizes[0] == 30
 
 
 def test_rows_have_to_be_in_memory():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklm.architectures import MLP
 from sklm.losses import SquaredError
 from sklm.optim import (
     SCALINGS,
@@ -25,6 +26,7 @@ from sklm.optim import (
     levenberg_marquardt,
     make_problem,
 )
+from sklm.optim._loop import Loop
 
 from .. import reference
 from ..problems import CURVE, PLANE, SURFACE, Case, Nist, tensor
@@ -507,6 +509,27 @@ def test_a_race_is_over_when_next_to_nothing_is_left(race):
         assert slight[members & ~cut].any()
         assert not race or len(set(solution.n_iter[members])) == 1
     assert cut.any() == bool(race)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["cpu", "as on a gpu"])
+def test_who_is_given_up_with_next_to_nothing_left_stops_nobody(monkeypatch, on_cpu):
+    """On a GPU models that have ended stay in the batch."""
+    monkeypatch.setattr(Loop, "on_cpu", on_cpu)
+    x = np.linspace(-1, 1, 200)[:, None]
+    y = np.tanh(3 * x - 1) + 0.5 * np.tanh(0.5 - 2 * x)
+    problem = make_problem(
+        MLP((4,)).build(1, 1), SquaredError(), tensor(x), tensor((y - y.mean()) / y.std()), n_models=12
+    )
+    theta = tensor(np.random.default_rng(0).normal(size=(12, 13)))
+    theta[0] = 0  # ends in a poor stationary point
+    limits = {"max_iter": 400, "tol": 1e-3, "n_iter_no_change": 20, "slight": 1e-6, "together": True}
+    stopping = Stopping(**limits, race=((25, 2),), spared=4)
+    solution = levenberg_marquardt(problem, theta, stopping=stopping)
+    given_up = [
+        score for score, status in zip(solution.score, solution.status, strict=True) if status is Status.SUPERSEDED
+    ]
+    assert min(given_up) < 5e-7
+    assert solution.score[solution.best] < 1e-12
 
 
 def test_together_means_within_a_group():
