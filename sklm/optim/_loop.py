@@ -196,7 +196,7 @@ class Loop(ABC):
         needed, slight = constant(1 - options.tol, score), None
         if options.slight > 0:
             slight = state.objective <= options.slight * state.start
-            needed = torch.where(slight, SLIGHT_PROGRESS, needed)
+            needed = torch.where(slight, constant(SLIGHT_PROGRESS, score), needed)
         progress = Choice(score < state.anchor * needed)
         if progress.all:
             stall = torch.zeros_like(state.stall)
