@@ -46,6 +46,19 @@ def ridge(X, y, folds, n_held_out, alpha, weights):
     return total / weights[folds < n_held_out].sum()
 
 
+@pytest.fixture
+def runs(monkeypatch):
+    """What every run of the engine in a search is given: its problem, and the limits of the run."""
+    given, original = [], _penalty_race.levenberg_marquardt
+
+    def noting(problem, theta, **options):
+        given.append((problem, options["stopping"]))
+        return original(problem, theta, **options)
+
+    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", noting)
+    return given
+
+
 @pytest.mark.parametrize("n_held_out", [1, 3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_scores_of_a_linear_network_are_those_of_ridge_regression(n_held_out, weighted):
@@ -85,21 +98,14 @@ def test_every_fit_may_have_alphas_of_its_own(last):
 
 
 @pytest.mark.parametrize(("last", "longest"), [(0.0, 900), (1e-12, 20)])
-def test_only_a_last_candidate_of_none_is_doubted(monkeypatch, last, longest):
+def test_only_a_last_candidate_of_none_is_doubted(runs, last, longest):
     """Where there seems to be no noise, no penalty is trained to its end to see; a small one is one of many."""
-    iterations, original = [], _penalty_race.levenberg_marquardt
-
-    def counting(problem, theta, **options):
-        iterations.append(options["stopping"].max_iter)
-        return original(problem, theta, **options)
-
-    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, (60, 1))
     y = np.sin(3 * x) + 0.01 * rng.normal(size=x.shape)
     got = search(x, y, rng.permutation(60) % 5, 3, hidden=(8,), alphas=(1e-2, 1e-4, 1e-6, last))
     assert got.scores.min() < 1e-4
-    assert max(iterations) == longest
+    assert max(limits.max_iter for _, limits in runs) == longest
     assert last == 0 or got.best[0] == got.scores[0].argmin()
 
 
@@ -111,19 +117,14 @@ def test_few_models_at_once_change_nothing():
     assert cut.best == whole.best
 
 
-def test_what_does_not_fit_in_the_caches_is_cut_and_changes_nothing(monkeypatch):
+def test_what_does_not_fit_in_the_caches_is_cut_and_changes_nothing(monkeypatch, runs):
     X, y, rng = table(1, n_features=1, noise=0.3)
     folds = rng.permutation(40) % 5
-    whole, sizes, original = search(X, y, folds, 3, hidden=(5,)), [], _penalty_race.levenberg_marquardt
-
-    def counting(problem, theta, **options):
-        sizes.append(len(theta))
-        return original(problem, theta, **options)
-
-    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
+    whole = search(X, y, folds, 3, hidden=(5,))
+    runs.clear()
     monkeypatch.setattr(_penalty_race, "CACHED_BYTES", 7 * (3 * 17**2 + 32 * 16) * 8)  # of 30 models
     cut = search(X, y, folds, 3, hidden=(5,))
-    assert sizes[:5] == [6] * 5
+    assert [len(problem.alpha) for problem, _ in runs[:5]] == [6] * 5
     np.testing.assert_allclose(cut.scores, whole.scores, rtol=1e-6)
     assert cut.best == whole.best
 
@@ -145,17 +146,10 @@ def test_who_stops_the_first_of_many_models_has_a_penalty_from_the_middle(monkey
     assert stop.value.alpha[0] in tried
 
 
-def test_only_rows_that_models_learn_from_are_worked_on(monkeypatch):
+def test_only_rows_that_models_learn_from_are_worked_on(runs):
     X, y, _ = table()
-    folds, rows = np.repeat([0, 1, 2], [5, 15, 20]), []
-
-    def counting(problem, theta, **options):
-        rows.append(problem.n_samples)
-        return original(problem, theta, **options)
-
-    original = _penalty_race.levenberg_marquardt
-    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
-    search(X, y, folds, 2, hidden=(5,))
+    search(X, y, np.repeat([0, 1, 2], [5, 15, 20]), 2, hidden=(5,))
+    rows = [problem.n_samples for problem, _ in runs]
     assert set(rows) <= {25, 35}  # what the smallest fold of a batch leaves
     assert max(rows) == 35
 
@@ -183,18 +177,11 @@ def test_large_rows_and_those_of_convolutions_are_not_copied_for_every_model(net
     assert race._gives_rows(1)
 
 
-def test_under_a_limit_of_time_all_penalties_have_equally_much(monkeypatch):
+def test_under_a_limit_of_time_all_penalties_have_equally_much(monkeypatch, runs):
     X, y, rng = table(1, n_features=1, noise=0.3)
-    sizes, original = [], _penalty_race.levenberg_marquardt
-
-    def counting(problem, theta, **options):
-        sizes.append(len(theta))
-        return original(problem, theta, **options)
-
-    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
     monkeypatch.setattr(_penalty_race, "CACHED_BYTES", 1)
     search(X, y, rng.permutation(40) % 5, 3, hidden=(5,), stopping=Stopping(max_time=60.0))
-    assert sizes[0] == 30
+    assert len(runs[0][0].alpha) == 30
 
 
 def test_rows_have_to_be_in_memory():
@@ -230,19 +217,11 @@ def test_what_folds_do_not_settle_is_told():
         assert not told.noiseless[0]
 
 
-def test_candidates_far_behind_are_not_trained_on(monkeypatch):
-    from sklm.optim import _penalty_race
-
-    sizes, original = [], _penalty_race.levenberg_marquardt
-
-    def counting(problem, theta, **options):
-        sizes.append(len(theta))
-        return original(problem, theta, **options)
-
-    monkeypatch.setattr(_penalty_race, "levenberg_marquardt", counting)
+def test_candidates_far_behind_are_not_trained_on(runs):
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (60, 1))
     search(x, np.sin(3 * x), rng.permutation(60) % 5, 3, hidden=(8,))
+    sizes = [len(problem.alpha) for problem, _ in runs]
     assert sizes[0] == 3 * len(_cross_validation.ALPHAS)
     assert sizes[-1] <= sizes[0] / 2
 
