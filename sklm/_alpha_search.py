@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ._climb import climbed
+from ._judging import by_all_rows
 from ._penalty import Folds
-from ._prepared import Prepared, is_hopeless, run_together
+from ._prepared import Prepared, is_hopeless
 from .optim import (
     AlphaSearch,
     Problem,
     Relevance,
     SearchInterrupted,
-    Status,
     Stopping,
     cross_validate_alpha,
     stack_problems,
@@ -28,13 +28,6 @@ from .optim import (
 from .optim._cross_validation import null_loss_of
 from .optim._isolation import isolated
 
-#: where there may be little noise or none, the leave-one-out loss of all rows decides among what was found and smaller
-#: penalties, the first ones with more rows than parameters, else the second ones: one of these, where it is so many
-#: times less, after so many iterations; smaller ones are only tried where the last had at most this share of the loss
-#: of what was found
-SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, JUDGING_ITERATIONS, FALLING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 0.5
-#: ... of all rows, or of so many curvature rows a parameter
-JUDGED_ROWS = 10.0
 #: a penalty below all that are tried at first must have this share of the loss on rows left out
 LESS = 0.8
 #: other activations are tried in this share of what is left of ``max_time``, if the first search took less, since
@@ -309,80 +302,9 @@ def _with_found(
     alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // most
     for part in np.array_split(numbers, -(-len(numbers) // at_once)) if len(numbers) else []:
         some, scales = [result[number] for number in part], None if found.scales is None else found.scales[part]
-        alphas[part] = _by_all_rows(some, found.alpha[part], scales, stopping, at_once, jacobian_max_rows)
+        alphas[part] = by_all_rows(some, found.alpha[part], scales, stopping, at_once, jacobian_max_rows)
     for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
         result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
     for number in np.flatnonzero((search.noiseless | doubtful) & (alphas == 0)):
         result[number] = replace(result[number], **result[number].joined())
     return result
-
-
-def _by_all_rows(
-    fits: list[Prepared],
-    chosen: np.ndarray,
-    scales: Tensor | None,
-    stopping: Stopping,
-    fits_at_once: int,
-    jacobian_max_rows: int | str | None,
-) -> np.ndarray:
-    """Return the penalties (M,) of fits: their own, or others that are evidently better by the rows left out.
-
-    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. What
-    was ``chosen`` (M,), and scales (M, F), are only reported, if the user stops this. Where the loss without a penalty
-    cannot be known, the smallest one stands for it.
-    """
-    began, most = time.monotonic(), min(stopping.max_iter, JUDGING_ITERATIONS)
-    own = np.array([fit.alpha for fit in fits])
-    first_one, *others = SMALLER if fits[0].predicts_rows else SMALLER_OF_FEW_ROWS
-    numbers = np.arange(len(fits))
-    # nothing can be known of a fit that has none
-    tried = [*zip(numbers, np.where(own == 0, first_one, own), strict=True)]
-    tried += [(number, first_one) for number in numbers[own > first_one]]
-    losses: list[dict[float, float]] = [{} for _ in fits]
-    kept, last = torch.empty(0, device="cpu"), first_one
-    for alpha in (*others, None):
-        for first in range(0, len(tried), fits_at_once):
-            left = stopping.left(began)
-            left = replace(left, max_iter=most, target_loss=-1.0, negligible=0.0, slight=0.0, together=False)
-            part = tried[first : first + fits_at_once]
-            some = [_for_judging(fits[number], float(alpha), left) for number, alpha in part]
-            solution = run_together(some, jacobian_max_rows)
-            leaders = solution.leaders()
-            if not len(kept):  # the first ones are of all fits
-                kept = solution.theta[torch.from_numpy(leaders[: len(fits)]).to(solution.theta.device)]
-            if Status.INTERRUPTED in solution.status:
-                raise SearchInterrupted(chosen, kept, scales)
-            if Status.TIME in solution.status:
-                return own
-            for (number, penalty), fit, row in zip(part, some, leaders, strict=True):
-                loss = fit.leave_one_out(solution, int(row), rough=True)
-                if loss is not None and not np.isnan(loss):
-                    losses[number][float(penalty)] = loss
-        if alpha is None:
-            break
-        limits = [FALLING * loss.get(a, np.inf) for loss, a in zip(losses, own, strict=True)]
-        tried = [(number, alpha) for number in numbers if not losses[number].get(last, np.inf) > limits[number]]
-        last = alpha
-    return np.array([_evidently_best(loss, alpha) for loss, alpha in zip(losses, own, strict=True)])
-
-
-def _for_judging(fit: Prepared, alpha: float, stopping: Stopping) -> Prepared:
-    """The fit with a penalty on as many rows as can tell whether there is noise; it weighs as much as beside all."""
-    fit = replace(fit, options={**fit.options, "stopping": stopping})
-    n_samples, n_parameters = fit.problem.n_samples, fit.problem.network.n_parameters
-    number = int(np.ceil(JUDGED_ROWS * n_parameters / fit.problem.n_curvature))
-    if number < n_samples:
-        rows = np.random.default_rng([fit.seed, number]).choice(n_samples, number, replace=False)
-        fit, alpha = replace(fit, problem=fit.problem.take(np.sort(rows))), alpha * n_samples / number
-    return replace(fit, **fit.penalised(alpha))
-
-
-def _evidently_best(losses: dict[float, float], own: float) -> float:
-    """The penalty with the least of the losses, none where that is not evidently worse, or ``own`` where it is near."""
-    stands_for_own = own if own in losses or own > 0 else SMALLER_OF_FEW_ROWS[-1]
-    if stands_for_own not in losses:
-        return own
-    best, limit = min(losses, key=losses.__getitem__), losses[stands_for_own] / EVIDENTLY
-    if not losses[best] < limit:
-        return own
-    return 0.0 if losses.get(0.0, np.inf) < min(limit, EVIDENTLY * losses[best]) else best

@@ -132,7 +132,7 @@ tol : float or 'auto', default='auto'
     the number of iterations below. 'auto' is 1e-3 for MLPs in regression, 1e-2 for CNNs and in classification, and
     1e-12 for modules, whose parameters matter by themselves. With it, and where a linearisation takes W > 1e8
     multiplications, an MLP for squared errors also ends where ``(W / 3e13)^2``, at most 1e-5, of the variance is left;
-    and with four rows (times outputs) a parameter or more, where less than 1e-14 is left and does not halve any more
+    and with three rows (times outputs) a parameter or more, where less than 1e-14 is left and does not halve any more
     within the number of iterations below.
 n_iter_no_change : int, inf or 'auto', default='auto'
     Number of accepted steps (or epochs) within which the objective, or the validation loss, has to fall by ``tol``;

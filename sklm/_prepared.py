@@ -165,6 +165,10 @@ class Prepared:
         values[np.isin(solution.group, solution.group[reached])] = np.nan  # the others were stopped for it
         return replace(solution, leave_one_out=values)
 
+    def with_options(self, **options: Any) -> Prepared:
+        """The fit with some options of the engine replaced."""
+        return replace(self, options={**self.options, **options})
+
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
         """The fit that ends where the search for its penalty was stopped."""
         assert self.folds is not None
@@ -385,7 +389,8 @@ def run_together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> S
         validation = stack_problems([fit.validation for fit in fits if fit.validation is not None], jacobian_max_rows)
     options: dict[str, Any] = {"callback": first.watcher}
     if "damping" in first.options:
-        damping = np.repeat([fit.options["damping"] for fit in fits], counts)
+        each = zip(fits, counts, strict=True)
+        damping = np.concatenate([np.broadcast_to(fit.options["damping"], count) for fit, count in each])
         options["damping"] = torch.tensor(damping, dtype=problem.y.dtype, device=problem.y.device)
     theta = np.concatenate([fit.theta for fit in fits])
     return first.run(problem, validation, theta, groups=np.repeat(np.arange(len(fits)), counts), **options)

@@ -47,7 +47,7 @@ LONG_WORK, NEGLIGIBLE_WORK, MOST_NEGLIGIBLE = 1e8, 3e13, 1e-5
 #: ... and any fit with at least so many curvature rows a parameter where the loss falls slowly below this share of that
 #: of zero outputs, the square of the rounding error of single precision: of fewer rows, further digits say more about
 #: what is between them
-SLIGHT, SLIGHT_ROWS = 1e-14, 4.0
+SLIGHT, SLIGHT_ROWS = 1e-14, 3.0
 #: multiplications of a core in a second, and iterations of all starts that there is time for under a ``max_time``: with
 #: more starts, some begin when others are done
 WORK_PER_SECOND, STEPS_IN_TIME = 1e10, 20
@@ -205,7 +205,7 @@ class Solving(Choosing):
             if fit.core["architecture_"] != usual:
                 found += f", units are {fit.core['architecture_'].activation}"
             say(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{found}")
-        fit = replace(fit, options={**fit.options, "stopping": stopping.left(began)}, watcher=None)
+        fit = replace(fit.with_options(stopping=stopping.left(began)), watcher=None)
         return fit, seconds >= stopping.max_time / 2
 
     def _models_at_once(self, fit: Prepared) -> int:

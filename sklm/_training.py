@@ -338,7 +338,7 @@ class Training(Streaming):
         fit, was_late = self._searched(fit)
         if not was_late:
             return fit
-        return replace(fit, options={**fit.options, "stopping": replace(fit.options["stopping"], max_time=0.0)})
+        return fit.with_options(stopping=replace(fit.options["stopping"], max_time=0.0))
 
     # -- pieces of fit ------------------------------------------------------------------------------------------
 

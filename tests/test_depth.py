@@ -274,13 +274,13 @@ def test_what_is_hopeless_is_not_fitted(monkeypatch):
 def test_nobody_asks_whether_what_is_hopeless_has_noise(monkeypatch):
     """All rows judge a penalty where folds leave little; not that of two layers that noise and the folds rule out."""
     X, y, *_ = table(noise=0.05, seed=1)
-    asked, original = [], _alpha_search._by_all_rows
+    asked, original = [], _alpha_search.by_all_rows
 
     def spy(fits, *given):
         asked.append([fit.core["architecture_"].hidden_layer_sizes for fit in fits])
         return original(fits, *given)
 
-    monkeypatch.setattr(_alpha_search, "_by_all_rows", spy)
+    monkeypatch.setattr(_alpha_search, "by_all_rows", spy)
     model = LMRegressor(random_state=0, max_iter=100).fit(X, y)
     assert model.alpha_ > 1e-7
     assert [len(sizes) for (sizes,) in asked] == [1]

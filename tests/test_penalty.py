@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, _prepared, fit_many
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _judging, _prepared, fit_many
 from sklm._base import AUTO_STARTS
 from sklm._choosing import NOISELESS_STARTS, NOISELESS_WORK
 from sklm._penalty import make_folds, searched_rows
@@ -124,14 +124,14 @@ def wave(noise=0.0, seed=100):
 
 def judged(monkeypatch, status=None):
     """Record the fits on all rows that judge a penalty, and give them another status."""
-    calls, original = [], _alpha_search.run_together
+    calls, original = [], _judging.run_together
 
     def run(*given):
         calls.append(given)
         solution = original(*given)
         return solution if status is None else replace(solution, status=[status] * len(solution.status))
 
-    monkeypatch.setattr(_alpha_search, "run_together", run)
+    monkeypatch.setattr(_judging, "run_together", run)
     return calls
 
 
@@ -165,10 +165,44 @@ def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
             calls = judged(monkeypatch)
             model.fit(X, y)
             errors.append(np.max(np.abs(model.predict(inside) - np.sin(5 * inside[:, 0]))))
-            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (2, False))
+            assert (len(calls), model.alpha_ > 0) == ((0, True) if by_folds else (3, False))
             monkeypatch.setattr(Prepared, "has_rows_of_its_own", False)
     assert errors[0] < 1e-5
     assert errors[1] > 1e-4
+
+
+def judgements(X, Y, monkeypatch):
+    """Iterations that every start has had when all rows have judged penalties of 1e-4 and 1e-9, and what they chose."""
+    fits = [LMRegressor(20, alpha=1e-4, n_init=2, random_state=0)._ready(X, y)[1] for y in Y]
+    n_iter, original = [], _judging.run_together
+
+    def run(*given):
+        solution = original(*given)
+        n_iter.append(solution.n_iter)
+        return solution
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_judging, "run_together", run)
+        alphas = _judging.by_all_rows(fits, np.full(len(Y), 1e-4), None, fits[0].options["stopping"], 100, "auto")
+    return n_iter, alphas
+
+
+def test_plain_noise_is_judged_by_the_first_iterations(monkeypatch):
+    X = np.linspace(-1, 1, 100)[:, None]
+    y, noise = np.sin(4 * X[:, 0]), 0.1 * np.random.default_rng(0).normal(size=100)
+    n_iter, alphas = judgements(X, [y + noise], monkeypatch)
+    assert ([len(n) for n in n_iter], n_iter[0].max(), alphas[0]) == ([4], 100, 1e-4)
+
+
+def test_what_is_promising_goes_on_and_plain_noise_beside_it_does_not(monkeypatch):
+    X = np.linspace(-1, 1, 100)[:, None]
+    y, noise = np.sin(4 * X[:, 0]), 0.1 * np.random.default_rng(0).normal(size=100)
+    n_iter, alphas = judgements(X, [y, y + noise], monkeypatch)
+    assert [len(n) for n in n_iter] == [8, 4, 2]  # 1e-4 and 1e-9 of both and of the first, and none at all
+    assert (n_iter[0].max(), n_iter[2].max()) == (100, 300)
+    np.testing.assert_array_equal(alphas, [0.0, 1e-4])
+    alone, alpha = judgements(X, [y], monkeypatch)
+    assert ([len(n) for n in alone], alpha[0]) == ([4, 4, 2], 0.0)
 
 
 def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):
@@ -183,14 +217,14 @@ def test_ten_rows_a_parameter_judge_a_penalty_that_weighs_as_much_as_beside_all(
     for Y, n_rows in ((np.sin(X), 100), (np.c_[np.sin(X), np.cos(X)], 70)):  # 10 and 14 parameters
         _, fit = LMRegressor(3, random_state=0)._ready(X, Y)
         stopping = replace(fit.options["stopping"], max_iter=7)
-        part = _alpha_search._for_judging(fit, 1e-3, stopping)
+        part = _judging.for_judging(fit, 1e-3, stopping)
         assert part.options["stopping"] is stopping
         assert part.problem.n_samples == n_rows
         assert part.alpha * n_rows == pytest.approx(1e-3 * 400)
         assert part.problem.alpha.tolist() == [part.alpha] * len(part.theta)
         assert float(part.problem.weights.sum()) == pytest.approx(1.0)
         few = replace(fit, problem=fit.problem.take(np.arange(n_rows)))
-        assert _alpha_search._for_judging(few, 1e-3, stopping).alpha == 1e-3
+        assert _judging.for_judging(few, 1e-3, stopping).alpha == 1e-3
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -241,7 +275,7 @@ def test_almost_equal_rows_are_no_reason_to_memorise_them(distance, seed):
 
 
 def test_no_penalty_has_to_be_evidently_better_than_what_was_found():
-    best = _alpha_search._evidently_best
+    best = _judging.evidently_best
     assert best({1e-4: 1.0, 1e-9: 0.2, 0.0: 0.3}, 1e-4) == 1e-4
     assert best({1e-4: 1.0, 1e-9: 0.05, 0.0: 0.09}, 1e-4) == 0
     assert best({1e-4: 1.0, 1e-9: 0.05, 0.0: 0.11}, 1e-4) == 1e-9
@@ -250,6 +284,14 @@ def test_no_penalty_has_to_be_evidently_better_than_what_was_found():
     assert best({1e-7: 1e-3, 1e-9: 1e-6, 1e-11: 1e-4}, 0.0) == 1e-9
     assert best({}, 0.0) == 0
     assert best({1e-9: 1e-6}, 1e-4) == 1e-4
+
+
+def test_a_penalty_has_to_be_evidently_better_than_what_the_search_saw_of_none():
+    losses = {1e-7: 1e-4, 1e-9: 2e-4, 1e-11: 2e-3}
+    assert _judging.evidently_best(losses, 0.0) == 1e-7
+    assert _judging.evidently_best(losses, 0.0, searched=2e-3) == 1e-7
+    assert _judging.evidently_best(losses, 0.0, searched=5e-4) == 0.0
+    assert _judging.evidently_best({1e-4: 1e-2, **losses}, 1e-4, searched=5e-4) == 1e-7  # its own loss is known
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float32"}, {"loss": "absolute_error"}, {"copies": True}])
@@ -560,7 +602,7 @@ def test_an_interrupted_search_leaves_its_best_model(monkeypatch, when, n_sample
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("sklm._alpha_search", "run_together"),
+        ("sklm._judging", "run_together"),
         ("sklm._prepared", "levenberg_marquardt"),
         ("sklm._prepared", "fit_growing"),
     ],
