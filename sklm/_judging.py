@@ -20,6 +20,9 @@ SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, ITERATIONS, FALLING = (1e-9, 0.0), (1e-
 JUDGED_ROWS = 10.0
 #: a first one goes on after so many iterations only where it has less than this share by then
 FIRST_ITERATIONS, PROMISING = 100, 0.8
+#: where the search has found none although there is noise, it is compared with these, of which those go on after the
+#: first iterations that have at most so many times the least loss; none has to have less than this share of it
+LARGER, CONTENDING, CLEARLY = (1e-3, 1e-4, 1e-5, 1e-6), 3.0, 0.5
 
 
 @dataclass
@@ -34,6 +37,7 @@ class _Candidate:
 
 def by_all_rows(
     fits: list[Prepared],
+    noisy: np.ndarray,
     chosen: np.ndarray,
     scales: Tensor | None,
     stopping: Stopping,
@@ -42,9 +46,10 @@ def by_all_rows(
 ) -> np.ndarray:
     """Return the penalties (M,) of fits: their own, or others that are evidently better by the rows left out.
 
-    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. What
-    was ``chosen`` (M,), and scales (M, F), are only reported, if the user stops this. Where the loss without a penalty
-    cannot be known, the smallest one stands for it. Without time for all of this, the fits keep their own.
+    A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. Those
+    that are ``noisy`` (M,) have none, and get one where none is not clearly better. What was ``chosen`` (M,), and
+    scales (M, F), are only reported, if the user stops this. Where the loss without a penalty cannot be known, the
+    smallest one stands for it. Without time for all of this, the fits keep their own.
 
     Raises
     ------
@@ -53,15 +58,12 @@ def by_all_rows(
     """
     judge = _Judge(fits, stopping, fits_at_once, jacobian_max_rows)
     try:
-        in_time = judge.compare()
+        in_time = judge.compare(np.flatnonzero(~noisy)) and judge.compare_with_larger(np.flatnonzero(noisy))
     except KeyboardInterrupt:
-        if judge.leaders is None:
-            raise
         raise SearchInterrupted(chosen, judge.leaders, scales) from None
     if not in_time:
         return judge.own
-    each = zip(judge.losses, judge.own, (fit.searched_losses for fit in fits), strict=True)
-    return np.array([evidently_best(losses, own, _mean(searched)) for losses, own, searched in each])
+    return np.array([judge.choose_larger(n) if noisy[n] else judge.choose(n) for n in range(len(fits))])
 
 
 class _Judge:
@@ -73,8 +75,8 @@ class _Judge:
         The penalties of the fits.
     losses : list of dict
         Of every fit, by penalty, as far as they are known.
-    leaders : (M, P) tensor or None
-        The best start of every fit with its own penalty, or with the first one for none, after the first iterations.
+    leaders : (M, P) tensor
+        A good model of every fit.
     """
 
     def __init__(
@@ -83,41 +85,61 @@ class _Judge:
         self.fits, self.fits_at_once, self.jacobian_max_rows = fits, fits_at_once, jacobian_max_rows
         self.stopping = replace(stopping, target_loss=-1.0, negligible=0.0, slight=0.0, together=False)
         self.began = time.monotonic()
-        self.leaders: Tensor | None = None
         self.own = np.array([fit.alpha for fit in fits])
         self.losses: list[dict[float, float]] = [{} for _ in fits]
+        y = fits[0].problem.y
+        known = [fit.theta[0] if fit.searched is None else fit.searched for fit in fits]
+        self.leaders = torch.from_numpy(np.stack(known)).to(y.device, y.dtype)
+        self.most = min(stopping.max_iter, ITERATIONS)
 
-    def compare(self) -> bool:
-        """Find the losses of the penalties that may be evidently better; return whether there was time for all."""
+    def compare(self, numbers: np.ndarray) -> bool:
+        """Find the losses of smaller penalties that may be evidently better; return whether there was time for all."""
         first, *others = SMALLER if self.fits[0].predicts_rows else SMALLER_OF_FEW_ROWS
-        every, most = np.arange(len(self.fits)), min(self.stopping.max_iter, ITERATIONS)
         # nothing can be known of a fit that has none
-        tried = self.candidates(every, np.where(self.own == 0, first, self.own))
-        tried += self.candidates(every[self.own > first], np.full(len(every), first))
-        if not self.train(tried, min(most, FIRST_ITERATIONS)):
+        tried = [self.candidate(n, self.own[n] or first) for n in numbers]
+        tried += [self.candidate(n, first) for n in numbers if self.own[n] > first]
+        if not self.train(tried, min(self.most, FIRST_ITERATIONS)):
             return False
-        ruled_out = [
-            n for n in every[self.own > first] if not self.loss(n, first) < PROMISING * self.loss(n, self.own[n])
-        ]
-        going_on = [one for one in tried if one.number not in ruled_out and not one.ended]
-        if most > FIRST_ITERATIONS and not self.train(going_on, most - FIRST_ITERATIONS):
+        with_two = [n for n in numbers if self.own[n] > first]
+        ruled_out = [n for n in with_two if not self.loss(n, first) < PROMISING * self.loss(n, self.own[n])]
+        if not self.go_on([one for one in tried if one.number not in ruled_out]):
             return False
-        left, last = np.setdiff1d(every, ruled_out), first
+        left, last = [n for n in numbers if n not in ruled_out], first
         for alpha in others:
-            left = np.array([n for n in left if not self.loss(n, last) > FALLING * self.loss(n, self.own[n])], int)
-            if not self.train(self.candidates(left, np.full(len(every), alpha)), most):
+            left = [n for n in left if not self.loss(n, last) > FALLING * self.loss(n, self.own[n])]
+            if not self.train([self.candidate(n, alpha) for n in left], self.most):
                 return False
             last = alpha
         return True
 
-    def candidates(self, numbers: np.ndarray, alphas: np.ndarray) -> list[_Candidate]:
-        """The fits ``numbers`` with their penalties of all fits (M,)."""
-        return [
-            _Candidate(n, float(alphas[n]), for_judging(self.fits[n], float(alphas[n]), self.stopping)) for n in numbers
-        ]
+    def choose(self, number: int) -> float:
+        """The penalty of a fit after :meth:`compare`."""
+        searched = self.fits[number].searched_losses
+        return evidently_best(
+            self.losses[number], self.own[number], np.inf if searched is None else float(np.mean(searched))
+        )
+
+    def compare_with_larger(self, numbers: np.ndarray) -> bool:
+        """Find the losses of none and of larger penalties; return whether there was time for all."""
+        tried = [self.candidate(n, alpha) for alpha in (0.0, *LARGER) for n in numbers]
+        if not self.train(tried, min(self.most, FIRST_ITERATIONS)):
+            return False
+        limits = {n: CONTENDING * min(self.losses[n].values(), default=np.inf) for n in numbers}
+        return self.go_on([one for one in tried if self.loss(one.number, one.alpha) <= limits[one.number]])
+
+    def choose_larger(self, number: int) -> float:
+        """The penalty of a fit after :meth:`compare_with_larger`."""
+        losses = self.losses[number]
+        best = min(LARGER, key=lambda alpha: losses.get(alpha, np.inf))
+        none = losses.get(0.0, np.inf) < CLEARLY * losses.get(best, np.inf)
+        return 0.0 if none or best not in losses else best
+
+    def candidate(self, number: int, alpha: float) -> _Candidate:
+        """A fit with another penalty."""
+        return _Candidate(number, float(alpha), for_judging(self.fits[number], float(alpha), self.stopping))
 
     def train(self, candidates: list[_Candidate], n_iter: int) -> bool:
-        """Go on with candidates for so many iterations; return whether there was time for it.
+        """Train candidates for so many iterations; return whether there was time for it.
 
         Raises
         ------
@@ -129,8 +151,9 @@ class _Judge:
             limits = replace(self.stopping.left(self.began), max_iter=n_iter)
             solution = run_together([one.fit.with_options(stopping=limits) for one in part], self.jacobian_max_rows)
             rows = solution.leaders()
-            if self.leaders is None:  # the first ones are of all fits
-                self.leaders = solution.theta[torch.from_numpy(rows[: len(self.fits)]).to(solution.theta.device)]
+            for one, row in zip(part, rows, strict=True):
+                if one.alpha == self.own[one.number]:
+                    self.leaders[one.number] = solution.theta[int(row)]
             if Status.INTERRUPTED in solution.status:
                 raise KeyboardInterrupt
             if Status.TIME in solution.status:
@@ -141,6 +164,11 @@ class _Judge:
                     self.losses[one.number][one.alpha] = loss
                 one.fit, one.ended = _going_on(one.fit, solution.only(np.flatnonzero(solution.group == number)))
         return True
+
+    def go_on(self, candidates: list[_Candidate]) -> bool:
+        """Train candidates that have not come to an end as long as others; return whether there was time for it."""
+        left = self.most - FIRST_ITERATIONS
+        return left <= 0 or self.train([one for one in candidates if not one.ended], left)
 
     def loss(self, number: int, alpha: float) -> float:
         """The loss of a fit, infinite where it is not known."""
@@ -179,8 +207,3 @@ def evidently_best(losses: dict[float, float], own: float, searched: float = np.
     if not losses[best] < limit:
         return own
     return 0.0 if losses.get(0.0, np.inf) < min(limit, EVIDENTLY * losses[best]) else best
-
-
-def _mean(losses: np.ndarray | None) -> float:
-    """The mean of losses (H,) on folds, infinite where one is not known."""
-    return np.inf if losses is None else float(np.mean(losses))

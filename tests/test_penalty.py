@@ -171,9 +171,9 @@ def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
     assert errors[1] > 1e-4
 
 
-def judgements(X, Y, monkeypatch):
-    """Iterations that every start has had when all rows have judged penalties of 1e-4 and 1e-9, and what they chose."""
-    fits = [LMRegressor(20, alpha=1e-4, n_init=2, random_state=0)._ready(X, y)[1] for y in Y]
+def judgements(X, Y, monkeypatch, alpha=1e-4, noisy=False):
+    """Iterations that every start has had when all rows have judged penalties, and what they chose."""
+    fits = [LMRegressor(20, alpha=alpha, n_init=2, random_state=0)._ready(X, y)[1] for y in Y]
     n_iter, original = [], _judging.run_together
 
     def run(*given):
@@ -183,7 +183,8 @@ def judgements(X, Y, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(_judging, "run_together", run)
-        alphas = _judging.by_all_rows(fits, np.full(len(Y), 1e-4), None, fits[0].options["stopping"], 100, "auto")
+        stopping, own = fits[0].options["stopping"], np.full(len(Y), alpha)
+        alphas = _judging.by_all_rows(fits, np.full(len(Y), noisy), own, None, stopping, 100, "auto")
     return n_iter, alphas
 
 
@@ -203,6 +204,26 @@ def test_what_is_promising_goes_on_and_plain_noise_beside_it_does_not(monkeypatc
     np.testing.assert_array_equal(alphas, [0.0, 1e-4])
     alone, alpha = judgements(X, [y], monkeypatch)
     assert ([len(n) for n in alone], alpha[0]) == ([4, 4, 2], 0.0)
+
+
+def test_where_there_is_noise_none_has_to_be_clearly_better(monkeypatch):
+    X = np.random.default_rng(0).uniform(-1, 1, (100, 1))
+    y, noise = np.sin(4 * X[:, 0]), 0.1 * np.random.default_rng(0).normal(size=100)
+    n_iter, alphas = judgements(X, [y, y + noise], monkeypatch, alpha=0.0, noisy=True)
+    assert len(n_iter[0]) == 2 * 2 * (1 + len(_judging.LARGER))
+    assert len(n_iter[1]) < len(n_iter[0])  # not those that are well behind
+    assert alphas[0] == 0
+    assert alphas[1] in _judging.LARGER[1:]
+
+
+@pytest.mark.parametrize("seed", [100, 112])
+def test_sines_without_a_penalty_do_not_swing_between_noisy_rows(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(0, 10, (3150, 2))
+    y = np.sin(2 * X[:, 0]) * np.cos(X[:, 1]) + 0.1 * rng.normal(size=3150)
+    model = LMRegressor(random_state=0).fit(X[:150], y[:150])  # its folds speak for none
+    assert model.alpha_ > 0
+    assert model.score(X[150:], y[150:]) > 0.85
 
 
 def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):

@@ -11,7 +11,7 @@ from sklearn.datasets import load_wine, make_classification, make_friedman1
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
-from sklm import CNN, LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, fit_many
+from sklm import CNN, LMClassifier, LMGridSearchCV, LMRegressor, _alpha_search, _judging, fit_many
 from sklm.optim import Status, _penalty_race
 
 from .interrupts import interrupted_from
@@ -338,14 +338,14 @@ def test_an_interrupt_while_columns_are_weighed_keeps_a_model_of_the_search(monk
 def test_an_interrupt_of_what_follows_keeps_a_model_for_weighed_columns(monkeypatch):
     """Rows without noise: fits of all rows judge the penalty, and are stopped."""
     X, y, _, _ = table(150, noise=0.0)
-    original = _alpha_search.run_together
+    original = _judging.run_together
 
     def stopped(*given, **options):
         solution = original(*given, **options)
         solution.status = [Status.INTERRUPTED] * len(solution.status)
         return solution
 
-    monkeypatch.setattr(_alpha_search, "run_together", stopped)
+    monkeypatch.setattr(_judging, "run_together", stopped)
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
         model = LMRegressor(10, activation="tanh", random_state=0).fit(X, y)
     assert model.status_ == "interrupted"
