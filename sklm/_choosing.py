@@ -15,6 +15,7 @@ from ._penalty import (
     SEARCH_WORK,
     Folds,
     can_search,
+    has_lags,
     linearisation,
     make_folds,
     searched_rows,
@@ -109,7 +110,9 @@ class Choosing(MiniBatching):
     def _divided(self, at: Setting) -> Folds | None:
         """Folds of the rows that a search takes; None if all rows are equal."""
         most = int(np.ceil(searched_rows(len(at.start)) / at.n_columns))
-        return make_folds(np.asarray(at.data.X), at.start, most, at.n_columns, at.seed, at.data.strata, at.far)
+        X, data = np.asarray(at.data.X), at.data
+        in_order = data.strata is None and has_lags(X, data.y)
+        return make_folds(X, at.start, most, at.n_columns, at.seed, data.strata, at.far, in_order)
 
     def _weighs(self, architecture: Architecture, network: Network, n_inputs: int) -> bool:
         """Whether columns may be weighed, where a penalty is searched for."""

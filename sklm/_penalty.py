@@ -40,6 +40,9 @@ SEARCHED_BATCH = 500
 #: cells than this share of the rows. Of a column whose range is more than so many times that of its middle half, which
 #: few rows stretch, so many times that count
 TWINS, OWN_CELLS, STRETCHED = 3e-4, 0.8, 5.0
+#: a column holds the values that another one had a row before where what is left of its variance is below this; looked
+#: at are so many rows, and columns with as many different values as this share of them
+LAG_ERROR, LAG_ROWS, LAG_VALUES = 1e-8, 1000, 0.25
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,20 @@ def make_folds(
     seed: int,
     strata: np.ndarray | None = None,
     far: np.ndarray | None = None,
+    in_order: bool = False,
 ) -> Folds | None:
     """Divide rows X (N, F) into folds at random, equal ones into the same; None if all are equal.
 
     Of more than ``most`` different rows, so many take part. ``n_columns`` is the number of curvature columns of a row:
     the longer a linearisation takes, the fewer folds are left out. With ``strata`` (N,) the folds have equal shares of
     each. Rows that are ``far`` (N,) outside are never left out: nobody can tell what is there, and one of them may
-    outweigh all others.
+    outweigh all others. Folds of rows that are ``in_order`` are one after the other, and what a single row that is left
+    out says is not asked: its neighbours know it.
     """
     if far is not None and far.any():
         others = np.flatnonzero(~far)
-        folds = make_folds(X[others], start, most, n_columns, seed, None if strata is None else strata[others])
+        some = None if strata is None else strata[others]
+        folds = make_folds(X[others], start, most, n_columns, seed, some, None, in_order)
         return folds and _joined(folds, others, np.flatnonzero(far), seed)
     distinct, which = np.unique(X, axis=0, return_inverse=True)
     if len(distinct) < 2:
@@ -109,8 +115,9 @@ def make_folds(
     work = linearisation(len(rows) * n_columns, len(start))
     n_held_out = int(np.clip(round(FOLDS_WORK / work), 1, n_folds if few else min(MOST_HELD_OUT, n_folds)))
     twins = has_twins(distinct)
-    repeats = twins or len(distinct) < len(X)
-    return Folds(rows, taken % n_folds, n_held_out, start, np.array(ALPHAS), repeats, twins)
+    repeats = twins or in_order or len(distinct) < len(X)
+    of_row = np.arange(len(rows)) * n_folds // len(rows) if in_order else taken % n_folds
+    return Folds(rows, of_row, n_held_out, start, np.array(ALPHAS), repeats, twins)
 
 
 def _joined(folds: Folds, others: np.ndarray, far: np.ndarray, seed: int) -> Folds:
@@ -177,6 +184,26 @@ def has_twins(X: np.ndarray) -> bool:
     spread = np.where(middle > 0, np.minimum(spread, middle), spread)
     cells = np.floor((X - low) / (TWINS * np.where(spread > 0, spread, 1.0)))
     return len(np.unique(cells, axis=0)) < OWN_CELLS * len(X)
+
+
+def has_lags(X: np.ndarray, y: np.ndarray) -> bool:
+    """Whether columns of X (N, F) and y (N, K) are one series at several times, as rows that follow each other show.
+
+    What one of them is, another one was a row before, up to its unit, and the two are not the same.
+    """
+    values = np.column_stack([y, X])[:LAG_ROWS].astype(float)
+    values = values[:, [len(np.unique(column)) > LAG_VALUES * len(values) for column in values.T]]
+    if len(values) < 3 or values.shape[1] < 2:
+        return False
+
+    def left(now: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Shares of the variance of columns (F,) that are left by a line through those of ``other`` (F,)."""
+        now, other = now - now.mean(axis=0), other - other.mean(axis=0)
+        now, other = (part / np.maximum(np.linalg.norm(part, axis=0), np.finfo(float).tiny) for part in (now, other))
+        return 1 - np.square(now.T @ other)
+
+    shifted, same = left(values[1:], values[:-1]) < LAG_ERROR, left(values, values) < LAG_ERROR
+    return bool((shifted & ~same).any())
 
 
 def with_one_error(loss: Any, n_rows: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _judging, _prepared, fit_many
 from sklm._base import AUTO_STARTS
 from sklm._choosing import NOISELESS_STARTS, NOISELESS_WORK
-from sklm._penalty import make_folds, searched_rows
+from sklm._penalty import has_lags, make_folds, searched_rows
 from sklm._prepared import Prepared
 from sklm._verbose import SearchLine
 from sklm.optim import Status, _penalty_race, levenberg_marquardt
@@ -133,6 +133,61 @@ def judged(monkeypatch, status=None):
 
     monkeypatch.setattr(_judging, "run_together", run)
     return calls
+
+
+def lag_table(n_samples, n_lags, seed):
+    """Rows (n, L) with the last L values of a noisy series, the newest first, and the next one (n,)."""
+    e = np.random.default_rng(seed).normal(size=n_samples + n_lags)
+    s = np.zeros(len(e))
+    for t in range(2, len(s)):
+        s[t] = 1.2 * s[t - 1] - 0.5 * s[t - 2] + np.sin(2 * np.pi * t / 24) + 0.5 * e[t]
+    return np.column_stack([s[n_lags - 1 - k : -1 - k] for k in range(n_lags)]), s[n_lags:]
+
+
+@pytest.mark.parametrize("n_lags", [1, 2, 24])
+def test_lags_are_seen(n_lags):
+    X, y = lag_table(100, n_lags, 0)
+    scale = np.random.default_rng(1).uniform(0.1, 10, n_lags)
+    assert has_lags(X, y[:, None])
+    assert has_lags(X * scale + 3, -2 * y[:, None])
+    assert has_lags(np.column_stack([np.arange(100.0), X.astype(np.float32)]), y[:, None])
+    if n_lags > 1:
+        assert has_lags(X, np.random.default_rng(2).normal(size=(100, 1)))
+    order = np.random.default_rng(3).permutation(100)
+    assert not has_lags(X[order], y[order, None])
+
+
+def test_other_rows_in_order_are_no_lags():
+    x = np.linspace(-1, 1, 60)
+    for columns in ([x], [x, x**2], [x, 3 * x + 1], [np.sin(3 * x), np.cos(3 * x)], [np.ones(60)]):
+        for y in (2 * x, np.sin(4 * x), np.ones(60)):
+            assert not has_lags(np.column_stack(columns), y[:, None])
+    assert not has_lags(np.eye(4)[np.arange(60) % 4], x[:, None])  # quarters
+    grid = np.stack(np.meshgrid(x[:8], x[:8]), axis=-1).reshape(-1, 2)
+    assert not has_lags(grid, np.exp(grid[:, :1] * grid[:, 1:]))
+    assert not has_lags(np.ones((1, 3)), np.ones((1, 1)))
+
+
+def test_rows_of_lags_are_left_out_one_after_the_other():
+    X, y = lag_table(100, 5, 0)
+    folds = LMRegressor(3, random_state=0)._ready(X, y)[1].folds
+    np.testing.assert_array_equal(folds.of_row, np.repeat(np.arange(5), 20))
+    assert folds.repeats
+    mixed = np.random.default_rng(0).permutation(100)
+    folds = LMRegressor(3, random_state=0)._ready(X[mixed], y[mixed])[1].folds
+    assert np.ptp(folds.of_row[:20]) > 0
+    assert not folds.repeats
+    far = make_folds(X, START, 1000, 1, 0, far=np.arange(100) == 7, in_order=True).of_row
+    assert far[7] == -1
+    assert (np.diff(far[far >= 0]) >= 0).all()
+
+
+@pytest.mark.parametrize("seed", [100, 101])
+def test_a_series_is_not_memorised(seed):
+    X, y = lag_table(150 + 1000, 24, seed)
+    model = LMRegressor(random_state=0).fit(X[:150], y[:150])
+    error = np.sqrt(np.mean((model.predict(X[150:]) - y[150:]) ** 2))
+    assert error < 0.65  # the noise is 0.5; with random folds 1.1 and 0.9
 
 
 def test_few_rows_are_more_folds_and_all_are_left_out():
