@@ -125,7 +125,7 @@ def _left_out(result: Result) -> float | None:
 def _is_little(result: Result, loss: float | None) -> bool:
     """Whether little, but not nothing, is left on rows left out, by the search for the penalty or by ``loss``."""
     losses = result.fit.searched_losses
-    if loss is None or losses is None:
+    if loss is None or losses is None or result.fit.is_noise(loss):
         return False
     null, stopping = float(result.fit.problem.null_loss()[0]), result.fit.options["stopping"]
     exact = result.fit.predicts_rows and loss <= max(EXACT, NEGLIGIBLE * stopping.negligible) * null

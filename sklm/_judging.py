@@ -21,8 +21,9 @@ JUDGED_ROWS = 10.0
 #: a first one goes on after so many iterations only where it has less than this share by then
 FIRST_ITERATIONS, PROMISING = 100, 0.8
 #: where the search has found none although there is noise, it is compared with these, of which those go on after the
-#: first iterations that have at most so many times the least loss; none has to have less than this share of it
-LARGER, CONTENDING, CLEARLY = (1e-3, 1e-4, 1e-5, 1e-6), 3.0, 0.5
+#: first iterations that have at most so many times the least loss; one is taken that has less than this share of the
+#: loss of none, which may still be on its way
+LARGER, CONTENDING, CLEARLY = (1e-3, 1e-4, 1e-5, 1e-6), 3.0, 0.75
 
 
 @dataclass
@@ -47,7 +48,7 @@ def by_all_rows(
     """Return the penalties (M,) of fits: their own, or others that are evidently better by the rows left out.
 
     A single row that is left out has its neighbours in the fit; and of several starts, one is in a good minimum. Those
-    that are ``noisy`` (M,) have none, and get one where none is not clearly better. What was ``chosen`` (M,), and
+    that are ``noisy`` (M,) have none, and get one where that is clearly better. What was ``chosen`` (M,), and
     scales (M, F), are only reported, if the user stops this. Where the loss without a penalty cannot be known, the
     smallest one stands for it. Without time for all of this, the fits keep their own.
 
@@ -131,8 +132,7 @@ class _Judge:
         """The penalty of a fit after :meth:`compare_with_larger`."""
         losses = self.losses[number]
         best = min(LARGER, key=lambda alpha: losses.get(alpha, np.inf))
-        none = losses.get(0.0, np.inf) < CLEARLY * losses.get(best, np.inf)
-        return 0.0 if none or best not in losses else best
+        return best if losses.get(best, np.inf) < CLEARLY * losses.get(0.0, np.inf) else 0.0
 
     def candidate(self, number: int, alpha: float) -> _Candidate:
         """A fit with another penalty."""

@@ -43,6 +43,8 @@ KERNEL_WORK = 2e9
 MOST_PARAMETERS, MOST_PARAMETERS_OF_FEW_ROWS = 1000, 500
 #: numbers of a Jacobian that is decomposed as it is, at most
 MOST_ORTHOGONAL = 2e7
+#: a loss on rows left out is as much as noise leaves between these multiples of that
+MOSTLY_NOISE = (0.7, 1.5)
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
 #: with a penalty, the search alone rules a fit out beside another one where its loss is above this share
@@ -96,6 +98,8 @@ class Prepared:
         ``deeper(fit)`` returns the same fit with these, and the columns as they are in ``fit``.
     rival : Rival or None
         The same fit with another activation, which takes its place where rows left out say so.
+    noise : float or None
+        The loss that noise alone leaves, where neighbours on a curve tell.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -122,6 +126,7 @@ class Prepared:
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
     rival: Rival | None = None
+    noise: float | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 
@@ -197,6 +202,10 @@ class Prepared:
         core = {**self.core, "relevance_": factors, "x_inverse_scale_": self.core["x_inverse_scale_"] * factors}
         problem = replace(self.problem, rows=TensorRows(self.problem.rows.X * scales[:, None]))
         return replace(self, problem=problem, core=core, theta=self.draw(factors, len(self.theta)))
+
+    def is_noise(self, loss: float) -> bool:
+        """Whether a loss on rows left out is known to be that of noise: no other model has much less."""
+        return self.noise is not None and MOSTLY_NOISE[0] * self.noise <= loss <= MOSTLY_NOISE[1] * self.noise
 
     def joined(self) -> dict[str, Any]:
         """The fields that say that all starts of a fit without noise take part."""

@@ -18,6 +18,7 @@ from ._arrays import flatten_images, refuse_text_and_dates
 from ._callbacks import FitCallbacks, input_attributes
 from ._choosing import Setting
 from ._depth import Result, deepened, deeper_sizes
+from ._noise import noise_of_curve
 from ._prepared import Prepared
 from ._rival import Rival, Rules
 from ._sklearn import _check_sample_weight, _fit_context
@@ -25,7 +26,7 @@ from ._streaming import Streaming, started
 from ._training_set import TrainingSet
 from ._verbose import described, say
 from .architectures import MLP, Architecture, ModuleArchitecture
-from .optim import Status
+from .optim import Problem, Status
 from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
@@ -281,7 +282,17 @@ class Training(Streaming):
         if folds is None:
             return replace(fit, n_averaged=n_averaged)
         most = self._n_noiseless_starts(network, loss, len(data.X), number)
-        return replace(fit, folds=replace(folds, weighs=weighs), n_averaged=n_averaged, n_noiseless=most)
+        noise = None if folds.repeats else self._noise(data, problem)
+        return replace(fit, folds=replace(folds, weighs=weighs), n_averaged=n_averaged, n_noiseless=most, noise=noise)
+
+    def _noise(self, data: TrainingSet, problem: Problem) -> float | None:
+        """The loss that noise alone leaves of a curve; None where that cannot be told."""
+        suits = self._numeric_targets and problem.loss.is_squared and np.ptp(data.weights) == 0
+        if data.X.shape[1] != 1 or not suits:
+            return None
+        Y = problem.y.mT.cpu().double().numpy()
+        noise = noise_of_curve(np.asarray(data.X)[:, 0], Y)
+        return None if noise is None else float(problem.null_loss()[0]) * noise / float(np.mean(Y**2, axis=0).sum())
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         if self.verbose:

@@ -187,8 +187,8 @@ def test_several_outputs():
 
 
 class FakeFit:
-    def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0, negligible=0.0):
-        self.loss, self.alpha, self.predicts_rows = loss, alpha, predicts_rows
+    def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0, negligible=0.0, noise=None):
+        self.loss, self.alpha, self.predicts_rows, self.noise = loss, alpha, predicts_rows, noise
         self.searched_losses = np.atleast_1d(searched)
         self.problem, self.deeper = self, lambda: None
         self.options = {"stopping": Stopping(negligible=negligible)}
@@ -198,6 +198,9 @@ class FakeFit:
 
     def null_loss(self):
         return torch.tensor([0.5])
+
+    def is_noise(self, loss):
+        return _prepared.Prepared.is_noise(self, loss)
 
 
 def result(loss, **options):
@@ -295,6 +298,9 @@ def test_nobody_asks_whether_what_is_hopeless_has_noise(monkeypatch):
     ("found", "little"),
     [
         (result(0.04), True),
+        (result(0.04, noise=0.03), False),
+        (result(0.04, noise=0.02), True),
+        (result(0.04, noise=0.06), True),
         (result(0.06), False),
         (result(0.06, searched=0.04), True),
         (result(1e-11), False),

@@ -261,7 +261,7 @@ def test_what_is_promising_goes_on_and_plain_noise_beside_it_does_not(monkeypatc
     assert ([len(n) for n in alone], alpha[0]) == ([4, 4, 2], 0.0)
 
 
-def test_where_there_is_noise_none_has_to_be_clearly_better(monkeypatch):
+def test_where_there_is_noise_a_penalty_may_be_clearly_better_than_none(monkeypatch):
     X = np.random.default_rng(0).uniform(-1, 1, (100, 1))
     y, noise = np.sin(4 * X[:, 0]), 0.1 * np.random.default_rng(0).normal(size=100)
     n_iter, alphas = judgements(X, [y, y + noise], monkeypatch, alpha=0.0, noisy=True)
