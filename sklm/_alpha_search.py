@@ -310,6 +310,6 @@ def _with_found(
         alphas[part] = by_all_rows(some, noisy[part], found.alpha[part], scales, stopping, at_once, jacobian_max_rows)
     for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
         result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
-    for number in np.flatnonzero((search.noiseless | doubtful) & (alphas == 0)):
+    for number in np.flatnonzero((search.noiseless | doubtful) & ~noisy & (alphas == 0)):
         result[number] = replace(result[number], **result[number].joined())
     return result

@@ -118,8 +118,15 @@ def _may_be_deeper(result: Result) -> bool:
 
 
 def _left_out(result: Result) -> float | None:
-    """The leave-one-out loss, of few rows a rough one; None where nothing is known of it."""
-    return result.fit.leave_one_out(result.solution, result.row, rough=True)
+    """The leave-one-out loss, of few rows a rough one; of few rows without a penalty what the search saw on its folds.
+
+    None where nothing is known of it.
+    """
+    fit = result.fit
+    loss = fit.leave_one_out(result.solution, result.row, rough=True)
+    if loss is None and fit.searched_losses is not None and not (fit.alpha or fit.predicts_rows):
+        return float(np.mean(fit.searched_losses))
+    return loss
 
 
 def _is_little(result: Result, loss: float | None) -> bool:

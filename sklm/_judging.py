@@ -18,8 +18,8 @@ from .optim import SearchInterrupted, Solution, Status, Stopping
 SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, ITERATIONS, FALLING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 0.5
 #: ... of all rows, or of so many curvature rows a parameter
 JUDGED_ROWS = 10.0
-#: a first one goes on after so many iterations only where it has less than this share by then
-FIRST_ITERATIONS, PROMISING = 100, 0.8
+#: a first one goes on after so many iterations only where it has less by then
+FIRST_ITERATIONS = 100
 #: where the search has found none although there is noise, it is compared with these, of which those go on after the
 #: first iterations that have at most so many times the least loss; one is taken that has less than this share of the
 #: loss of none, which may still be on its way
@@ -102,7 +102,7 @@ class _Judge:
         if not self.train(tried, min(self.most, FIRST_ITERATIONS)):
             return False
         with_two = [n for n in numbers if self.own[n] > first]
-        ruled_out = [n for n in with_two if not self.loss(n, first) < PROMISING * self.loss(n, self.own[n])]
+        ruled_out = [n for n in with_two if not self.loss(n, first) < self.loss(n, self.own[n])]
         if not self.go_on([one for one in tried if one.number not in ruled_out]):
             return False
         left, last = [n for n in numbers if n not in ruled_out], first

@@ -315,6 +315,13 @@ def test_what_counts_as_little(found, little):
     assert _depth._is_little(found, found.fit.loss) is little
 
 
+def test_of_few_rows_without_a_penalty_the_folds_speak():
+    assert _depth._left_out(result(None, searched=[0.03, 0.05], predicts_rows=False)) == pytest.approx(0.04)
+    assert _depth._left_out(result(0.2, searched=0.04, predicts_rows=False)) == 0.2
+    assert _depth._left_out(result(None, searched=0.04, predicts_rows=False, alpha=1e-4)) is None
+    assert _depth._left_out(result(None, searched=0.04)) is None
+
+
 # -- where it is not tried ----------------------------------------------------------------------------------------
 
 
