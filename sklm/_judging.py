@@ -18,8 +18,9 @@ from .optim import SearchInterrupted, Solution, Status, Stopping
 SMALLER, SMALLER_OF_FEW_ROWS, EVIDENTLY, ITERATIONS, FALLING = (1e-9, 0.0), (1e-7, 1e-9, 1e-11), 10.0, 300, 0.5
 #: ... of all rows, or of so many curvature rows a parameter
 JUDGED_ROWS = 10.0
-#: a first one goes on after so many iterations only where it has less by then
-FIRST_ITERATIONS = 100
+#: a first one goes on after so many iterations only where it has less by then; but with fewer curvature rows a
+#: parameter than this, one on its way to no noise may have a hundred times as much
+FIRST_ITERATIONS, TELLING_ROWS = 100, 2.0
 #: where the search has found none although there is noise, it is compared with these, of which those go on after the
 #: first iterations that have at most so many times the least loss; one is taken that has less than this share of the
 #: loss of none, which may still be on its way
@@ -92,6 +93,8 @@ class _Judge:
         known = [fit.theta[0] if fit.searched is None else fit.searched for fit in fits]
         self.leaders = torch.from_numpy(np.stack(known)).to(y.device, y.dtype)
         self.most = min(stopping.max_iter, ITERATIONS)
+        problem = fits[0].problem
+        self.tells_early = problem.n_samples * problem.n_curvature >= TELLING_ROWS * problem.network.n_parameters
 
     def compare(self, numbers: np.ndarray) -> bool:
         """Find the losses of smaller penalties that may be evidently better; return whether there was time for all."""
@@ -101,7 +104,7 @@ class _Judge:
         tried += [self.candidate(n, first) for n in numbers if self.own[n] > first]
         if not self.train(tried, min(self.most, FIRST_ITERATIONS)):
             return False
-        with_two = [n for n in numbers if self.own[n] > first]
+        with_two = [n for n in numbers if self.own[n] > first and self.tells_early]
         ruled_out = [n for n in with_two if not self.loss(n, first) < self.loss(n, self.own[n])]
         if not self.go_on([one for one in tried if one.number not in ruled_out]):
             return False
@@ -126,7 +129,12 @@ class _Judge:
         if not self.train(tried, min(self.most, FIRST_ITERATIONS)):
             return False
         limits = {n: CONTENDING * min(self.losses[n].values(), default=np.inf) for n in numbers}
-        return self.go_on([one for one in tried if self.loss(one.number, one.alpha) <= limits[one.number]])
+
+        def contends(one: _Candidate) -> bool:
+            near = self.loss(one.number, one.alpha) <= limits[one.number]
+            return near or (one.alpha == 0 and not self.tells_early)
+
+        return self.go_on([one for one in tried if contends(one)])
 
     def choose_larger(self, number: int) -> float:
         """The penalty of a fit after :meth:`compare_with_larger`."""

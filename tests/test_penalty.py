@@ -228,7 +228,7 @@ def test_all_rows_tell_that_there_is_no_noise_where_folds_do_not(monkeypatch):
 
 def judgements(X, Y, monkeypatch, alpha=1e-4, noisy=False):
     """Iterations that every start has had when all rows have judged penalties, and what they chose."""
-    fits = [LMRegressor(20, alpha=alpha, n_init=2, random_state=0)._ready(X, y)[1] for y in Y]
+    fits = [LMRegressor(15, alpha=alpha, n_init=2, random_state=0)._ready(X, y)[1] for y in Y]
     n_iter, original = [], _judging.run_together
 
     def run(*given):
@@ -268,7 +268,7 @@ def test_where_there_is_noise_a_penalty_may_be_clearly_better_than_none(monkeypa
     assert len(n_iter[0]) == 2 * 2 * (1 + len(_judging.LARGER))
     assert len(n_iter[1]) < len(n_iter[0])  # not those that are well behind
     assert alphas[0] == 0
-    assert alphas[1] in _judging.LARGER[1:]
+    assert alphas[1] in _judging.LARGER
 
 
 @pytest.mark.parametrize("seed", [100, 112])
@@ -330,7 +330,7 @@ def test_a_smooth_curve_is_met_also_with_fewer_rows_than_parameters(n_samples, p
 def test_noise_keeps_its_penalty_with_fewer_rows_than_parameters(monkeypatch):
     calls = judged(monkeypatch)
     model = LMRegressor(20, random_state=0, max_iter=300).fit(*curve(50, 0.03))
-    assert len(calls) == 1
+    assert len(calls) == 2  # the first iterations, and all of them: of few rows the first say too little
     assert model.alpha_ >= 1e-6
     assert model.loo_score_ is None  # the estimate is too rough to be told
 
