@@ -297,12 +297,11 @@ def _with_found(
         # without a penalty nothing is known of rows left out by no more rows than parameters
         doubtful = doubtful | found.little | (search.noiseless & (not fits[0].predicts_rows))
         each = zip(fits, found.alpha, found.losses_of_folds, strict=True)
-        doubtful &= [
-            not (is_hopeless(alpha, losses, fit.rival_losses) or fit.is_noise(float(np.mean(losses))))
-            for fit, alpha, losses in each
-        ]
+        doubtful &= [not is_hopeless(alpha, losses, fit.rival_losses) for fit, alpha, losses in each]
         noisy = (found.alpha == 0) & ~search.noiseless & fits[0].predicts_rows
-        doubtful |= noisy
+        losses = found.losses_of_folds.mean(axis=1)
+        plain = np.array([fit.is_noise(float(loss)) for fit, loss in zip(fits, losses, strict=True)])
+        noisy, doubtful = noisy & ~plain, (doubtful | noisy) & ~plain
     numbers, most = np.flatnonzero(doubtful), max(len(fit.theta) for fit in fits)
     alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // most
     for part in np.array_split(numbers, -(-len(numbers) // at_once)) if len(numbers) else []:

@@ -124,9 +124,10 @@ def _left_out(result: Result) -> float | None:
     """
     fit = result.fit
     loss = fit.leave_one_out(result.solution, result.row, rough=True)
-    if loss is None and fit.searched_losses is not None and not (fit.alpha or fit.predicts_rows):
-        return float(np.mean(fit.searched_losses))
-    return loss
+    if loss is not None or fit.searched_losses is None or fit.alpha or fit.predicts_rows:
+        return loss
+    known = fit.searched_losses[np.isfinite(fit.searched_losses)]
+    return float(np.mean(known)) if len(known) else None
 
 
 def _is_little(result: Result, loss: float | None) -> bool:

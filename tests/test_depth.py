@@ -320,6 +320,8 @@ def test_of_few_rows_without_a_penalty_the_folds_speak():
     assert _depth._left_out(result(0.2, searched=0.04, predicts_rows=False)) == 0.2
     assert _depth._left_out(result(None, searched=0.04, predicts_rows=False, alpha=1e-4)) is None
     assert _depth._left_out(result(None, searched=0.04)) is None
+    assert _depth._left_out(result(None, searched=[np.inf, 0.04], predicts_rows=False)) == 0.04
+    assert _depth._left_out(result(None, searched=[np.inf], predicts_rows=False)) is None
 
 
 # -- where it is not tried ----------------------------------------------------------------------------------------
