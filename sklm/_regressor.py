@@ -313,3 +313,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
         tags.target_tags.positive_only = any(getattr(loss, name, False) for name in ("positive_only", "non_negative"))
         return tags
+
+
+# the constructor is inherited, and only this class uses it directly: Python's message about a misspelt option names it
+LMRegressor.__init__.__qualname__ = "LMRegressor.__init__"

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
-from sklm import MLP, LMRegressor
+from sklm import MLP, LMClassifier, LMRegressor
 from sklm.optim import GainRatio
 
 ignore_max_iter = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -1039,3 +1039,10 @@ def test_a_mask_and_warm_start_keep_the_frozen_layer():
     mask = np.arange(len(model.theta_)) >= first.size + first.shape[1]
     model.set_params(param_selection=mask).fit(X, y**2)
     np.testing.assert_allclose(model.coefs_[0], first, rtol=1e-12)
+
+
+def test_a_misspelt_option_is_said_of_the_class_that_was_called():
+    with pytest.raises(TypeError, match=r"^LMRegressor.__init__\(\) got an unexpected keyword argument 'alfa'"):
+        LMRegressor(alfa=1)
+    with pytest.raises(TypeError, match=r"^LMClassifier.__init__\(\) got an unexpected keyword argument 'alfa'"):
+        LMClassifier(alfa=1)
