@@ -293,15 +293,15 @@ def _with_found(
         known = {"searched": theta, "searched_losses": found.losses_of_folds[row]}
         result.append(replace(fit, **fit.penalised(share * float(found.alpha[row])), **known))
     doubtful, noisy = search.doubtful, np.zeros(len(fits), dtype=bool)
+    losses = found.losses_of_folds.mean(axis=1)
+    plain = np.array([fit.is_noise(float(loss)) for fit, loss in zip(fits, losses, strict=True)])
     if by_rows:
         # without a penalty nothing is known of rows left out by no more rows than parameters
         doubtful = doubtful | found.little | (search.noiseless & (not fits[0].predicts_rows))
         each = zip(fits, found.alpha, found.losses_of_folds, strict=True)
         doubtful &= [not is_hopeless(alpha, losses, fit.rival_losses) for fit, alpha, losses in each]
-        noisy = (found.alpha == 0) & ~search.noiseless & fits[0].predicts_rows
-        losses = found.losses_of_folds.mean(axis=1)
-        plain = np.array([fit.is_noise(float(loss)) for fit, loss in zip(fits, losses, strict=True)])
-        noisy, doubtful = noisy & ~plain, (doubtful | noisy) & ~plain
+        noisy = (found.alpha == 0) & ~search.noiseless & ~plain & fits[0].predicts_rows
+        doubtful = (doubtful & ~plain) | noisy
     numbers, most = np.flatnonzero(doubtful), max(len(fit.theta) for fit in fits)
     alphas, at_once = np.array([fit.alpha for fit in result]), models_at_once // most
     for part in np.array_split(numbers, -(-len(numbers) // at_once)) if len(numbers) else []:
@@ -309,6 +309,6 @@ def _with_found(
         alphas[part] = by_all_rows(some, noisy[part], found.alpha[part], scales, stopping, at_once, jacobian_max_rows)
     for number in np.flatnonzero(alphas != [fit.alpha for fit in result]):
         result[number] = replace(result[number], **result[number].penalised(float(alphas[number])))
-    for number in np.flatnonzero((search.noiseless | doubtful) & ~noisy & (alphas == 0)):
+    for number in np.flatnonzero((search.noiseless | doubtful) & ~noisy & ~plain & (alphas == 0)):
         result[number] = replace(result[number], **result[number].joined())
     return result
