@@ -70,9 +70,9 @@ def test_curves_at_the_level_of_their_noise_are_not_fitted_in_other_ways(monkeyp
 
 
 def test_no_further_starts_join_at_the_level_of_noise(monkeypatch):
-    x, y = curve(1000, 0.005)  # little enough for no penalty
+    x, y = curve(1000, 0.003)  # little enough for no penalty
     monkeypatch.setattr(Prepared, "joined", lambda self: pytest.fail("there is nothing to be gained"))
     model = LMRegressor(random_state=0).fit(x[:, None], y)
     assert model.alpha_ == 0
-    assert model.noise_std_ == pytest.approx(0.005, rel=0.1)
+    assert model.noise_std_ == pytest.approx(0.003, rel=0.1)
     assert model.score(x[:, None], np.sin(4 * x)) > 0.99999
