@@ -41,8 +41,8 @@ SEARCHED_BATCH = 500
 #: few rows stretch, so many times that count
 TWINS, OWN_CELLS, STRETCHED = 3e-4, 0.8, 5.0
 #: a column holds the values that another one had a row before where what is left of its variance is below this; looked
-#: at are so many rows, and columns with as many different values as this share of them
-LAG_ERROR, LAG_ROWS, LAG_VALUES = 1e-8, 1000, 0.25
+#: at are so many rows, and columns with as many different values as this share of them, where there are no more columns
+LAG_ERROR, LAG_ROWS, LAG_VALUES, LAG_COLUMNS = 1e-8, 1000, 0.25, 500
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def has_lags(X: np.ndarray, y: np.ndarray) -> bool:
 
     What one of them is, another one was a row before, up to its unit, and the two are not the same.
     """
-    values = np.column_stack([y, X])[:LAG_ROWS].astype(float)
+    if X.shape[1] + y.shape[1] > LAG_COLUMNS:
+        return False
+    values = np.column_stack([y[:LAG_ROWS], X[:LAG_ROWS]]).astype(float)
     values = values[:, [len(np.unique(column)) > LAG_VALUES * len(values) for column in values.T]]
     if len(values) < 3 or values.shape[1] < 2:
         return False

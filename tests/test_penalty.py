@@ -166,6 +166,7 @@ def test_other_rows_in_order_are_no_lags():
     grid = np.stack(np.meshgrid(x[:8], x[:8]), axis=-1).reshape(-1, 2)
     assert not has_lags(grid, np.exp(grid[:, :1] * grid[:, 1:]))
     assert not has_lags(np.ones((1, 3)), np.ones((1, 1)))
+    assert not has_lags(*lag_table(600, 500, 0)[:1], np.zeros((600, 1)))  # more columns than are looked at
 
 
 def test_rows_of_lags_are_left_out_one_after_the_other():
