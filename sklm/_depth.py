@@ -94,8 +94,7 @@ def deepened(
             other = one.deeper(one)
             limited = replace(other.options["stopping"], max_time=seconds)
             rival = one.searched_losses if one.alpha > NO_PENALTY else None
-            options = {**other.options, "stopping": limited}
-            others.append(replace(other, options=options, rival_losses=rival))
+            others.append(replace(other.with_options(stopping=limited), rival_losses=rival))
         searched = zip(numbers, search(others) if others else [], strict=True)
         hopeful = {number: fit for number, fit in searched if not _is_hopeless(fit, results[number].fit)}
         for number, other_result in zip(hopeful, solve(list(hopeful.values())) if hopeful else [], strict=True):

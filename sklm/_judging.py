@@ -89,23 +89,23 @@ class _Judge:
         self.began = time.monotonic()
         self.own = np.array([fit.alpha for fit in fits])
         self.losses: list[dict[float, float]] = [{} for _ in fits]
-        y = fits[0].problem.y
-        known = [fit.theta[0] if fit.searched is None else fit.searched for fit in fits]
-        self.leaders = torch.from_numpy(np.stack(known)).to(y.device, y.dtype)
-        self.most = min(stopping.max_iter, ITERATIONS)
         problem = fits[0].problem
+        known = [fit.theta[0] if fit.searched is None else fit.searched for fit in fits]
+        self.leaders = torch.from_numpy(np.stack(known)).to(problem.y.device, problem.y.dtype)
+        self.most = min(stopping.max_iter, ITERATIONS)
         self.tells_early = problem.n_samples * problem.n_curvature >= TELLING_ROWS * problem.network.n_parameters
 
     def compare(self, numbers: np.ndarray) -> bool:
         """Find the losses of smaller penalties that may be evidently better; return whether there was time for all."""
         first, *others = SMALLER if self.fits[0].predicts_rows else SMALLER_OF_FEW_ROWS
+        with_two = [n for n in numbers if self.own[n] > first]
         # nothing can be known of a fit that has none
         tried = [self.candidate(n, self.own[n] or first) for n in numbers]
-        tried += [self.candidate(n, first) for n in numbers if self.own[n] > first]
+        tried += [self.candidate(n, first) for n in with_two]
         if not self.train(tried, min(self.most, FIRST_ITERATIONS)):
             return False
-        with_two = [n for n in numbers if self.own[n] > first and self.tells_early]
-        ruled_out = [n for n in with_two if not self.loss(n, first) < self.loss(n, self.own[n])]
+        behind = [n for n in with_two if not self.loss(n, first) < self.loss(n, self.own[n])]
+        ruled_out = behind if self.tells_early else []
         if not self.go_on([one for one in tried if one.number not in ruled_out]):
             return False
         left, last = [n for n in numbers if n not in ruled_out], first
