@@ -20,6 +20,9 @@ ROUNDS, STAGES = 4, 2
 #: what the penalty is multiplied by in a round: mostly less, as weights of inputs that are scaled down grow; what is so
 #: many times worse than the best after a stage is given up
 FACTORS, BEHIND = (3.0, 1.0, 0.3, 0.1), 1.1
+#: a penalty that came to be below so many times the first one is compared with so many times itself, up to the first
+#: one, from new starts in so many stages: models of rounds are on their way, and with hardly a penalty others memorise
+DRIFTED, LARGER, LAST_STAGES, LAST_BEHIND = 0.05, (1000.0, 100.0, 10.0, 1.0), 5, 1.5
 #: least factor of an input
 LEAST = 0.02
 #: weighing helps if the loss on the rows left out comes to be below so many times that of equal inputs, and the mean
@@ -68,6 +71,7 @@ def weigh_inputs(
     folds: Tensor,
     n_held_out: int,
     *,
+    starts: Tensor | None = None,
     factors: tuple[float, ...] = FACTORS,
     least_alpha: float | np.ndarray = 0.0,
     models_at_once: int | None = None,
@@ -82,6 +86,8 @@ def weigh_inputs(
     problem, folds, n_held_out, models_at_once, damping, options
         As for the ``search`` by :func:`cross_validate_alpha` before; of a network with hidden layers.
     search : AlphaSearch
+    starts : (M, P) tensor, optional
+        From where a penalty that came to be far below the first one is compared with larger ones; not without.
     factors : tuple of float
         What the penalty is multiplied by in a round, the best of which goes on.
     least_alpha : float or (M,) ndarray
@@ -113,21 +119,26 @@ def weigh_inputs(
     every, least = np.arange(len(theta)), np.broadcast_to(least_alpha, len(theta))
     damping = torch.as_tensor(damping, dtype=theta.dtype, device=theta.device).expand(len(theta))
 
+    def race_of(rows: np.ndarray, theta: Tensor, scales: Tensor, alphas: np.ndarray) -> PenaltyRace:
+        index = torch.from_numpy(rows).to(theta.device)
+        part, numbers = problem.models(index), folds if len(folds) == 1 else folds[index]
+        given = (alphas, damping[index], models_at_once, options, scales)
+        return PenaltyRace(part, theta, numbers, n_held_out, *given)
+
     def train(before: _Models, rows: np.ndarray, scales: Tensor) -> _Models | None:
         """Go on with the fits ``rows`` and other scales; None where there was no time."""
-        index = torch.from_numpy(rows).to(theta.device)
-        race = PenaltyRace(
-            problem.models(index),
-            rescaled(before.theta, before.scales, scales, place),
-            folds if len(folds) == 1 else folds[index],
-            n_held_out,
-            np.maximum(before.alpha[:, None] * np.array(factors), least[rows][:, None]),
-            damping[index],
-            models_at_once,
-            options,
-            scales,
-        )
+        alphas = np.maximum(before.alpha[:, None] * np.array(factors), least[rows][:, None])
+        race = race_of(rows, rescaled(before.theta, before.scales, scales, place), scales, alphas)
         return _Models.of_race(race, scales) if _train(race, stopping.left(began)) else None
+
+    def settle(rows: np.ndarray) -> _Models | None:
+        """Fits ``rows`` from their starts with larger penalties than they have; None where there was no time."""
+        assert starts is not None
+        scales, alphas = best.of(rows).scales, best.alpha[rows][:, None] * np.array(LARGER)
+        new = starts[torch.from_numpy(rows).to(theta.device)]
+        race = race_of(rows, new, scales, np.minimum(alphas, found.alpha[rows][:, None]))
+        in_time = _train(race, stopping.left(began), LAST_STAGES, LAST_BEHIND)
+        return _Models.of_race(race, scales) if in_time else None
 
     going = (found.alpha > 0) & np.isfinite(found.score)
     rows, best = np.flatnonzero(going), found.of(every)
@@ -150,6 +161,12 @@ def weigh_inputs(
         now.put(rows, after)
         best.put_better(rows, after)
     helps = _helps(equal, best)
+    rows = np.flatnonzero(helps & (best.alpha < DRIFTED * found.alpha))
+    if starts is not None and len(rows):
+        settled = settle(rows)
+        if settled is not None:
+            best.put(rows, settled)
+            helps[rows] = settled.score < equal.score[rows]
     best.put(np.flatnonzero(~helps), found.of(np.flatnonzero(~helps)))
     counts = torch.from_numpy(np.isfinite(best.losses)).to(theta).unsqueeze(-1)
     scales = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()
@@ -204,15 +221,15 @@ def _helps(before: _Models, after: _Models) -> np.ndarray:
         return np.asarray((after.score < limit) & ((number == 1) | (mean > ERRORS * error)))
 
 
-def _train(race: PenaltyRace, stopping: Stopping) -> bool:
+def _train(race: PenaltyRace, stopping: Stopping, stages: int = STAGES, behind: float = BEHIND) -> bool:
     """Train the models of a round; return whether there was time for that."""
     racing = np.ones(race.shape[:2], dtype=bool)
     stage = replace(stopping, max_iter=min(STAGE_ITERATIONS, stopping.max_iter), tol=1e-2, n_iter_no_change=5)
-    for _ in range(STAGES):
+    for _ in range(stages):
         ended, complete = race.train(racing, stage)
         if not complete:
             return False
-        racing &= (race.scores <= BEHIND * race.scores.min(axis=1, keepdims=True)) & ~ended
+        racing &= (race.scores <= behind * race.scores.min(axis=1, keepdims=True)) & ~ended
         if not racing.any():
             break
     return True

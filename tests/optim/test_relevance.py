@@ -30,14 +30,15 @@ def table(n_samples=100, seed=0, noise=0.1, n_columns=6):
     return X, (y - y.mean()) / y.std(), rng.permutation(n_samples) % 5
 
 
-def weigh(X, y, folds, n_held_out=3, hidden=(8,), weights=None, alphas=ALPHAS, **options):
-    """Search and relevance of one fit, and what they were asked."""
+def weigh(X, y, folds, n_held_out=3, hidden=(8,), weights=None, alphas=ALPHAS, restarts=False, **options):
+    """Search and relevance of one fit, and what they were asked; with ``restarts`` penalties are not left to drift."""
     network = MLP(hidden).build(X.shape[1], 1)
     weights = None if weights is None else tensor(weights)
     problem = make_problem(network, SquaredError(), tensor(X), tensor(y[:, None]), weights=weights)
     theta = tensor(np.random.default_rng(0).normal(size=(1, network.n_parameters)) * 0.5)
     divided = torch.from_numpy(folds)[None], n_held_out
     search = cross_validate_alpha(problem, theta, *divided, alphas=alphas)
+    options["starts"] = theta if restarts else None
     return problem, search, weigh_inputs(problem, search, *divided, **options)
 
 
@@ -86,6 +87,42 @@ def test_what_has_no_penalty_is_left_alone():
     assert (found.scales == 1).all()
 
 
+def loss_at_the_end(X, y, folds, hidden, found):
+    """On the rows that fold 0 leaves out, of a fit of the others from a start of its own."""
+    network, scaled = MLP(hidden).build(X.shape[1], 1), tensor(X) * found.scales
+    parts = [
+        make_problem(
+            network, SquaredError(), scaled, tensor(y[:, None]), alpha=alpha, weights=tensor(rows.astype(float))
+        )
+        for alpha, rows in ((float(found.alpha[0]), folds != 0), (0.0, folds == 0))
+    ]
+    start = tensor(np.random.default_rng(1).normal(size=(1, network.n_parameters)) * 0.5)
+    return parts[1].evaluate(levenberg_marquardt(parts[0], start).theta).objective.item()
+
+
+@pytest.mark.parametrize(("n_columns", "factor", "seed"), [(14, 0.1, 1), (14, 0.2, 0), (8, 0.2, 1)])
+def test_a_penalty_does_not_drift_away(n_columns, factor, seed):
+    """Models on their way hardly notice that a penalty goes down round by round; those of new starts do."""
+    given = dict(zip(("X", "y", "folds"), table(120, seed=seed, n_columns=n_columns), strict=True), hidden=(12,))
+    _, search, drifted = weigh(**given, factors=(factor,))
+    _, _, held = weigh(**given, factors=(factor,), restarts=True)
+    assert drifted.alpha[0] < 0.05 * search.chosen[0]
+    assert 9 * drifted.alpha[0] <= held.alpha[0] <= search.chosen[0]
+    torch.testing.assert_close(held.scales, drifted.scales)
+    assert loss_at_the_end(**given, found=held) < 0.85 * loss_at_the_end(**given, found=drifted)
+
+
+def test_what_new_starts_do_not_confirm_is_not_weighed():
+    """A start of all zeros stays where it is, and learns nothing of the columns."""
+    X, y, folds = table(120, seed=1, n_columns=14)
+    problem, search, found = weigh(X, y, folds, hidden=(12,), factors=(0.1,), restarts=True)
+    assert (found.scales[0, 1:] < 1).all()
+    zeros, divided = torch.zeros_like(search.theta), (torch.from_numpy(folds)[None], 3)
+    found = weigh_inputs(problem, search, *divided, factors=(0.1,), starts=zeros)
+    assert (found.scales == 1).all()
+    np.testing.assert_array_equal(found.alpha, search.chosen)
+
+
 def test_fits_together_are_fits_alone():
     tables = [table(seed=seed, noise=noise) for seed, noise in ((0, 0.1), (1, 0.3), (2, 1.0))]
     network, folds = MLP((8,)).build(6, 1), torch.from_numpy(np.stack([folds for _, _, folds in tables]))
@@ -93,10 +130,10 @@ def test_fits_together_are_fits_alone():
         [make_problem(network, SquaredError(), tensor(X), tensor(y[:, None])) for X, y, _ in tables]
     )
     theta = tensor(np.random.default_rng(0).normal(size=(1, network.n_parameters)) * 0.5).expand(3, -1)
-    singly = [weigh(*one)[2] for one in tables]
+    singly = [weigh(*one, restarts=True)[2] for one in tables]
     for at_once in (None, 7):
         search = cross_validate_alpha(problem, theta, folds, 3, alphas=ALPHAS)
-        together = weigh_inputs(problem, search, folds, 3, models_at_once=at_once)
+        together = weigh_inputs(problem, search, folds, 3, models_at_once=at_once, starts=theta)
         for row, alone in enumerate(singly):
             torch.testing.assert_close(together.scales[row], alone.scales[0], rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(together.alpha[row], alone.alpha[0])
