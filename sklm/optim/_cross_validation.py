@@ -26,6 +26,9 @@ BEHIND, IMPROVING = 1.5, 0.9
 NOISELESS, CLEARLY = 1e-2, 2.0
 #: ... and where no more than this is left, the least penalty that was tried may be too much, if it is the best
 MUCH = 0.1
+#: where none was chosen and more than this is left, it goes on beside the least penalty for so many iterations, to see
+#: which one is better in the end; those that lose less than this in so many of them are there
+SOME, LAST_ITERATIONS, LAST_TOL, LAST_PATIENCE = 1e-4, 300, 1e-3, 10
 #: with noise, none at all is chosen only where its loss is at most so many times that of the best penalty: models of
 #: the race are on the way, and without a penalty go on to memorise
 LESS = 0.8
@@ -163,12 +166,13 @@ def cross_validate_alpha(
     -----
     All candidates go through stages of a few iterations (racing: Maron & Moore 1997, Artificial Intelligence Review 11,
     pp. 193-225). After each, the loss of every row left out is averaged over the folds, by weight, and candidates
-    well above the best one are given up. Least loss wins. There are three exceptions where the last alpha is 0. Where
+    well above the best one are given up. Least loss wins. There are four exceptions where the last alpha is 0. Where
     smaller penalties are close behind when the race ends, and still improving, the smallest of them wins: it has not
     come to its end. No penalty at all must otherwise be better than the best one by a fifth. Where the loss is nearly
     nothing beside that of zero outputs, the winner and a fit without penalty are trained to their ends, and the latter
     is chosen where its loss is, in the geometric mean of the folds, less than
-    half of the winner's.
+    half of the winner's. Where no penalty has won but a little is left, it goes on beside the least one, which wins if
+    it is better in the end.
     """
     tried = np.asarray(alphas, dtype=float)
     tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
@@ -236,8 +240,23 @@ def _decide(
         ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
         if complete:
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
+    if last > 0 and left > 0:
+        left_some = to_none & little & (best == last) & (race.scores[:, last] > SOME * null_loss) & ~hopeless
+        over = left_some & _is_better_at_the_end(race, left_some, stopping, left)
+        best, unsure = np.where(over, last - 1, best), unsure | over
     # the least penalty of all may well be too much; where much is left, that is noise
     edge = to_none & (best == last - 1) & ~little & (race.scores.min(axis=1) <= MUCH * null_loss) & ~hopeless
     doubtful = (unsure | edge) & (not settle)
     noiseless = to_none & little & (best == last)
     return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, *race.models(best))
+
+
+def _is_better_at_the_end(race: PenaltyRace, which: np.ndarray, stopping: Stopping, left: int) -> np.ndarray:
+    """Whether the least penalty of fits ``which`` (M,) comes to be better than none; not where there is no time."""
+    finalists = np.zeros(race.shape[:2], dtype=bool)
+    finalists[which, -2:] = True
+    if not finalists.any():
+        return which
+    most = min(left, LAST_ITERATIONS)
+    _, complete = race.train(finalists, replace(stopping, max_iter=most, tol=LAST_TOL, n_iter_no_change=LAST_PATIENCE))
+    return complete & (race.scores[:, -2] < race.scores[:, -1])

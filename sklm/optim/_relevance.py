@@ -166,7 +166,7 @@ def weigh_inputs(
         settled = settle(rows)
         if settled is not None:
             best.put(rows, settled)
-            helps[rows] = settled.score < equal.score[rows]
+            helps[rows] = settled.score < WORSE_AFTER * equal.score[rows]  # which are further on their way
     best.put(np.flatnonzero(~helps), found.of(np.flatnonzero(~helps)))
     counts = torch.from_numpy(np.isfinite(best.losses)).to(theta).unsqueeze(-1)
     scales = ((best.scales.log() * counts).sum(1) / counts.sum(1).clamp_min(1)).exp()

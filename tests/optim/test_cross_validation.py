@@ -312,3 +312,22 @@ def test_with_noise_no_penalty_must_be_clearly_better(score, chosen):
     assert found.doubtful[0] == (chosen > 0)  # it is the least, and not much is left
     assert not decided((1e-5, 1e-6, 0.0), [(0.1, 0.09, 0.085)]).doubtful[0]
     assert not decided((1e-5, 1e-6, 0.0), [(0.008, 0.0085, 0.0085)]).doubtful[0]
+
+
+@pytest.mark.parametrize("settle", [False, True])
+def test_none_is_compared_at_the_end_where_some_is_left(settle):
+    def ended(early, late):
+        return decided((1e-5, 1e-6, 0.0), [early, late], settle=settle)
+
+    worse = ended((0.01, 0.003, 0.001), (0.01, 0.002, 0.004))
+    assert worse.chosen[0] == 1e-6
+    assert not worse.noiseless[0]
+    assert worse.doubtful[0] == (not settle)
+    assert worse.scores[0].tolist() == [0.01, 0.002, 0.004]
+    better = ended((0.01, 0.003, 0.001), (0.01, 0.002, 0.0005))
+    assert better.chosen[0] == 0
+    assert better.noiseless[0]
+    assert not better.doubtful[0]
+    nothing = ended((1e-4, 3e-5, 1e-5), (1e-4, 2e-5, 4e-5))  # is not asked
+    assert nothing.chosen[0] == 0
+    assert nothing.scores[0].tolist() == [1e-4, 3e-5, 1e-5]
