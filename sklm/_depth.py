@@ -27,7 +27,8 @@ ROWS_PER_PARAMETER, LEAST_UNITS, LEAST_ROWS, LEAST_SHARE = 2.0, 4, 1.2, 0.25
 #: they may take as many multiplications as may have several starts, or as one layer does up to these
 MOST_WORK = 5e8
 #: two ratios to one layer, of the losses on rows left out by the search and one by one, must have a product below this;
-#: without a penalty, where the latter may be far too low; and where that of one layer may be far too high
+#: without a penalty, where the latter may be far too low; and where that of one layer may be far too high. Where neither
+#: has a penalty, that of the search counts as 1 at most: it ends long before such fits do
 BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.36, 0.03, 0.003
 
 
@@ -153,4 +154,7 @@ def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
     share = BETTER_WITHOUT_PENALTY if new.fit.alpha <= NO_PENALTY else BETTER
     if not old.fit.predicts_rows:
         share = BETTER_THAN_ROUGH
-    return loss * ratio_of_losses(new.fit.searched_losses, old.fit.searched_losses) < share * old_loss
+    ratio = ratio_of_losses(new.fit.searched_losses, old.fit.searched_losses)
+    if max(new.fit.alpha, old.fit.alpha) <= NO_PENALTY and np.isfinite(ratio):
+        ratio = min(ratio, 1.0)
+    return loss * ratio < share * old_loss

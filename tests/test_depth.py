@@ -213,7 +213,9 @@ def result(loss, **options):
         (result(0.029), result(1.0), True),
         (result(0.031), result(1.0), False),
         (result(0.1, searched=0.2), result(1.0), True),
-        (result(0.02, searched=2.0), result(1.0), False),
+        (result(0.029, searched=50.0), result(1.0), True),  # a search that ends early does not speak against it
+        (result(0.031, searched=50.0), result(1.0), False),
+        (result(0.02, searched=2.0), result(1.0, alpha=1e-4), False),
         (result(0.02, searched=2.0), result(1.0, searched=2.0), True),
         (result(0.35, alpha=1e-4), result(1.0), True),
         (result(0.37, alpha=1e-4), result(1.0), False),
@@ -226,7 +228,7 @@ def result(loss, **options):
         (result(np.nan), result(1.0), False),
         (result(0.0, searched=np.inf), result(1.0), False),
         (result(0.02, searched=1.2), result(1.0, searched=[1.2, 0.1, 0.1]), True),  # the same folds
-        (result(0.02, searched=[1.0, 2.0]), result(1.0, searched=[1.0, 0.9, 1.0]), False),
+        (result(0.25, alpha=1e-4, searched=[1.0, 2.0]), result(1.0, searched=[1.0, 0.9, 1.0]), False),
     ],
 )
 def test_what_counts_as_evidence(new, old, better):
