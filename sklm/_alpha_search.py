@@ -160,10 +160,12 @@ def _with_rivals(
         return [(usual, every)]
     others = {number: _rival_of(usual.fits[number]) for number in hopeful}
     tried = [_with_near(other, usual.search.chosen[number], rules.penalties) for number, other in others.items()]
-    score = searched(tried, stopping, models_at_once, settle).search.scores.min(axis=1)
+    scores = searched(tried, stopping, models_at_once, settle).search.scores
     noisy = (noise >= rules.noise) & (usual.search.chosen > 0)
-    hope = np.where(noisy, rules.hope, rules.much_hope)
-    hopeful = hopeful[judge(score) < hope[hopeful] * judge(usual.search.score[hopeful])]
+    hope = np.where(noisy, rules.hope, rules.much_hope)[hopeful]
+    at_edge = (scores.argmin(axis=1) == scores.shape[1] - 1) & (noise[hopeful] <= rules.little)
+    hope = np.where(at_edge, np.maximum(hope, rules.at_edge), hope)
+    hopeful = hopeful[judge(scores.min(axis=1)) < hope * judge(usual.search.score[hopeful])]
     if not len(hopeful) or time.monotonic() - began >= stopping.max_time:
         return [(usual, every)]
     rivals = searched([others[number] for number in hopeful], stopping.left(began), models_at_once, settle)

@@ -30,6 +30,9 @@ class Rules:
     hope, much_hope : float
         It has a search for penalties of its own where it then has the first share of the loss, or the second one where
         there may be no noise.
+    at_edge, little : float
+        Or where it has at most ``at_edge`` times the loss with the least of these penalties, which is its best, so that
+        it may do with far less, and no more than ``little`` of the loss of zero outputs is left.
     less, much_less : float
         It is taken where it then has the first share, or the second one.
     one_error : bool
@@ -44,6 +47,8 @@ class Rules:
     penalties: tuple[float, ...]
     hope: float
     much_hope: float
+    at_edge: float
+    little: float
     less: float
     much_less: float
     one_error: bool
@@ -67,6 +72,8 @@ OF_CLASSES = Rules(
     penalties=(1.0, 0.3),
     hope=0.95,
     much_hope=0.95,
+    at_edge=0.0,
+    little=0.0,
     less=0.85,
     much_less=0.85,
     one_error=True,
@@ -81,6 +88,8 @@ OF_NUMBERS = Rules(
     penalties=(10.0, 3.0, 1.0, 0.3),
     hope=0.95,
     much_hope=0.6,
+    at_edge=1.1,
+    little=0.1,
     less=0.9,
     much_less=0.3,
     one_error=False,

@@ -147,6 +147,33 @@ def test_with_little_noise_it_has_to_be_much_better(monkeypatch):
     assert chosen(0.02, 0.0062, none) == "tanh"
 
 
+@pytest.mark.parametrize(
+    ("left", "near", "chosen"),
+    [
+        (0.09, (2.0, 2.0, 1.5, 1.09), "sin"),
+        (0.09, (2.0, 2.0, 1.5, 1.11), "tanh"),
+        (0.09, (2.0, 2.0, 1.05, 1.09), "tanh"),
+        (0.11, (2.0, 2.0, 1.5, 1.09), "tanh"),
+        (0.11, (2.0, 2.0, 1.5, 0.94), "sin"),
+    ],
+)
+def test_sines_that_may_do_with_far_less_penalty_are_searched(monkeypatch, left, near, chosen):
+    """What the searches leave is made up: ``left`` of zero outputs, ``near`` times that, and half of it in the end."""
+    X, y = hills()
+    original = _alpha_search.cross_validate_alpha
+
+    def pretend(problem, *given, **options):
+        search = original(problem, *given, **options)
+        ratios = np.ones(search.alphas.shape[1])
+        if type(problem.network.activation).__name__ == "Sine":
+            ratios = np.array(near) if len(ratios) == len(near) else ratios / 2
+        best = np.full_like(search.best, 4 if len(ratios) > 4 else ratios.argmin())
+        return replace(search, scores=0.5 * left * ratios[None], best=best)
+
+    monkeypatch.setattr(_alpha_search, "cross_validate_alpha", pretend)
+    assert activation(curve(max_iter=5).fit(X, y)) == chosen
+
+
 @pytest.mark.parametrize("make", [ball, hills])
 def test_too_little_memory_keeps_tanh_and_says_so(make, monkeypatch):
     table, rival = make(), small if make is ball else curve
