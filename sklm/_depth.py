@@ -155,6 +155,6 @@ def _is_better(new: Result, old: Result, old_loss: float | None) -> bool:
     if not old.fit.predicts_rows:
         share = BETTER_THAN_ROUGH
     ratio = ratio_of_losses(new.fit.searched_losses, old.fit.searched_losses)
-    if max(new.fit.alpha, old.fit.alpha) <= NO_PENALTY and np.isfinite(ratio):
+    if old.fit.predicts_rows and max(new.fit.alpha, old.fit.alpha) <= NO_PENALTY and np.isfinite(ratio):
         ratio = min(ratio, 1.0)
     return loss * ratio < share * old_loss

@@ -171,8 +171,8 @@ def cross_validate_alpha(
     come to its end. No penalty at all must otherwise be better than the best one by a fifth. Where the loss is nearly
     nothing beside that of zero outputs, the winner and a fit without penalty are trained to their ends, and the latter
     is chosen where its loss is, in the geometric mean of the folds, less than
-    half of the winner's. Where no penalty has won but a little is left, it goes on beside the least one, which wins if
-    it is better in the end.
+    half of the winner's. Where no penalty has won and a little is left, but not nothing, it goes on beside the least
+    one, and what then has the least loss wins.
     """
     tried = np.asarray(alphas, dtype=float)
     tried = np.broadcast_to(tried, (len(theta), tried.shape[-1]))
@@ -203,13 +203,14 @@ def _decide(
     racing, before = np.ones(race.shape[:2], dtype=bool), race.scores
     least = race.scores  # of every candidate so far
     until = min(STAGES * STAGE_ITERATIONS, stopping.max_iter)
+    left = stopping.max_iter - until
     for done in range(0, until, STAGE_ITERATIONS):
         stage = replace(stopping, max_iter=min(STAGE_ITERATIONS, until - done), tol=1e-2, n_iter_no_change=5)
         least = np.minimum(least, race.scores)
         before, (ended, complete) = race.scores, race.train(racing, stage)
         if not complete:  # some have had more time than others
             race.scores = before if np.isfinite(before).any() else race.scores
-            racing[:] = False
+            racing[:], left = False, 0
             break
         contending = race.scores <= BEHIND * race.scores.min(axis=1, keepdims=True)
         decided = contending.sum(axis=1, keepdims=True) <= 1
@@ -220,7 +221,8 @@ def _decide(
     to_none = race.alphas[:, last] == 0  # else there is noise for certain
     improving = racing & to_none[:, None] & np.isfinite(before) & (race.scores < IMPROVING * least)
     smallest = last - improving[:, ::-1].argmax(axis=1)
-    best = (race.scores if judge is None else judge(race.scores)).argmin(axis=1)
+    judged = judge or np.asarray
+    best = judged(race.scores).argmin(axis=1)
     best = np.where(improving.any(axis=1), np.maximum(best, smallest), best)
     hopeless = ~np.isfinite(race.scores).any(axis=1)
     little = race.scores.min(axis=1) <= NOISELESS * null_loss
@@ -230,8 +232,8 @@ def _decide(
         best = np.where(tied, race.scores[:, :last].argmin(axis=1), best)
     best[hopeless] = last
     unsure = to_none & little & (best < last) & ~hopeless
-    left = stopping.max_iter - until
-    if settle and unsure.any() and left > 0:
+    settled = unsure & settle
+    if settled.any() and left > 0:
         finalists = np.zeros_like(racing)
         finalists[unsure, best[unsure]] = finalists[unsure, last] = True
         _, complete = race.train(finalists, replace(stopping, max_iter=left))
@@ -240,23 +242,24 @@ def _decide(
         ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
         if complete:
             best = np.where(unsure & (ratio > np.log(CLEARLY)), last, best)
-    if last > 0 and left > 0:
-        left_some = to_none & little & (best == last) & (race.scores[:, last] > SOME * null_loss) & ~hopeless
-        over = left_some & _is_better_at_the_end(race, left_some, stopping, left)
-        best, unsure = np.where(over, last - 1, best), unsure | over
+    left_some = to_none & little & (best == last) & (race.scores[:, last] > SOME * null_loss) & ~hopeless & ~settled
+    if last > 0 and left > 0 and left_some.any() and _go_on(race, left_some, stopping, left):
+        best = np.where(left_some, judged(race.scores).argmin(axis=1), best)
+        unsure |= left_some & (best < last)
+    exact = little & ~(left_some & (race.scores[:, last] > NOISELESS * null_loss))
     # the least penalty of all may well be too much; where much is left, that is noise
     edge = to_none & (best == last - 1) & ~little & (race.scores.min(axis=1) <= MUCH * null_loss) & ~hopeless
     doubtful = (unsure | edge) & (not settle)
-    noiseless = to_none & little & (best == last)
+    noiseless = to_none & exact & (best == last)
     return AlphaSearch(race.alphas, race.scores, best, noiseless, doubtful, *race.models(best))
 
 
-def _is_better_at_the_end(race: PenaltyRace, which: np.ndarray, stopping: Stopping, left: int) -> np.ndarray:
-    """Whether the least penalty of fits ``which`` (M,) comes to be better than none; not where there is no time."""
-    finalists = np.zeros(race.shape[:2], dtype=bool)
+def _go_on(race: PenaltyRace, which: np.ndarray, stopping: Stopping, left: int) -> bool:
+    """Train none and the least penalty of fits ``which`` (M,) on; return whether there was time for all."""
+    finalists, before = np.zeros(race.shape[:2], dtype=bool), race.scores
     finalists[which, -2:] = True
-    if not finalists.any():
-        return which
     most = min(left, LAST_ITERATIONS)
     _, complete = race.train(finalists, replace(stopping, max_iter=most, tol=LAST_TOL, n_iter_no_change=LAST_PATIENCE))
-    return complete & (race.scores[:, -2] < race.scores[:, -1])
+    if not complete:
+        race.scores = before
+    return complete

@@ -109,7 +109,9 @@ def weigh_inputs(
     the number of well-determined parameters, and a neural network's version of the adaptive ridge (Grandvalet 1998,
     ICANN, pp. 201-206). Each fold has factors of its own, from a model that has not seen the rows left out, so that
     their loss can tell whether it helps: it has to fall to less than ``BETTER`` (``BETTER_ALONE``), and by more than
-    ``ERRORS`` standard errors over the folds. The factors of a fit are geometric means over its folds.
+    ``ERRORS`` standard errors over the folds. The factors of a fit are geometric means over its folds. A penalty that
+    has come to be below ``DRIFTED`` times the first one is compared with larger ones from ``starts``; the factors stay
+    if the best of these has less than ``WORSE_AFTER`` times the loss of equal inputs, which are further on their way.
     """
     began, stopping, place = time.monotonic(), stopping or Stopping(), problem.network.input_weights
     assert place is not None
@@ -224,6 +226,7 @@ def _helps(before: _Models, after: _Models) -> np.ndarray:
 def _train(race: PenaltyRace, stopping: Stopping, stages: int = STAGES, behind: float = BEHIND) -> bool:
     """Train the models of a round; return whether there was time for that."""
     racing = np.ones(race.shape[:2], dtype=bool)
+    racing[:, 1:] = race.alphas[:, 1:] != race.alphas[:, :-1]  # limits make some equal
     stage = replace(stopping, max_iter=min(STAGE_ITERATIONS, stopping.max_iter), tol=1e-2, n_iter_no_change=5)
     for _ in range(stages):
         ended, complete = race.train(racing, stage)

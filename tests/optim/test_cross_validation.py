@@ -328,6 +328,34 @@ def test_none_is_compared_at_the_end_where_some_is_left(settle):
     assert better.chosen[0] == 0
     assert better.noiseless[0]
     assert not better.doubtful[0]
+    both_worse = ended((0.01, 0.003, 0.001), (0.01, 0.02, 0.04))
+    assert both_worse.chosen[0] == 1e-5
+    noise = ended((0.3, 0.2, 0.001), (0.3, 0.2, 0.1))
+    assert noise.chosen[0] == 0
+    assert not noise.noiseless[0]
     nothing = ended((1e-4, 3e-5, 1e-5), (1e-4, 2e-5, 4e-5))  # is not asked
     assert nothing.chosen[0] == 0
     assert nothing.scores[0].tolist() == [1e-4, 3e-5, 1e-5]
+
+
+def test_after_the_time_is_up_nothing_goes_on():
+    race = Scripted((1e-5, 1e-6, 0.0), [(0.01, 0.003, 0.002), (0.01, 0.0025, 0.001)])
+    train, calls = race.train, []
+
+    def late(which, stopping):
+        calls.append(which)
+        return train(which, stopping)[0], len(calls) < 2
+
+    race.train = late
+    found = _cross_validation._decide(race, Stopping(), np.array([0.5]), False, None)
+    assert len(calls) == 2
+    assert found.scores[0].tolist() == [0.01, 0.003, 0.002]
+
+
+def test_without_time_for_the_end_what_is_known_stays():
+    race = Scripted((1e-5, 1e-6, 0.0), [(0.01, 0.003, 0.001), (0.01, 0.0025, 0.004)])
+    train = race.train
+    race.train = lambda which, stopping: (train(which, stopping)[0], stopping.max_iter == 20)
+    found = _cross_validation._decide(race, Stopping(), np.array([0.5]), False, None)
+    assert found.chosen[0] == 0
+    assert found.scores[0].tolist() == [0.01, 0.003, 0.001]
