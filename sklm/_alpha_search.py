@@ -204,8 +204,8 @@ def _completed(
         least = [fit.folds.least_alpha for fit in part.fits if fit.folds is not None]
         options["least_alpha"] = np.minimum(least, search.chosen)
         limit = stopping.left(began)
-        options["starts"] = part.theta
-        found = weigh_inputs(part.problem, search, part.numbers, folds.n_held_out, stopping=limit, **options)
+        asked = (part.problem, search, part.numbers, folds.n_held_out)
+        found = weigh_inputs(*asked, starts=part.theta, stopping=limit, **options)
     return _with_found(part.fits, search, found, stopping.left(began), models_at_once, by_rows, jacobian_max_rows)
 
 

@@ -27,8 +27,8 @@ ROWS_PER_PARAMETER, LEAST_UNITS, LEAST_ROWS, LEAST_SHARE = 2.0, 4, 1.2, 0.25
 #: they may take as many multiplications as may have several starts, or as one layer does up to these
 MOST_WORK = 5e8
 #: two ratios to one layer, of the losses on rows left out by the search and one by one, must have a product below this;
-#: without a penalty, where the latter may be far too low; and where that of one layer may be far too high. Where none
-#: of both has a penalty, that of the search counts as 1 at most: it ends long before such fits do
+#: without a penalty, where the latter may be far too low; and where that of one layer may be far too high. Where
+#: neither has a penalty, that of the search counts as 1 at most: it ends long before such fits do
 BETTER, BETTER_WITHOUT_PENALTY, BETTER_THAN_ROUGH = 0.36, 0.03, 0.003
 
 

@@ -272,14 +272,14 @@ def test_where_there_is_noise_a_penalty_may_be_clearly_better_than_none(monkeypa
     assert alphas[1] in _judging.LARGER
 
 
-@pytest.mark.parametrize("seed", [100, 112])
-def test_sines_without_a_penalty_do_not_swing_between_noisy_rows(seed):
+@pytest.mark.parametrize(("seed", "least"), [(100, 0.85), (112, 0.75)])  # 0.82 without AVX-512
+def test_sines_without_a_penalty_do_not_swing_between_noisy_rows(seed, least):
     rng = np.random.default_rng(seed)
     X = rng.uniform(0, 10, (3150, 2))
     y = np.sin(2 * X[:, 0]) * np.cos(X[:, 1]) + 0.1 * rng.normal(size=3150)
     model = LMRegressor(random_state=0).fit(X[:150], y[:150])  # its folds speak for none
     assert model.alpha_ > 0
-    assert model.score(X[150:], y[150:]) > 0.75
+    assert model.score(X[150:], y[150:]) > least
 
 
 def test_all_rows_keep_the_penalty_of_data_with_little_noise(monkeypatch):

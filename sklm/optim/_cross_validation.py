@@ -207,9 +207,9 @@ def _decide(
     for done in range(0, until, STAGE_ITERATIONS):
         stage = replace(stopping, max_iter=min(STAGE_ITERATIONS, until - done), tol=1e-2, n_iter_no_change=5)
         least = np.minimum(least, race.scores)
-        before, (ended, complete) = race.scores, race.train(racing, stage)
-        if not complete:  # some have had more time than others
-            race.scores = before if np.isfinite(before).any() else race.scores
+        before = race.scores
+        ended, complete = _trained(race, racing, stage)
+        if not complete:
             racing[:], left = False, 0
             break
         contending = race.scores <= BEHIND * race.scores.min(axis=1, keepdims=True)
@@ -236,7 +236,7 @@ def _decide(
     if settled.any() and left > 0:
         finalists = np.zeros_like(racing)
         finalists[unsure, best[unsure]] = finalists[unsure, last] = True
-        _, complete = race.train(finalists, replace(stopping, max_iter=left))
+        _, complete = _trained(race, finalists, replace(stopping, max_iter=left))
         losses = np.where(race.share > 0, np.log(np.maximum(race.losses, np.finfo(float).tiny)), 0.0)
         gain = losses[np.arange(len(best)), best] - losses[:, last]
         ratio = gain.sum(axis=1) / np.maximum((race.share[:, 0] > 0).sum(axis=1), 1)
@@ -256,10 +256,16 @@ def _decide(
 
 def _go_on(race: PenaltyRace, which: np.ndarray, stopping: Stopping, left: int) -> bool:
     """Train none and the least penalty of fits ``which`` (M,) on; return whether there was time for all."""
-    finalists, before = np.zeros(race.shape[:2], dtype=bool), race.scores
+    finalists = np.zeros(race.shape[:2], dtype=bool)
     finalists[which, -2:] = True
     most = min(left, LAST_ITERATIONS)
-    _, complete = race.train(finalists, replace(stopping, max_iter=most, tol=LAST_TOL, n_iter_no_change=LAST_PATIENCE))
-    if not complete:
+    limits = replace(stopping, max_iter=most, tol=LAST_TOL, n_iter_no_change=LAST_PATIENCE)
+    return _trained(race, finalists, limits)[1]
+
+
+def _trained(race: PenaltyRace, which: np.ndarray, stopping: Stopping) -> tuple[np.ndarray, bool]:
+    """As ``race.train``; without time for all, what was known before stays, as some have had more than others."""
+    before, (ended, complete) = race.scores, race.train(which, stopping)
+    if not complete and np.isfinite(before).any():
         race.scores = before
-    return complete
+    return ended, complete
