@@ -17,8 +17,9 @@ import torch
 from joblib import effective_n_jobs, wrap_non_picklable_objects
 
 from ._alpha_search import choose_alphas
-from ._depth import Result, deepened
-from ._prepared import CannotBatchError, Prepared, run_together
+from ._depth import Result, deepened, together
+from ._linear_model import is_exact, linear_models, simplest
+from ._prepared import CannotBatchError, Prepared
 from ._training import Training
 from .optim import Status
 from .optim._dual import Dual
@@ -296,9 +297,6 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
     began = time.perf_counter()
     estimator, fits = bucket[0].fit.estimator, [waiting.prepared for waiting in bucket]
     with isolated(fits[0].problem.y.device), openmp_threads(n_threads), np.errstate(all="ignore"):
-        results = _run_alike(fits, estimator)
-        if fits[0].deeper is None:
-            return results, time.perf_counter() - began
 
         def search(others: list[Prepared]) -> list[Prepared]:
             return _by_keys(others, estimator, _searched_alike)
@@ -306,7 +304,20 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
         def solve(others: list[Prepared]) -> list[Result]:
             return _by_keys(others, estimator, _run_alike)
 
-        return deepened(results, results[0].fit.options["stopping"], search, solve), time.perf_counter() - began
+        linear = linear_models(fits, search, solve)
+        if any(one is not None and Status.INTERRUPTED in one.solution.status for one in linear):
+            raise KeyboardInterrupt
+        results = [
+            one if one is not None and is_exact(fit, one) else None for fit, one in zip(fits, linear, strict=True)
+        ]
+        others = [number for number, result in enumerate(results) if result is None]
+        found = _run_alike([fits[number] for number in others], estimator) if others else []
+        for number, result in zip(others, found, strict=True):
+            results[number] = simplest(fits[number], linear[number], result)
+        done = [result for result in results if result is not None]
+        if any(result.fit.deeper is not None for result in done):
+            done = deepened(done, fits[0].options["stopping"], search, solve)
+        return done, time.perf_counter() - began
 
 
 def _by_keys(
@@ -346,5 +357,4 @@ def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
 
 
 def _solved_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
-    solution = run_together(fits, estimator.jacobian_max_rows)
-    return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]
+    return together(fits, estimator.jacobian_max_rows)

@@ -12,7 +12,7 @@ import torch
 
 from ._choosing import AUTO_WORK
 from ._penalty import ENOUGH_ROWS, linearisation
-from ._prepared import NO_PENALTY, Prepared, is_hopeless, ratio_of_losses
+from ._prepared import NO_PENALTY, Prepared, is_hopeless, ratio_of_losses, run_together
 from .architectures import MLP
 from .optim import Solution, Status, Stopping
 from .optim._status import FINAL
@@ -39,6 +39,12 @@ class Result:
     fit: Prepared
     solution: Solution
     row: int
+
+
+def together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> list[Result]:
+    """Run fits of equal keys as one batch."""
+    solution = run_together(fits, jacobian_max_rows)
+    return [Result(fit, solution, int(row)) for fit, row in zip(fits, solution.leaders(), strict=True)]
 
 
 def deeper_sizes(n_rows: float, n_inputs: int, n_outputs: int, n_parameters: int) -> tuple[int, int] | None:

@@ -63,8 +63,9 @@ hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     2532; with fewer than four rows a parameter (two classes: twenty) no more than make the search for ``alpha`` quick,
     down to 4 of many columns (user guide, "Many columns"). Whole sample weights count as rows. Classifiers of more than
     two classes, or of several labels, have 20 or, in mini-batches, up to 100; of up to four also fewer. Where
-    ``LMRegressor`` searches for ``alpha`` and finds little noise, it fits two equal layers, too, and keeps what is
-    evidently better on rows left out. The fitted ``architecture_`` says what it is; a warm start keeps it.
+    ``alpha`` is open, ``LMRegressor`` fits a linear model, too, and keeps it where rows left out do not speak for a
+    hidden layer; where it finds little noise, also two equal layers, and keeps what is evidently better on these rows.
+    The fitted ``architecture_`` says what it is; a warm start keeps it.
 <activation>
 architecture : Architecture, torch.nn.Module or None, default=None
     None builds an MLP from the two parameters above. ``sklm.CNN(...)`` is a convolutional network. A module that maps

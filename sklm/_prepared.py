@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._penalty import Folds
-from ._rival import Rival
+from ._rival import Linear, Rival
 from .optim import (
     Growth,
     MiniBatches,
@@ -98,6 +98,8 @@ class Prepared:
         ``deeper(fit)`` returns the same fit with these, and the columns as they are in ``fit``.
     rival : Rival or None
         The same fit with another activation, which takes its place where rows left out say so.
+    linear : Linear or None
+        The same fit without a hidden layer, which takes its place where rows left out do not speak for one.
     noise : float or None
         The loss that noise alone leaves, where neighbours on a curve tell.
     interrupted : bool
@@ -126,6 +128,7 @@ class Prepared:
     deeper_sizes: tuple[int, int] | None = None
     deeper: Callable[[Prepared], Prepared] | None = None
     rival: Rival | None = None
+    linear: Linear | None = None
     noise: float | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
@@ -295,6 +298,18 @@ class Prepared:
         with isolated(self.problem.y.device):
             return float(value(*self.members(solution, np.array([row])), cut=True))
 
+    def losses_left_out(self, solution: Solution, row: int) -> np.ndarray | None:
+        """The leave-one-out losses (N,) of a row of the solution by sample, without weights; None if not known."""
+        if not self.knows_rows_left_out(solution, row):
+            return None
+        outputs, y = self.left_out(solution, np.array([row])).outputs, self.problem.y
+        outputs, y = (
+            outputs.permute(2, 1, 0),
+            (y if y.ndim == 2 else y[0]).mT.unsqueeze(-1),
+        )  # samples in place of models
+        with isolated(y.device):
+            return self.problem.loss.value(outputs, y, torch.ones_like(y[:, 0])).sum(-1).cpu().numpy()
+
     def members(self, solution: Solution, rows: np.ndarray) -> tuple[Problem, Tensor]:
         """The problem of as many models as ``rows`` (m,) of the solution, and their parameters (m, P)."""
         index = torch.from_numpy(rows).to(solution.theta.device)
@@ -364,7 +379,7 @@ class Prepared:
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
             None if self.folds is None else (self.folds.weighs, self.folds.factors),
-            (self.deeper_sizes, self.rival is not None),
+            (self.deeper_sizes, self.rival is not None, self.linear is not None),
             self.seed if draws else None,
         )
 

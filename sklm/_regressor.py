@@ -273,7 +273,7 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
             parts = [part[:, 0] for part in parts]
         return tuple(parts) if return_std else parts[0]
 
-    def _may_be_deeper(self) -> bool:
+    def _compares_depths(self) -> bool:
         automatic = isinstance(self.hidden_layer_sizes, str) and self.architecture is None
         return automatic and not isinstance(self._selection(), Mask)
 

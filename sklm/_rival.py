@@ -1,4 +1,4 @@
-"""``activation='auto'``: when another activation takes the place of tanh, by the rows left out."""
+"""What may take the place of the usual fit: another activation, and when; a linear model."""
 
 from __future__ import annotations
 
@@ -60,6 +60,14 @@ class Rival:
 
     make: Callable[[], Prepared]
     rules: Rules
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The same fit without a hidden layer, which ``make`` prepares; ``by_rows``: rows left out one by one are known."""
+
+    make: Callable[[], Prepared]
+    by_rows: bool
 
 
 #: softplus draws long smooth borders with fewer units

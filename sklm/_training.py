@@ -17,16 +17,17 @@ from sklearn.utils.validation import validate_data
 from ._arrays import flatten_images, refuse_text_and_dates
 from ._callbacks import FitCallbacks, input_attributes
 from ._choosing import Setting
-from ._depth import Result, deepened, deeper_sizes
+from ._depth import Result, deepened, deeper_sizes, together
+from ._linear_model import is_exact, linear_models, simplest
 from ._noise import noise_of_curve
 from ._prepared import Prepared
-from ._rival import Rival, Rules
+from ._rival import Linear, Rival, Rules
 from ._sklearn import _check_sample_weight, _fit_context
 from ._streaming import Streaming, started
 from ._training_set import TrainingSet
 from ._verbose import described, say
 from .architectures import MLP, Architecture, ModuleArchitecture
-from .optim import Problem, Status
+from .optim import Problem, SearchInterrupted, Status
 from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
@@ -156,8 +157,8 @@ class Training(Streaming):
     def _check_same_targets(self, previous: Any, meaning: dict[str, Any]) -> None:
         """Raise ValueError if the targets mean something else than in the fit that a warm start goes on from."""
 
-    def _may_be_deeper(self) -> bool:
-        """Whether two hidden layers may be compared with one."""
+    def _compares_depths(self) -> bool:
+        """Whether none and two hidden layers may be compared with one."""
         return False
 
     def _refuse_targets(self, y: Any) -> None:
@@ -171,8 +172,10 @@ class Training(Streaming):
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         fit = self._prepared(data, meaning, previous, architecture, seed)
         if previous is None:
-            fit = replace(fit, rival=self._rival(fit, data, meaning, seed))
-        suits = previous is None and self._may_be_deeper() and self._scales(architecture)
+            fit = replace(
+                fit, rival=self._rival(fit, data, meaning, seed), linear=self._linear(fit, data, meaning, seed)
+            )
+        suits = previous is None and self._compares_depths() and self._scales(architecture)
         if not suits or fit.folds is None or not fit.has_rows_of_its_own:
             return fit
         network = fit.problem.network
@@ -196,6 +199,24 @@ class Training(Streaming):
             return None
         other = MLP(architecture.hidden_layer_sizes, self._rival_rules.activation)
         return Rival(lambda: self._prepared(data, meaning, None, other, seed), self._rival_rules)
+
+    def _linear(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Linear | None:
+        """The same fit without a hidden layer, where rows left out may decide; not if the fit is to be gone on with."""
+        architecture = fit.core["architecture_"]
+        is_open = self._compares_depths() and self._scales(architecture) and isinstance(self.alpha, str)
+        is_open &= self.relevance is None or isinstance(self.relevance, str)
+        is_open &= self._is_lm and self._selection() is None and self.target_loss is None and not self.warm_start
+        is_open &= not data.is_large and bool(np.ptp(data.y, axis=0).any())
+        if not is_open or fit.validation is not None or fit.batches is not None:
+            return None
+
+        def make() -> Prepared:
+            model = self._prepared(data, meaning, None, MLP((), architecture.activation), seed)
+            if fit.folds is None:
+                return model
+            return replace(model, folds=replace(fit.folds, start=model.theta[0], weighs=False, smaller=()))
+
+        return Linear(make, fit.has_rows_of_its_own)
 
     def _prepared(
         self,
@@ -295,9 +316,15 @@ class Training(Streaming):
         return None if noise is None else float(problem.null_loss()[0]) * noise / float(np.mean(Y**2, axis=0).sum())
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
-        if self.verbose:
-            say(f"Fitting {described(fit)} ...")
-        if fit.folds is not None:
+        began = time.monotonic()
+        self._say(f"Fitting {described(fit)} ...")
+        asked, plain = fit, self._linear_result(fit)
+        if plain is not None:
+            fit = fit.with_options(stopping=fit.options["stopping"].left(began))
+        stopped = plain is not None and Status.INTERRUPTED in plain.solution.status
+        if plain is not None and (stopped or is_exact(asked, plain)):
+            fit = plain.fit
+        elif fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
         shown = [fit]
         most = owner.max_iter * fit.most_runs
@@ -305,9 +332,13 @@ class Training(Streaming):
         began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
         try:
             with isolated(fit.problem.y.device):
-                solution, row = self._solve(fit, listener)
-                if fit.deeper is not None:
-                    first, done = Result(fit, solution, row), int(solution.n_iter.max())
+                result = plain if plain is not None and stopped else Result(fit, *self._solve(fit, listener))
+                if plain is None or fit is not plain.fit:
+                    result, done = simplest(asked, plain, result), int(result.solution.n_iter.max())
+                if result.fit is not fit:
+                    shown.append(result.fit)
+                    self._say("No hidden layer is kept.")
+                elif fit.deeper is not None:
 
                     def search(fits: list[Prepared]) -> list[Prepared]:
                         shown.append(self._with_alpha_for_depth(fits[0]))
@@ -316,10 +347,11 @@ class Training(Streaming):
                     def solve(fits: list[Prepared]) -> list[Result]:
                         return [Result(fits[0], *self._solve(fits[0], shifted(listener, done)))]
 
-                    (result,) = deepened([first], stopping.left(began), search, solve)
-                    fit, solution, row = result.fit, result.solution, result.row
-                    if self.verbose and len(shown) > 1:
-                        say("Two hidden layers are kept." if fit is shown[-1] else "One hidden layer is kept.")
+                    (result,) = deepened([result], stopping.left(began), search, solve)
+                    if len(shown) > 1:
+                        deep = result.fit is shown[-1]
+                        self._say("Two hidden layers are kept." if deep else "One hidden layer is kept.")
+                fit, solution, row = result.fit, result.solution, result.row
         finally:
             callbacks.close()
         if Status.INTERRUPTED in solution.status and _ends_more.get():
@@ -334,18 +366,35 @@ class Training(Streaming):
             if _ends_more.get():
                 raise
             fitted = self._finish(fit, solution.interrupted(), row, stacklevel=5)
-        if self.verbose:
-            say(fitted["message_"])
+        self._say(fitted["message_"])
         return fitted
+
+    def _say(self, text: str) -> None:
+        """A line for those who asked for it."""
+        if self.verbose:
+            say(text)
+
+    def _linear_result(self, fit: Prepared) -> Result | None:
+        """The linear model of a fit, with a penalty that a search finds; None if it has none."""
+        if fit.linear is None:
+            return None
+        self._say("Trying a linear model ...")
+
+        def search(fits: list[Prepared]) -> list[Prepared]:
+            try:
+                return [self._searched(fits[0])[0]]
+            except SearchInterrupted as end:
+                return [fits[0].interrupted_at(end)]
+
+        with isolated(fit.problem.y.device):
+            return linear_models([fit], search, lambda fits: together(fits, self.jacobian_max_rows))[0]
 
     def _with_alpha_for_depth(self, fit: Prepared) -> Prepared:
         """A fit of other hidden layers with the penalty that a search finds, and the time that is left.
 
         None is left where that ended the search.
         """
-        if self.verbose:
-            sizes = fit.core["architecture_"].hidden_layer_sizes
-            say(f"Trying hidden layers of {sizes} units ...")
+        self._say(f"Trying hidden layers of {fit.core['architecture_'].hidden_layer_sizes} units ...")
         fit, was_late = self._searched(fit)
         if not was_late:
             return fit

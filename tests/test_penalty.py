@@ -607,7 +607,7 @@ def test_many_noisy_rows_are_not_worse_than_few():
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (2000, 4))
     smooth = X[:, 0] + 0.5 * np.sin(3 * X[:, 1])
-    model = LMRegressor(random_state=0, n_init=1).fit(X, smooth + 2 * rng.normal(size=2000))
+    model = LMRegressor(30, random_state=0, n_init=1).fit(X, smooth + 2 * rng.normal(size=2000))
     assert 1e-3 < model.alpha_ < 0.1
     assert model.alpha_ in model.alpha_scores_
     assert np.mean((model.predict(X) - smooth) ** 2) < 0.2 * np.var(smooth)

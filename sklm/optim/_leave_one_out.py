@@ -25,7 +25,8 @@ class LeftOut:
     """What the matrix of all rows says of fits without one of them.
 
     loss : (B,) tensor, the approximate leave-one-out loss, or (1,) that of the mean of the outputs; fitted : (B, K)
-    tensor, or (1, K), the loss of the rows as they are, by output; whitener : (B, P, P) tensor, W with ``W W^T`` the
+    tensor, or (1, K), the loss of the rows as they are, by output; outputs : (B, K, N) tensor, or (1, K, N), those of
+    every row without it; whitener : (B, P, P) tensor, W with ``W W^T`` the
     inverse of the penalised Gauss-Newton matrix of the mean loss, with directions that the rows do not determine as
     far as rounding can tell; loose : (B, P) bool tensor, parameters that have part in these; n_effective : (B, K)
     tensor, how many parameters the rows hold by each output (the sum of its leverages)
@@ -33,6 +34,7 @@ class LeftOut:
 
     loss: Tensor
     fitted: Tensor
+    outputs: Tensor
     whitener: Tensor
     loose: Tensor
     n_effective: Tensor
@@ -85,7 +87,7 @@ def left_out(
     loose = (vectors.square() * ~used[:, None, :]).sum(-1) > LOOSE
     determined = whitener * used[:, None, :]
     total, n_effective = theta.new_zeros(n_models), theta.new_zeros(len(theta), network.n_outputs)
-    fitted = theta.new_zeros(1, 1)
+    fitted, seen = theta.new_zeros(1, 1), []
 
     def value(outputs: Tensor, chunk: Chunk) -> Tensor:
         return loss.value(outputs.mean(0, keepdim=True) if together else outputs, chunk.y, chunk.weights)
@@ -106,9 +108,10 @@ def left_out(
         outputs = forward.outputs + change.mT
         if limits is not None:
             outputs = outputs.clamp(*limits)
+        seen.append(outputs.mean(0, keepdim=True) if together else outputs)
         total = total + value(outputs, chunk).sum(-1)
         fitted = fitted + value(forward.outputs, chunk)
-    return LeftOut(total, fitted, whitener, loose, n_effective)
+    return LeftOut(total, fitted, torch.cat(seen, 2), whitener, loose, n_effective)
 
 
 @on_suited_threads

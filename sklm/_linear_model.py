@@ -1,0 +1,130 @@
+"""``hidden_layer_sizes='auto'`` of LMRegressor: no hidden layer, where rows left out do not speak for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ._depth import Result
+from ._prepared import Prepared, ratio_of_losses
+from .optim import Status
+from .optim._cross_validation import ALPHAS
+from .optim._status import FINAL
+
+#: a linear model that leaves no more than this share of the loss of zero outputs on rows left out is all there is
+EXACT = 1e-20
+#: it is kept where its leave-one-out loss is below that of a hidden layer, and below so many times that without this
+#: share of the rows, which neither predicts and which may outweigh all others
+OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
+#: where that is not known, where its losses on the rows that folds leave out are less than so many times those of the
+#: hidden layer, in the mean and in the median of the folds: it has fewer chances to be better by luck
+OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
+
+
+def linear_models(
+    fits: list[Prepared],
+    search: Callable[[list[Prepared]], list[Prepared]],
+    solve: Callable[[list[Prepared]], list[Result]],
+) -> list[Result | None]:
+    """Fit the linear models of fits that have one; None for the others.
+
+    The leave-one-out loss, which is exact for squared errors, chooses the penalty where it is known. ``search`` finds
+    it otherwise, and what folds say, where a hidden layer is compared with by that.
+    """
+    numbers = [number for number, fit in enumerate(fits) if fit.linear is not None]
+    models = [_model(fits[number]) for number in numbers]
+    searching = [place for place, model in enumerate(models) if model.folds is not None]
+    for place, found in zip(
+        searching, search([models[place] for place in searching]) if searching else [], strict=True
+    ):
+        models[place] = found
+    tried = [_with_penalties(fits[number], model) for number, model in zip(numbers, models, strict=True)]
+    solved = iter(solve([model for some in tried for model in some]) if tried else [])
+    results: list[Result | None] = [None] * len(fits)
+    for number, some in zip(numbers, tried, strict=True):
+        results[number] = _best([next(solved) for _ in some])
+    return results
+
+
+def _model(fit: Prepared) -> Prepared:
+    """The linear model of a fit, with folds to compare it by where nothing else is known."""
+    assert fit.linear is not None
+    model = fit.linear.make()
+    return replace(model, folds=None) if fit.linear.by_rows and fit.predicts_rows else model
+
+
+def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
+    """The model with each penalty to try, or with the one that was found."""
+    assert fit.linear is not None
+    stopped = model.interrupted or model.options["stopping"].max_time <= 0
+    if stopped or not (fit.linear.by_rows and model.predicts_rows):
+        return [model]
+    return [replace(model, **model.penalised(alpha)) for alpha in ALPHAS]
+
+
+def _best(results: list[Result]) -> Result:
+    """The model with the least leave-one-out loss; the first one if it is not known."""
+    if len(results) == 1:
+        return results[0]
+    losses = [result.fit.leave_one_out(result.solution, result.row) for result in results]
+    if None in losses:
+        return results[0]
+    known = np.array(losses, dtype=float)
+    scores = dict(zip(ALPHAS, known.tolist(), strict=True))
+    result = results[int(np.argmin(np.where(np.isnan(known), np.inf, known)))]
+    return replace(result, fit=replace(result.fit, alpha_scores=scores))
+
+
+def is_exact(fit: Prepared, linear: Result) -> bool:
+    """Whether the linear model of a fit leaves nothing on rows left out, so that no hidden layer can be better."""
+    if _is_cut_short(linear):
+        return False
+    assert fit.linear is not None
+    loss, losses = None, linear.fit.searched_losses
+    if fit.linear.by_rows:
+        loss = linear.fit.leave_one_out(linear.solution, linear.row)
+    elif losses is not None:
+        loss = float(np.mean(losses))
+    return loss is not None and loss <= EXACT * float(linear.fit.problem.null_loss()[0])
+
+
+def simplest(fit: Prepared, linear: Result | None, one: Result) -> Result:
+    """The linear model of a fit, if rows left out do not speak for the hidden layer that ``one`` has.
+
+    If a limit ended that one, the linear model says so.
+    """
+    if linear is None or _is_cut_short(linear) or not _is_enough(fit, linear, one):
+        return one
+    status = one.solution.status[one.row]
+    if status not in FINAL:
+        return linear
+    return replace(linear, solution=replace(linear.solution, status=[status] * len(linear.solution.status)))
+
+
+def _is_cut_short(result: Result) -> bool:
+    return result.solution.status[result.row] in FINAL or Status.INTERRUPTED in result.solution.status
+
+
+def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
+    assert fit.linear is not None
+    if fit.linear.by_rows:
+        left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
+        if left_out[0] is not None and left_out[1] is not None:
+            weights = fit.problem.weights[0].cpu().numpy()
+            return _is_less(left_out[0], left_out[1], weights)
+    ours, theirs = linear.fit.searched_losses, one.fit.searched_losses
+    if ours is None or theirs is None or not ratio_of_losses(ours, theirs) < OF_FOLDS:
+        return False
+    same = min(len(ours), len(theirs))
+    with np.errstate(all="ignore"):
+        return bool(np.median(ours[:same] / theirs[:same]) < OF_MOST_FOLDS)
+
+
+def _is_less(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether leave-one-out losses (N,) are less in the mean, and not more without rows that nothing predicts."""
+    least = np.minimum(ours, theirs)
+    others = least <= np.quantile(least, 1 - FAR_OFF)
+    mean, of_most = ((weights * part) @ (ours - limit * theirs) for part, limit in ((1.0, 1.0), (others, OF_MOST_ROWS)))
+    return bool(mean < 0 and of_most < 0)

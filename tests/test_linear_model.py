@@ -1,0 +1,263 @@
+"""``hidden_layer_sizes='auto'``: no hidden layer where rows left out do not speak for one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression, PoissonRegressor
+from sklearn.model_selection import GridSearchCV, KFold
+
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _batching, _linear_model, _prepared, _solving, fit_many
+from sklm._depth import Result
+from sklm.optim import SearchInterrupted, Status
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+rng = np.random.default_rng(0)
+X = rng.normal(size=(120, 3))
+LINE = 3.0 + X @ [1.0, -2.0, 0.5]
+NOISY = LINE + 0.3 * np.random.default_rng(1).normal(size=120)
+WAVE = np.sin(2 * X[:, 0]) + X[:, 1]
+
+
+def is_linear(model):
+    return model.architecture_.hidden_layer_sizes == ()
+
+
+# -- data that are linear -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_inputs", [1, 4, 20])
+@pytest.mark.parametrize("n_samples", [25, 60, 400])
+@pytest.mark.parametrize("tails", [False, True])
+def test_a_linear_function_is_found_to_rounding_and_at_once(n_samples, n_inputs, tails, monkeypatch):
+    own = np.random.default_rng(n_samples + n_inputs)
+    rows = own.normal(size=(n_samples + 500, n_inputs))
+    rows = np.exp(1.5 * rows) if tails else rows
+    y = 1e3 + rows @ own.normal(size=n_inputs)
+    monkeypatch.setattr(LMRegressor, "_with_alpha", None)  # a hidden layer is not tried
+    model = LMRegressor(random_state=0).fit(rows[:n_samples], y[:n_samples])
+    assert is_linear(model)
+    new = rows[n_samples:]
+    np.testing.assert_allclose(model.predict(new), y[n_samples:], rtol=1e-9)
+    assert model.converged_
+    assert model.loo_score_ == pytest.approx(1.0, abs=1e-20)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_does_not_ask_for_a_hidden_layer(noise, seed):
+    own = np.random.default_rng(seed)
+    rows, new = own.normal(size=(150, 2)), own.normal(size=(1000, 2))
+    y = rows @ [1.0, 2.0] + noise * own.normal(size=150)
+    model, plain = LMRegressor(random_state=seed).fit(rows, y), LinearRegression().fit(rows, y)
+    errors = [np.mean((one.predict(new) - new @ [1.0, 2.0]) ** 2) for one in (model, plain)]
+    assert is_linear(model)
+    assert errors[0] < 1.5 * errors[1]
+
+
+def test_few_rows_of_long_tails_are_not_bent_beyond_the_last_one():
+    """A hidden layer is flat there: an error of a third of the variance."""
+    own = np.random.default_rng(31)
+    x = np.exp(1.5 * own.normal(size=(1030, 1)))
+    y = 2 * x[:, 0] + 1
+    model = LMRegressor(random_state=0).fit(x[:30], y[:30] + 0.05 * y[:30].std() * own.normal(size=30))
+    assert np.mean((model.predict(x[30:]) - y[30:]) ** 2) < 1e-3 * y[30:].var()
+
+
+def test_several_outputs():
+    Y = np.c_[LINE, X @ [0.0, 1.0, 1.0]]
+    model = LMRegressor(random_state=0).fit(X, Y)
+    assert is_linear(model)
+    np.testing.assert_allclose(model.predict(X), Y, atol=1e-12)
+    assert not is_linear(LMRegressor(random_state=0, max_iter=100).fit(X, np.c_[LINE, WAVE]))
+
+
+def test_a_log_link_is_a_generalised_linear_model():
+    own = np.random.default_rng(2)
+    rows = own.normal(size=(300, 2))
+    counts = own.poisson(np.exp(1 + rows @ [0.5, -0.3])).astype(float)
+    model = LMRegressor(loss="poisson", random_state=0).fit(rows, counts)
+    plain = PoissonRegressor(alpha=0, tol=1e-8).fit(rows, counts)
+    assert is_linear(model)
+    np.testing.assert_allclose(model.predict(rows), plain.predict(rows), rtol=0.05)
+
+
+def test_error_bars_are_those_of_least_squares():
+    model = LMRegressor(random_state=0).fit(X, NOISY)
+    assert is_linear(model)
+    plain = LMRegressor((), alpha=0).fit(X, NOISY)
+    for ours, theirs in zip(model.predict(3 * X, return_std=True), plain.predict(3 * X, return_std=True), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.02)
+
+
+# -- data that are not ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("curve", [lambda x: np.sin(3 * x), np.exp, lambda x: x + 0.5 * np.abs(x)])
+def test_a_bent_curve_keeps_its_hidden_layer(curve, noise):
+    own = np.random.default_rng(0)
+    x = own.uniform(-1.5, 1.5, (200, 1))
+    y = curve(x[:, 0]) + noise * own.normal(size=200) * (0.5 if noise == 0.5 else 1.0)
+    assert not is_linear(LMRegressor(random_state=0, max_iter=200).fit(x, y))
+
+
+@pytest.mark.parametrize("glitch", [1e2, 1e6])
+@pytest.mark.parametrize("n_samples", [50, 300])
+def test_one_row_that_outweighs_all_others_does_not_speak_for_a_line(glitch, n_samples):
+    own = np.random.default_rng(3)
+    x = own.uniform(0, 1, (n_samples, 1))
+    y = np.sin(5 * x[:, 0]) + 0.05 * own.normal(size=n_samples)
+    y[7] = glitch
+    model = LMRegressor(loss="absolute_error", random_state=0).fit(x, y)
+    assert not is_linear(model)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ([1.0] * 100, [1.1] * 100, True),
+        ([1.0] * 100, [0.99] * 100, False),
+        ([1.0] * 99 + [1e6], [0.5] * 99 + [1.1e6], False),  # one row speaks for it
+        ([1.0] * 99 + [1e6], [1.0] * 99 + [1.1e6], True),
+        ([1.0] * 99 + [1.0], [0.5] * 99 + [1e6], False),
+    ],
+)
+def test_rows_left_out_decide_without_the_few_that_outweigh_them(ours, theirs, expected):
+    assert _linear_model._is_less(np.array(ours), np.array(theirs), np.full(100, 0.01)) is expected
+
+
+def test_rows_without_weight_do_not_count():
+    ours, theirs = np.full(100, 1.0), np.full(100, 0.5)
+    theirs[:50] = 2.0
+    assert _linear_model._is_less(ours, theirs, np.r_[np.ones(50), np.zeros(50)])
+    assert not _linear_model._is_less(ours, theirs, np.r_[np.zeros(50), np.ones(50)])
+
+
+# -- when it is not asked ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_layer_sizes": 5},
+        {"hidden_layer_sizes": (4, 4)},
+        {"alpha": 1e-3},
+        {"alpha": 0},
+        {"relevance": [1.0, 0.5, 0.5]},
+        {"target_loss": 1e-6},
+        {"warm_start": True},
+        {"early_stopping": True},
+        {"standardize": False},
+        {"optimizer": "lbfgs"},
+        {"batch_size": 40},
+    ],
+    ids=str,
+)
+def test_what_you_have_chosen_stays(options):
+    assert not is_linear(LMRegressor(random_state=0, max_iter=20, **options).fit(X, LINE))
+
+
+def test_constant_targets_have_nothing_to_find():
+    assert not is_linear(LMRegressor(random_state=0).fit(X, np.ones(120)))
+
+
+def test_classes_keep_their_hidden_layer():
+    assert not is_linear(LMClassifier(random_state=0, max_iter=20).fit(X, LINE > 3))
+
+
+def test_equal_rows_are_judged_by_folds():
+    rows, y = np.r_[X, X], np.r_[NOISY, NOISY + 0.1 * rng.normal(size=120)]
+    model = LMRegressor(random_state=0)
+    assert not model._ready(rows, y)[1].linear.by_rows
+    assert model._ready(X, NOISY)[1].linear.by_rows
+    assert is_linear(model.fit(rows, y))
+    assert not is_linear(model.fit(rows, np.r_[WAVE, WAVE]))
+
+
+# -- beside the rest of a fit -------------------------------------------------------------------------------------
+
+
+def test_many_fits_are_those_one_by_one():
+    targets = [LINE, NOISY, WAVE, 2 * LINE, WAVE + NOISY]
+    together = fit_many(LMRegressor(random_state=0, max_iter=50), X, targets)
+    for model, y in zip(together, targets, strict=True):
+        one = LMRegressor(random_state=0, max_iter=50).fit(X, y)
+        assert is_linear(model) == is_linear(one)
+        np.testing.assert_allclose(model.predict(X), one.predict(X), rtol=1e-5, atol=1e-5)
+    assert [is_linear(model) for model in together] == [True, True, False, True, False]
+
+
+def test_a_grid_search_scores_as_scikit_learns():
+    grid, cv = {"max_iter": [20, 30]}, KFold(3)
+    ours = LMGridSearchCV(LMRegressor(random_state=0), grid, cv=cv).fit(X, NOISY)
+    theirs = GridSearchCV(LMRegressor(random_state=0), grid, cv=cv).fit(X, NOISY)
+    for name in ("split0_test_score", "split1_test_score", "split2_test_score"):
+        np.testing.assert_allclose(ours.cv_results_[name], theirs.cv_results_[name], rtol=1e-8)
+    assert is_linear(ours.best_estimator_)
+
+
+def test_it_says_what_it_does(capsys):
+    LMRegressor(random_state=0, verbose=1).fit(X, NOISY)
+    shown = capsys.readouterr().err
+    assert "Trying a linear model ..." in shown
+    assert "No hidden layer is kept." in shown
+
+
+def test_an_interrupt_of_its_search_keeps_what_it_has(monkeypatch):
+    original = _solving.choose_alphas
+
+    def interrupted(fits, *given):
+        if fits[0].problem.network.n_parameters > 4:
+            return original(fits, *given)
+        raise SearchInterrupted(np.array([0.1]), fits[0].problem.y.new_zeros(1, 4))
+
+    for module in (_batching, _solving):
+        monkeypatch.setattr(module, "choose_alphas", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by the user"):
+        model = LMRegressor(random_state=0).fit(X[:40], NOISY[:40])
+    assert is_linear(model)
+    assert model.status_ == "interrupted"
+    np.testing.assert_allclose(model.predict(X), NOISY[:40].mean())
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(LMRegressor(random_state=0), X[:40], [NOISY[:40], LINE[:40]])
+
+
+def test_an_interrupt_of_the_linear_model_itself(monkeypatch):
+    original = _prepared.levenberg_marquardt
+
+    def interrupted(problem, theta, **options):
+        return original(problem, theta, **options).interrupted()
+
+    monkeypatch.setattr(_prepared, "levenberg_marquardt", interrupted)
+    monkeypatch.setattr(LMRegressor, "_with_alpha", None)  # what comes next
+    with pytest.warns(UserWarning, match="interrupted by the user"):
+        assert is_linear(LMRegressor(random_state=0, growing=False).fit(X, NOISY))
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(LMRegressor(random_state=0, growing=False), X, [NOISY, WAVE])
+
+
+@pytest.mark.parametrize("status", [Status.TIME, Status.CALLBACK])
+def test_a_line_in_place_of_a_fit_that_a_limit_ended_says_so(status):
+    shadow, fit = LMRegressor(random_state=0)._ready(X, NOISY)
+    linear = shadow._linear_result(fit)
+    one = Result(*_solved(shadow, fit))
+    assert _linear_model.simplest(fit, linear, one) is linear
+    ended = replace(one, solution=replace(one.solution, status=[status] * len(one.solution.status)))
+    kept = _linear_model.simplest(fit, linear, ended)
+    assert kept.fit is linear.fit
+    assert set(kept.solution.status) == {status}
+    # nor is a line that was cut short itself worth anything
+    cut = replace(linear, solution=replace(linear.solution, status=[status] * len(linear.solution.status)))
+    assert _linear_model.simplest(fit, cut, one) is one
+
+
+def _solved(shadow, fit):
+    fit = shadow._with_alpha(fit, fit.folds)
+    return fit, *shadow._solve(fit, None)
+
+
+def test_a_further_fit_goes_on_with_the_line():
+    model = LMRegressor(random_state=0).fit(X, LINE)
+    model.partial_fit(X, LINE + 1)
+    assert is_linear(model)
