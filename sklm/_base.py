@@ -47,6 +47,8 @@ Affords = Callable[[float, int], bool]
 AUTO_UNITS, AUTO_UNITS_ROWS, MOST_AUTO_UNITS = 20, 500, 50
 #: ... and where there are so many columns that a search would take too long with these
 FEWER_UNITS = (15, 10, 8, 6, 5, 4)
+#: ... and where even these are too many for a quick one
+FEWEST_UNITS = (4, 3, 2)
 #: with fewer rows a parameter than this, a search for the penalty or the relevance of columns is worth more than units
 SEARCHING_ROWS = 4.0
 #: starts of ``n_init='auto'``, and of long fits the mean of which may be kept

@@ -18,6 +18,7 @@ from joblib import effective_n_jobs, wrap_non_picklable_objects
 
 from ._alpha_search import choose_alphas
 from ._depth import Result, deepened, together
+from ._discrepancy import down_to_noise
 from ._linear_model import is_exact, linear_models, simplest
 from ._prepared import CannotBatchError, Prepared
 from ._training import Training
@@ -312,11 +313,13 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
         ]
         others = [number for number, result in enumerate(results) if result is None]
         found = _run_alike([fits[number] for number in others], estimator) if others else []
+        stopping = fits[0].options["stopping"]
+        found = down_to_noise(found, stopping, solve, solve)
         for number, result in zip(others, found, strict=True):
             results[number] = simplest(fits[number], linear[number], result)
         done = [result for result in results if result is not None]
         if any(result.fit.deeper is not None for result in done):
-            done = deepened(done, fits[0].options["stopping"], search, solve)
+            done = deepened(done, stopping, search, solve)
         return done, time.perf_counter() - began
 
 

@@ -109,17 +109,20 @@ def _is_cut_short(result: Result) -> bool:
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
     assert fit.linear is not None
+    if fit.validation is not None:
+        ours = linear.fit.leave_one_out(linear.solution, linear.row)
+        return ours is not None and ours < float(one.solution.score[one.row])
     if fit.linear.by_rows:
         left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
         if left_out[0] is not None and left_out[1] is not None:
             weights = fit.problem.weights[0].cpu().numpy()
             return _is_less(left_out[0], left_out[1], weights)
-    ours, theirs = linear.fit.searched_losses, one.fit.searched_losses
-    if ours is None or theirs is None or not ratio_of_losses(ours, theirs) < OF_FOLDS:
+    folds = [result.fit.searched_losses for result in (linear, one)]
+    if folds[0] is None or folds[1] is None or not ratio_of_losses(*folds) < OF_FOLDS:
         return False
-    same = min(len(ours), len(theirs))
+    same = min(len(folds[0]), len(folds[1]))
     with np.errstate(all="ignore"):
-        return bool(np.median(ours[:same] / theirs[:same]) < OF_MOST_FOLDS)
+        return bool(np.median(folds[0][:same] / folds[1][:same]) < OF_MOST_FOLDS)
 
 
 def _is_less(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray) -> bool:

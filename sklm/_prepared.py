@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._noise import Noise
 from ._penalty import Folds
 from ._rival import Linear, Rival
 from .optim import (
@@ -100,8 +101,10 @@ class Prepared:
         The same fit with another activation, which takes its place where rows left out say so.
     linear : Linear or None
         The same fit without a hidden layer, which takes its place where rows left out do not speak for one.
-    noise : float or None
-        The loss that noise alone leaves, where neighbours on a curve tell.
+    noise : Noise or None
+        What the neighbours of the points of a curve leave, as a loss.
+    wider : callable or None
+        ``wider(times)`` returns the same fit of a curve with so many times the units, without folds.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -129,7 +132,8 @@ class Prepared:
     deeper: Callable[[Prepared], Prepared] | None = None
     rival: Rival | None = None
     linear: Linear | None = None
-    noise: float | None = None
+    noise: Noise | None = None
+    wider: Callable[[int], Prepared] | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 
@@ -208,11 +212,17 @@ class Prepared:
 
     def is_noise(self, loss: float) -> bool:
         """Whether a loss on rows left out is known to be that of noise: no other model has much less."""
-        return self.noise is not None and MOSTLY_NOISE[0] * self.noise <= loss <= MOSTLY_NOISE[1] * self.noise
+        if self.noise is None or not self.noise.is_certain:
+            return False
+        return MOSTLY_NOISE[0] * self.noise.mean <= loss <= MOSTLY_NOISE[1] * self.noise.mean
 
     def joined(self) -> dict[str, Any]:
         """The fields that say that all starts of a fit without noise take part."""
         return self._started(self.n_noiseless) if self.predicts_rows else {}
+
+    def of_starts(self, number: int) -> Prepared:
+        """The fit with the first so many starts."""
+        return replace(self, problem=self.problem.repeated(number), theta=self.theta[:number])
 
     def averaging(self) -> Prepared:
         """The fit with the starts whose mean may be kept, if it is noisy."""
@@ -298,16 +308,24 @@ class Prepared:
         with isolated(self.problem.y.device):
             return float(value(*self.members(solution, np.array([row])), cut=True))
 
+    def losses(self, solution: Solution, row: int) -> np.ndarray:
+        """The losses (N,) of a row of the solution by sample, without weights."""
+        problem, theta = self.members(solution, np.array([row]))
+        with isolated(problem.y.device):
+            outputs = [forward.outputs.clone() for _, forward in problem.forward_passes(theta, None)]
+        return self._by_sample(torch.cat(outputs, 2))
+
     def losses_left_out(self, solution: Solution, row: int) -> np.ndarray | None:
-        """The leave-one-out losses (N,) of a row of the solution by sample, without weights; None if not known."""
+        """The same of samples left out one by one; None if not known."""
         if not self.knows_rows_left_out(solution, row):
             return None
-        outputs, y = self.left_out(solution, np.array([row])).outputs, self.problem.y
-        outputs, y = (
-            outputs.permute(2, 1, 0),
-            (y if y.ndim == 2 else y[0]).mT.unsqueeze(-1),
-        )  # samples in place of models
+        return self._by_sample(self.left_out(solution, np.array([row])).outputs)
+
+    def _by_sample(self, outputs: Tensor) -> np.ndarray:
+        """Losses (N,) of outputs (1, K, N)."""
+        y = self.problem.y if self.problem.y.ndim == 2 else self.problem.y[0]
         with isolated(y.device):
+            y, outputs = y.mT.unsqueeze(-1), outputs.permute(2, 1, 0)  # samples in place of models
             return self.problem.loss.value(outputs, y, torch.ones_like(y[:, 0])).sum(-1).cpu().numpy()
 
     def members(self, solution: Solution, rows: np.ndarray) -> tuple[Problem, Tensor]:

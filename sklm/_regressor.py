@@ -11,10 +11,11 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 
 from ._arrays import refuse_text_and_dates
-from ._base import BaseLM
+from ._base import FEWEST_UNITS, Affords, BaseLM, most_units
 from ._docs import document
 from ._error_bars import ErrorBars
-from ._penalty import can_search_quickly
+from ._mini_batches import DUAL_WORK
+from ._penalty import can_search, can_search_quickly, linearisation
 from ._rival import OF_NUMBERS
 from ._sklearn import StrOptions, _fit_context
 from ._training import has_partial_fit
@@ -280,6 +281,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
         return can_search_quickly(n_rows, n_parameters)
 
+    def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
+        # a long search is better than none
+        fewer = super()._fewer_units(n_units, shape, affords)
+        return fewer or most_units(FEWEST_UNITS, n_units, shape, _can_search_all)
+
     # -- targets ------------------------------------------------------------------------------------------------
 
     def _loss_object(self) -> Loss:
@@ -313,6 +319,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
         tags.target_tags.positive_only = any(getattr(loss, name, False) for name in ("positive_only", "non_negative"))
         return tags
+
+
+def _can_search_all(n_rows: float, n_parameters: int) -> bool:
+    """Whether a search is affordable, and all rows are taken in every step."""
+    return can_search(n_rows, n_parameters) and linearisation(n_rows, n_parameters) <= DUAL_WORK
 
 
 # the constructor is inherited, and only this class uses it directly: Python's message about a misspelt option names it

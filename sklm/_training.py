@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -18,8 +18,9 @@ from ._arrays import flatten_images, refuse_text_and_dates
 from ._callbacks import FitCallbacks, input_attributes
 from ._choosing import Setting
 from ._depth import Result, deepened, deeper_sizes, together
+from ._discrepancy import down_to_noise
 from ._linear_model import is_exact, linear_models, simplest
-from ._noise import noise_of_curve
+from ._noise import Noise, noise_of_curve
 from ._prepared import Prepared
 from ._rival import Linear, Rival, Rules
 from ._sklearn import _check_sample_weight, _fit_context
@@ -27,10 +28,13 @@ from ._streaming import Streaming, started
 from ._training_set import TrainingSet
 from ._verbose import described, say
 from .architectures import MLP, Architecture, ModuleArchitecture
-from .optim import Problem, SearchInterrupted, Status
+from .optim import Problem, Progress, SearchInterrupted, Status
 from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
+
+#: is shown the iterations of a fit
+Listener = Callable[[Progress], bool | None]
 
 #: whether Ctrl-C ends more than one fit here: then it is not for a fit to keep its best model
 _ends_more = ContextVar("whether an interrupt ends more than one fit", default=False)
@@ -176,6 +180,8 @@ class Training(Streaming):
                 fit, rival=self._rival(fit, data, meaning, seed), linear=self._linear(fit, data, meaning, seed)
             )
         suits = previous is None and self._compares_depths() and self._scales(architecture)
+        if suits and fit.noise is not None:
+            fit = replace(fit, wider=self._wider(fit, data, meaning, seed))
         if not suits or fit.folds is None or not fit.has_rows_of_its_own:
             return fit
         network = fit.problem.network
@@ -200,14 +206,24 @@ class Training(Streaming):
         other = MLP(architecture.hidden_layer_sizes, self._rival_rules.activation)
         return Rival(lambda: self._prepared(data, meaning, None, other, seed), self._rival_rules)
 
+    def _wider(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Callable[[int], Prepared]:
+        """The same fit with so many times the units of its one layer, and a penalty that is known."""
+        (units,), activation = fit.core["architecture_"].hidden_layer_sizes, fit.core["architecture_"].activation
+
+        def wider(times: int) -> Prepared:
+            made = self._prepared(data, meaning, None, self._own_copy(MLP((times * units,), activation)), seed)
+            return replace(made, folds=None, n_noiseless=0)
+
+        return wider
+
     def _linear(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Linear | None:
         """The same fit without a hidden layer, where rows left out may decide; not if the fit is to be gone on with."""
         architecture = fit.core["architecture_"]
         is_open = self._compares_depths() and self._scales(architecture) and isinstance(self.alpha, str)
         is_open &= self.relevance is None or isinstance(self.relevance, str)
         is_open &= self._is_lm and self._selection() is None and self.target_loss is None and not self.warm_start
-        is_open &= not data.is_large and bool(np.ptp(data.y, axis=0).any())
-        if not is_open or fit.validation is not None or fit.batches is not None:
+        is_open &= not data.is_large and bool(np.ptp(data.y, axis=0).any()) and not self._asks_to_hold_out
+        if not is_open or not (fit.batches is None or fit.validation is not None):
             return None
 
         def make() -> Prepared:
@@ -216,7 +232,7 @@ class Training(Streaming):
                 return model
             return replace(model, folds=replace(fit.folds, start=model.theta[0], weighs=False, smaller=()))
 
-        return Linear(make, fit.has_rows_of_its_own)
+        return Linear(make, fit.has_rows_of_its_own or fit.validation is not None)
 
     def _prepared(
         self,
@@ -306,14 +322,14 @@ class Training(Streaming):
         noise = None if folds.repeats else self._noise(data, problem)
         return replace(fit, folds=replace(folds, weighs=weighs), n_averaged=n_averaged, n_noiseless=most, noise=noise)
 
-    def _noise(self, data: TrainingSet, problem: Problem) -> float | None:
-        """The loss that noise alone leaves of a curve; None where that cannot be told."""
+    def _noise(self, data: TrainingSet, problem: Problem) -> Noise | None:
+        """What the neighbours of the points of a curve leave, as a loss; None where there are none, or none alike."""
         suits = self._numeric_targets and problem.loss.is_squared and np.ptp(data.weights) == 0
         if data.X.shape[1] != 1 or not suits:
             return None
         Y = problem.y.mT.cpu().double().numpy()
-        noise = noise_of_curve(np.asarray(data.X)[:, 0], Y)
-        return None if noise is None else float(problem.null_loss()[0]) * noise / float(np.mean(Y**2, axis=0).sum())
+        noise, spread = noise_of_curve(np.asarray(data.X)[:, 0], Y), float(np.mean(Y**2, axis=0).sum())
+        return None if noise is None or spread == 0 else noise.times(float(problem.null_loss()[0]) / spread)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         began = time.monotonic()
@@ -329,28 +345,12 @@ class Training(Streaming):
         shown = [fit]
         most = owner.max_iter * fit.most_runs
         callbacks = FitCallbacks(owner, self, given, self._printers(), lambda t: {**shown[-1].core, "theta_": t}, most)
-        began, stopping, listener = time.monotonic(), fit.options["stopping"], callbacks.per_iteration
+        listener = callbacks.per_iteration
         try:
             with isolated(fit.problem.y.device):
                 result = plain if plain is not None and stopped else Result(fit, *self._solve(fit, listener))
                 if plain is None or fit is not plain.fit:
-                    result, done = simplest(asked, plain, result), int(result.solution.n_iter.max())
-                if result.fit is not fit:
-                    shown.append(result.fit)
-                    self._say("No hidden layer is kept.")
-                elif fit.deeper is not None:
-
-                    def search(fits: list[Prepared]) -> list[Prepared]:
-                        shown.append(self._with_alpha_for_depth(fits[0]))
-                        return shown[-1:]
-
-                    def solve(fits: list[Prepared]) -> list[Result]:
-                        return [Result(fits[0], *self._solve(fits[0], shifted(listener, done)))]
-
-                    (result,) = deepened([result], stopping.left(began), search, solve)
-                    if len(shown) > 1:
-                        deep = result.fit is shown[-1]
-                        self._say("Two hidden layers are kept." if deep else "One hidden layer is kept.")
+                    result = self._refined(asked, plain, result, listener, shown)
                 fit, solution, row = result.fit, result.solution, result.row
         finally:
             callbacks.close()
@@ -388,6 +388,40 @@ class Training(Streaming):
 
         with isolated(fit.problem.y.device):
             return linear_models([fit], search, lambda fits: together(fits, self.jacobian_max_rows))[0]
+
+    def _refined(
+        self, asked: Prepared, plain: Result | None, result: Result, listener: Listener | None, shown: list[Prepared]
+    ) -> Result:
+        """The result of a fit with one hidden layer, or what is better than it; ``shown`` ends with what is."""
+        fit, began, done = result.fit, time.monotonic(), int(result.solution.n_iter.max())
+        stopping = fit.options["stopping"]
+
+        def solve(fits: list[Prepared]) -> list[Result]:
+            nonlocal done
+            shown.append(fits[0])
+            one = Result(fits[0], *self._solve(fits[0], shifted(listener, done)))
+            done += int(one.solution.n_iter.max())
+            return [one]
+
+        def search(fits: list[Prepared]) -> list[Prepared]:
+            shown.append(self._with_alpha_for_depth(fits[0]))
+            return shown[-1:]
+
+        (result,) = down_to_noise([result], stopping, lambda fits: together(fits, self.jacobian_max_rows), solve)
+        if result.fit is not fit:
+            number = result.fit.problem.network.n_parameters
+            self._say(f"alpha = {result.fit.alpha:.3g}, with {number} parameters, by the noise between neighbours.")
+        one, result = result, simplest(asked, plain, result)
+        if result is not one:
+            self._say("No hidden layer is kept.")
+        elif one.fit.deeper is not None:
+            tried = len(shown)
+            (result,) = deepened([one], stopping.left(began), search, solve)
+            if len(shown) > tried:
+                deep = result.fit is shown[-1]
+                self._say("Two hidden layers are kept." if deep else "One hidden layer is kept.")
+        shown.append(result.fit)
+        return result
 
     def _with_alpha_for_depth(self, fit: Prepared) -> Prepared:
         """A fit of other hidden layers with the penalty that a search finds, and the time that is left.

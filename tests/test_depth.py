@@ -20,6 +20,7 @@ from sklm import (
     fit_many,
 )
 from sklm._depth import deeper_sizes
+from sklm._noise import Noise
 from sklm.architectures import MLP
 from sklm.optim import Status, Stopping
 
@@ -188,7 +189,8 @@ def test_several_outputs():
 
 class FakeFit:
     def __init__(self, loss, alpha=0.0, predicts_rows=True, searched=1.0, negligible=0.0, noise=None):
-        self.loss, self.alpha, self.predicts_rows, self.noise = loss, alpha, predicts_rows, noise
+        self.loss, self.alpha, self.predicts_rows = loss, alpha, predicts_rows
+        self.noise = noise and Noise(noise, noise, True)
         self.searched_losses = np.atleast_1d(searched)
         self.problem, self.deeper = self, lambda: None
         self.options = {"stopping": Stopping(negligible=negligible)}

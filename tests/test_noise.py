@@ -18,34 +18,49 @@ def curve(n_samples, noise, seed=0):
 @pytest.mark.parametrize("noise", [0.01, 0.3])
 def test_the_variance_of_noise_is_found(noise, seed):
     x, y = curve(3000, noise, seed)
-    assert noise_of_curve(x, y[:, None]) == pytest.approx(noise**2, rel=0.1)
-    assert noise_of_curve(x, np.column_stack([y, 2 * y])) == pytest.approx(5 * noise**2, rel=0.1)
+    assert noise_of_curve(x, y[:, None]).mean == pytest.approx(noise**2, rel=0.1)
+    assert noise_of_curve(x, np.column_stack([y, 2 * y])).mean == pytest.approx(5 * noise**2, rel=0.1)
 
 
 def test_the_order_and_units_of_points_make_no_difference():
     x, y = curve(200, 0.1)
     expected, mixed = noise_of_curve(x, y[:, None]), np.random.default_rng(1).permutation(200)
-    assert noise_of_curve(1e6 * x[mixed] - 7, 3 * y[mixed, None] + 5) == pytest.approx(9 * expected, rel=1e-9)
+    assert noise_of_curve(1e6 * x[mixed] - 7, 3 * y[mixed, None] + 5).mean == pytest.approx(9 * expected.mean, rel=1e-9)
 
 
 def test_a_line_through_equal_points():
     x = np.repeat(np.arange(20.0), 5)
     y = 2 * x + np.random.default_rng(0).normal(size=100)
-    assert 0.5 < noise_of_curve(x, y[:, None]) < 1.5
+    assert 0.5 < noise_of_curve(x, y[:, None]).mean < 1.5
 
 
 def test_what_varies_between_neighbours_is_not_noise():
     x, y = curve(200, 0.0)
-    assert noise_of_curve(x, y[:, None]) is None
-    assert noise_of_curve(x, np.sin(60 * x)[:, None] + 0.1 * (y[:, None] - np.sin(4 * x)[:, None])) is None
-    assert noise_of_curve(*curve(49, 0.1)[:1], curve(49, 0.1)[1][:, None]) is None
+    assert not noise_of_curve(x, y[:, None]).is_certain
+    assert not noise_of_curve(x, np.sin(60 * x)[:, None] + 0.1 * (y[:, None] - np.sin(4 * x)[:, None])).is_certain
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_jump_is_not_noise(noise):
+    x, y = curve(300, noise)
+    found = noise_of_curve(x, (y - np.sin(4 * x) + (x > 0.1))[:, None])
+    assert not found.is_certain
+    assert found.mean > 4 * found.median
+    assert 0.45 * noise**2 == pytest.approx(found.median, rel=0.3, abs=1e-20)
+
+
+def test_few_points_are_no_certain_sign():
+    x, y = curve(49, 0.1)
+    assert noise_of_curve(x[:39], y[:39, None]) is None
+    assert not noise_of_curve(x, y[:, None]).is_certain
 
 
 def test_a_known_loss_of_noise_is_in_the_units_of_the_engine():
     x, y = curve(1000, 0.2)
     for Y, expected in ((y, 0.04 / y.var()), (np.column_stack([y, 10 * y]), 0.04 / y.var())):
         _, fit = LMRegressor(random_state=0)._ready(x[:, None], Y)
-        assert fit.noise == pytest.approx(expected * float(fit.problem.null_loss()[0]), rel=0.15)
+        assert fit.noise.is_certain
+        assert fit.noise.mean == pytest.approx(expected * float(fit.problem.null_loss()[0]), rel=0.15)
     for X, options, weight in ((np.column_stack([x, y]), {}, None), (x[:, None], {"loss": "huber"}, None)):
         assert LMRegressor(random_state=0, **options)._ready(X, y, weight)[1].noise is None
     assert LMRegressor(random_state=0)._ready(x[:, None], y, 1.0 + (x > 0))[1].noise is None

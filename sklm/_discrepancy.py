@@ -1,0 +1,207 @@
+"""Curves: another penalty, and more units, where a fit leaves far more or less than neighbours say is noise."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from ._depth import Result
+from ._noise import Noise
+from ._prepared import Prepared
+from .optim import Status, Stopping
+from .optim._status import FINAL
+
+#: a fit is too stiff where it leaves more than the first number, and so many standard errors, times the mean of what
+#: neighbours leave, or more than the third times its median, which few points where a curve jumps do not change
+STIFF, ERRORS, STIFF_IN_THE_MIDDLE = 1.25, 2.0, 2.0
+#: ... and memorises where it leaves less than this share of a noise that is certain
+LOOSE = 0.5
+#: with another penalty it may leave so much of the mean, and of the median; in the end, from all starts, so many times
+#: as much of both, else the next smaller penalty has its turn, so many in all
+MEAN, MEDIAN, AT_LAST, ATTEMPTS = 1.0, 1.2, 1.25, 3
+#: penalties that are tried first, and what the next larger ones are times the best of these; for so many iterations
+PENALTIES, BETWEEN, ITERATIONS = (1e-2, 1e-4, 1e-6, 1e-8), (30.0, 10.0, 3.0), 300
+#: where none of them is small enough, units are so many times as many; again if that has brought the loss below this
+#: share of what it was; so many starts are tried each time
+TIMES, PROGRESS, STARTS = (1, 3, 6), 0.5, (1, 2, 1)
+
+
+@dataclass
+class _Case:
+    """A fit to be mended, its noise, and what has been tried with as many units as it has by now."""
+
+    number: int
+    noise: Noise
+    fit: Prepared
+    may_widen: bool
+    widened: int = 0
+    least: float = np.inf  # loss, with the units before
+    losses: dict[float, float] = field(default_factory=dict)
+    passed: dict[float, bool] = field(default_factory=dict)
+
+    @property
+    def enough(self) -> list[float]:
+        """Penalties that are small enough, the largest first."""
+        return sorted((alpha for alpha, passed in self.passed.items() if passed), reverse=True)
+
+
+class _Ended(Exception):
+    """A limit or a person has ended a fit."""
+
+    def __init__(self, status: Status):
+        super().__init__(status.message)
+        self.status = status
+
+
+def down_to_noise(
+    results: list[Result],
+    stopping: Stopping,
+    try_out: Callable[[list[Prepared]], list[Result]],
+    solve: Callable[[list[Prepared]], list[Result]],
+) -> list[Result]:
+    """Fit curves again that leave far more or less than their noise, and keep what is at its level.
+
+    The penalty is the largest one with which a fit leaves no more than the noise (discrepancy principle: Morozov 1966,
+    Soviet Mathematics 7, pp. 414-417).
+
+    Parameters
+    ----------
+    results : list of Result
+        Those of curves may be replaced.
+    stopping : Stopping
+        With the time that is left.
+    try_out, solve : callable
+        Run fits unseen, and as they are.
+
+    Returns
+    -------
+    results : list of Result
+        If a limit or a person ends this, all say so.
+    """
+    cases = [_case(number, result) for number, result in enumerate(results) if _is_off(result)]
+    if not cases:
+        return results
+    chosen, final, began = list(results), None, time.monotonic()
+
+    def run(how: Callable[[list[Prepared]], list[Result]], fits: list[Prepared]) -> list[Result]:
+        limits = stopping.left(began).max_time
+        found = [fit.with_options(stopping=replace(fit.options["stopping"], max_time=limits)) for fit in fits]
+        done = how(found) if found else []
+        ended = [status for result in done if (status := _ended(result)) is not None]
+        if ended:
+            raise _Ended(ended[0])
+        return done
+
+    try:
+        going = cases
+        while going:
+            for penalties in (_first, _next_larger):
+                asked = [(case, alpha) for case in going for alpha in penalties(case)]
+                done = run(try_out, [_tried(case, alpha) for case, alpha in asked])
+                for (case, alpha), result in zip(asked, done, strict=True):
+                    losses = result.fit.losses(result.solution, result.row)
+                    case.losses[alpha], case.passed[alpha] = float(losses.mean()), _is_noise(losses, case.noise)
+            going = [case for case in going if not case.enough and _widened(case)]
+        open_cases = [case for case in cases if case.enough]
+        for attempt in range(ATTEMPTS):
+            open_cases = [case for case in open_cases if len(case.enough) > attempt]
+            done = run(solve, [_with(case.fit, case.enough[attempt]) for case in open_cases])
+            for case, result in zip(list(open_cases), done, strict=True):
+                if _is_better(result, results[case.number], case.noise):
+                    chosen[case.number] = result
+                    open_cases.remove(case)
+    except _Ended as end:
+        final = end.status
+    except KeyboardInterrupt:
+        final = Status.INTERRUPTED
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        warnings.warn(f"A curve could not be fitted down to its noise: {error}", UserWarning, stacklevel=6)
+    if final is None:
+        return chosen
+    return [replace(r, solution=replace(r.solution, status=[final] * len(r.solution.status))) for r in chosen]
+
+
+def _ended(result: Result) -> Status | None:
+    """Why a fit was cut short by something else than ``max_iter``; None if it was not."""
+    status = result.solution.status
+    if Status.INTERRUPTED in status:
+        return Status.INTERRUPTED
+    return status[result.row] if status[result.row] in FINAL else None
+
+
+def _is_off(result: Result) -> bool:
+    """Whether a curve leaves far more than its noise, so that neighbours say more about a point, or far less."""
+    fit = result.fit
+    if fit.noise is None or fit.noise.mean == 0 or _ended(result) is not None:
+        return False
+    losses = fit.losses(result.solution, result.row)
+    stiff = _is_stiff(losses, fit.noise) or np.median(losses) > STIFF_IN_THE_MIDDLE * fit.noise.median > 0
+    return bool(stiff or (fit.noise.is_certain and losses.mean() < LOOSE * fit.noise.mean))
+
+
+def _is_stiff(losses: np.ndarray, noise: Noise) -> bool:
+    """Whether losses (N,) are far more than neighbours leave, in the mean."""
+    return bool(losses.mean() > (STIFF + ERRORS * np.sqrt(3 / len(losses))) * noise.mean)
+
+
+def _is_noise(losses: np.ndarray, noise: Noise) -> bool:
+    """Whether losses (N,) are no more than neighbours leave."""
+    in_the_middle = noise.median == 0 or np.median(losses) <= MEDIAN * noise.median
+    return bool(losses.mean() <= MEAN * noise.mean and in_the_middle)
+
+
+def _case(number: int, result: Result) -> _Case:
+    """A result that is to be mended, from as few starts as it had before any joined."""
+    fit = result.fit
+    assert fit.noise is not None
+    # jumps of a few points ask for a smaller penalty, but more units only follow the noise beside them
+    everywhere = _is_stiff(fit.losses(result.solution, result.row), fit.noise)
+    n_starts = min(len(fit.theta), max(fit.n_averaged, 1))
+    anew = replace(fit.of_starts(n_starts), growth=None)
+    return _Case(number, fit.noise, anew, everywhere and fit.wider is not None)
+
+
+def _with(fit: Prepared, alpha: float) -> Prepared:
+    return replace(fit, **fit.penalised(alpha))
+
+
+def _tried(case: _Case, alpha: float) -> Prepared:
+    """A fit with a penalty, from few starts and for few iterations."""
+    fit = case.fit.of_starts(min(STARTS[case.widened], len(case.fit.theta)))
+    limited = replace(fit.options["stopping"], max_iter=min(ITERATIONS, fit.options["stopping"].max_iter))
+    return _with(fit.with_options(stopping=limited), alpha)
+
+
+def _first(case: _Case) -> list[float]:
+    """The penalties that are tried first."""
+    return list(PENALTIES)
+
+
+def _next_larger(case: _Case) -> list[float]:
+    """Penalties between the largest of the first ones that is small enough, and the one above it."""
+    return [factor * case.enough[0] for factor in BETWEEN] if case.enough else []
+
+
+def _widened(case: _Case) -> bool:
+    """Give a case more units; return whether that is open, and worth while."""
+    least, wider = min(case.losses.values()), case.fit.wider
+    if not case.may_widen or case.widened + 1 == len(TIMES) or not least < PROGRESS * case.least:
+        return False
+    assert wider is not None
+    case.widened, case.least, case.losses, case.passed = case.widened + 1, least, {}, {}
+    fit = wider(TIMES[case.widened])
+    case.fit = replace(fit, noise=case.noise, wider=wider, alpha_scores=case.fit.alpha_scores)
+    return True
+
+
+def _is_better(new: Result, old: Result, noise: Noise) -> bool:
+    """Whether a fit is at the level of the noise, and not worse on rows left out, where that is known."""
+    if not _is_noise(new.fit.losses(new.solution, new.row) / AT_LAST, noise):
+        return False
+    losses = [result.fit.leave_one_out(result.solution, result.row) for result in (new, old)]
+    return losses[0] is None or losses[1] is None or losses[0] < losses[1]

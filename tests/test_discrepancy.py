@@ -1,0 +1,202 @@
+"""Curves that leave far more or less than what neighbouring points say is noise are fitted again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sklm import LMRegressor, _discrepancy, fit_many
+from sklm._depth import Result
+from sklm._discrepancy import down_to_noise
+from sklm._noise import Noise
+from sklm.optim import Status
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def wave(periods=15, seed=0):
+    x = np.linspace(0, periods, 20 * periods)
+    return x[:, None], np.sin(2 * np.pi * x) + 0.1 * np.random.default_rng(seed).normal(size=len(x))
+
+
+def titration(seed=0):
+    x = np.linspace(0, 50, 60)
+    true = 7 + 3 * np.tanh(3 * (x - 25)) + 0.05 * x
+    return x[:, None], true + 0.05 * np.random.default_rng(seed).normal(size=60), true
+
+
+def doses(seed):
+    """Without logarithms nearly all are in a hundredth of the range."""
+    rng = np.random.default_rng(seed)
+    x = np.sort(np.exp(rng.uniform(np.log(0.1), np.log(1000), 60)))
+    return x[:, None], x**4 / (x**4 + 1e4) + 0.03 * rng.normal(size=60)
+
+
+# -- what it brings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_wave_of_many_periods_is_not_taken_for_noise(seed):
+    X, y = wave(seed=seed)
+    model = LMRegressor(random_state=0).fit(X, y)
+    new = np.linspace(0, 15, 2000)
+    assert np.std(model.predict(new[:, None]) - np.sin(2 * np.pi * new)) < 0.08  # 0.7 is that of the mean
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_steep_rise_of_few_points_has_a_small_penalty(seed):
+    X, y, true = titration(seed)
+    model = LMRegressor(random_state=0).fit(X, y)
+    assert np.sqrt(np.mean((model.predict(X) - true) ** 2)) < 0.2  # 0.3 before
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_a_fit_that_memorises_gets_a_penalty(seed):
+    X, y = doses(seed)
+    model = LMRegressor(random_state=0).fit(X, y)
+    new = np.exp(np.linspace(np.log(0.1), np.log(1000), 1000))
+    error = np.sqrt(np.mean((model.predict(new[:, None]) - new**4 / (new**4 + 1e4)) ** 2))
+    assert error < 0.06  # 0.43 and 0.21 before
+    assert model.alpha_ > 1e-7
+
+
+def test_units_that_were_given_stay_as_many():
+    X, y = wave(11)
+    model = LMRegressor(20, random_state=0).fit(X, y)
+    assert model.architecture_.hidden_layer_sizes == 20
+    assert model.score(X, y) > 0.9
+
+
+def test_more_units_where_no_penalty_is_small_enough():
+    X, y = wave(20)
+    model = LMRegressor(random_state=0).fit(X, y)
+    assert model.architecture_.hidden_layer_sizes[0] >= 60
+    assert np.std(model.predict(X) - np.sin(2 * np.pi * X[:, 0])) < 0.08
+
+
+def test_many_curves_are_fitted_as_one_by_one():
+    X, y = wave()
+    targets = [y, np.cos(3 * X[:, 0]), np.random.default_rng(0).normal(size=len(y)), y[::-1]]
+    together = fit_many(LMRegressor(random_state=0), X, targets)
+    for model, target in zip(together, targets, strict=True):
+        one = LMRegressor(random_state=0).fit(X, target)
+        assert model.alpha_ == one.alpha_
+        np.testing.assert_allclose(model.predict(X), one.predict(X), atol=1e-5)
+    assert together[0].score(X, targets[0]) > 0.95
+
+
+def test_it_is_said(capsys):
+    LMRegressor(random_state=0, verbose=1).fit(*titration()[:2])
+    assert "by the noise between neighbours" in capsys.readouterr().err
+
+
+# -- the rule -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stiff():
+    """A prepared wave with a penalty that is far too large, and its result."""
+    X, y = wave(5)
+    shadow, fit = LMRegressor(random_state=0)._ready(X, y)
+    fit = replace(fit, folds=None, **fit.penalised(0.1))
+    return shadow, Result(fit, *shadow._solve(fit, None))
+
+
+def solver(shadow, seen, status=None):
+    def solve(fits):
+        seen.extend((fit.alpha, len(fit.theta), fit.problem.network.n_parameters) for fit in fits)
+        done = [Result(fit, *shadow._solve(fit, None)) for fit in fits]
+        if status is None:
+            return done
+        return [replace(r, solution=replace(r.solution, status=[status] * len(r.solution.status))) for r in done]
+
+    return solve
+
+
+def test_the_largest_penalty_that_leaves_no_more_than_the_noise(stiff):
+    shadow, old = stiff
+    tried, solved = [], []
+    (new,) = down_to_noise([old], old.fit.options["stopping"], solver(shadow, tried), solver(shadow, solved))
+    assert [alpha for alpha, *_ in tried] == pytest.approx([1e-2, 1e-4, 1e-6, 1e-8, 3e-3, 1e-3, 3e-4])
+    assert {starts for _, starts, _ in tried} == {1}
+    assert [(alpha, starts) for alpha, starts, _ in solved] == [(new.fit.alpha, 4)]
+    noise = old.fit.noise.mean
+    assert old.fit.losses(old.solution, old.row).mean() > 10 * noise
+    assert 0.5 * noise < new.fit.losses(new.solution, new.row).mean() <= 1.25 * noise
+    assert new.fit.alpha in (1e-4, pytest.approx(3e-4))
+
+
+def test_a_fit_at_the_level_of_noise_is_left_alone(stiff):
+    shadow, old = stiff
+    fit = replace(old.fit, **old.fit.penalised(1e-4))
+    result = Result(fit, *shadow._solve(fit, None))
+    assert down_to_noise([result], fit.options["stopping"], None, None) == [result]
+
+
+@pytest.mark.parametrize(
+    ("noise", "off"),
+    [
+        (None, False),
+        (Noise(0.0, 0.0, False), False),
+        (Noise(2.0, 1.0, True), True),  # the loss is far less
+        (Noise(2.0, 1.0, False), False),
+    ],
+)
+def test_when_a_fit_is_off(stiff, noise, off):
+    _, old = stiff
+    mean = old.fit.losses(old.solution, old.row).mean()
+    scaled = noise and noise.times(mean * 2)
+    assert _discrepancy._is_off(replace(old, fit=replace(old.fit, noise=scaled))) is off
+
+
+@pytest.mark.parametrize("where", ["tried", "solved"])
+@pytest.mark.parametrize("status", [Status.TIME, Status.INTERRUPTED])
+def test_what_ends_it_is_said_of_what_is_kept(stiff, status, where):
+    shadow, old = stiff
+    try_out = solver(shadow, [], status if where == "tried" else None)
+    solve = solver(shadow, [], status if where == "solved" else None)
+    (kept,) = down_to_noise([old], old.fit.options["stopping"], try_out, solve)
+    assert kept.fit is old.fit
+    assert set(kept.solution.status) == {status}
+
+
+def test_a_further_attempt_where_several_starts_end_elsewhere(stiff):
+    """The penalty was found with one start."""
+    shadow, old = stiff
+    solved, solve = [], solver(stiff[0], [])
+
+    def worse_at_first(fits):
+        solved.extend(fit.alpha for fit in fits)
+        if len(solved) == 1:
+            return [replace(old, fit=fits[0])]
+        return solve(fits)
+
+    (new,) = down_to_noise([old], old.fit.options["stopping"], solver(shadow, []), worse_at_first)
+    assert len(solved) == 2
+    assert solved[1] < solved[0]
+    assert new.fit.alpha == solved[1]
+
+
+def test_without_memory_a_warning(stiff):
+    _, old = stiff
+
+    def no_room(fits):
+        raise MemoryError("no room")
+
+    with pytest.warns(UserWarning, match="could not be fitted down to its noise: no room"):
+        assert down_to_noise([old], old.fit.options["stopping"], no_room, no_room) == [old]
+
+
+def test_callbacks_see_the_fit_that_is_kept(monkeypatch):
+    X, y, _ = titration()
+    shown = []
+    refined = LMRegressor._refined
+
+    def noted(self, asked, plain, result, listener, fits):
+        kept = refined(self, asked, plain, result, listener, fits)
+        shown.append(fits[-1] is kept.fit)
+        return kept
+
+    monkeypatch.setattr(LMRegressor, "_refined", noted)
+    LMRegressor(random_state=0).fit(X, y)
+    assert shown == [True]
