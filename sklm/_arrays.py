@@ -30,6 +30,11 @@ def refuse_masked(value: Any, name: str) -> None:
         )
 
 
+#: what to do about columns that hold no numbers
+_WORDS = "Encode or convert them first, for example with OrdinalEncoder, OneHotEncoder or astype(float)."
+_DATES = "Convert them first, for example to days since the first one: (dates - dates.min()) / np.timedelta64(1, 'D')."
+
+
 def refuse_text_and_dates(value: Any, name: str) -> None:
     """Raise TypeError for strings, dates and objects in X or y, which numpy would convert or misread silently.
 
@@ -58,17 +63,12 @@ def refuse_text_and_dates(value: Any, name: str) -> None:
     array = np.asarray(value)
     if array.dtype.kind in "USMmV":
         what = {"M": "dates", "m": "time differences", "V": "structured records"}.get(array.dtype.kind, "strings")
-        raise TypeError(
-            f"{name} holds {what}; sklm needs numbers. Encode or convert them first, for example with "
-            "OrdinalEncoder, OneHotEncoder or astype(float)."
-        )
+        raise TypeError(f"{name} holds {what}; sklm needs numbers. {_DATES if array.dtype.kind in 'mM' else _WORDS}")
     if array.dtype.kind == "O":
         for item in array.ravel():
             if isinstance(item, str | bytes | datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64):
-                raise TypeError(
-                    f"{name} holds {type(item).__name__} values; sklm needs numbers. Encode or convert them first, "
-                    "for example with OrdinalEncoder, OneHotEncoder or astype(float)."
-                )
+                hint = _WORDS if isinstance(item, str | bytes) else _DATES
+                raise TypeError(f"{name} holds {type(item).__name__} values; sklm needs numbers. {hint}")
             if not isinstance(item, numbers.Number | np.generic | type(None)):
                 raise TypeError(
                     f"{name} holds {type(item).__name__} objects; an argument must be numeric, neither string nor "

@@ -32,6 +32,8 @@ BATCHED_WORK, BATCHED_FEW_WORK = 4e9, 1e9
 MOST_CLASSES_UNITS, MOST_ROWS_FOR_UNITS = 100, 7
 #: ... but up to so many classes of many columns have fewer units, with which a search is affordable
 FEW_CLASSES = 4
+#: ... as long as they have no more than so many rows for each parameter of 20 units, if they are two
+SEARCHING_ROWS_OF_TWO = 9.0
 #: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
 TWO_COLUMNS_WORK = 2e9
 #: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
@@ -78,7 +80,8 @@ class ClassRules(Training):
 
     def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
         # with so many rows more units are better, even without a search
-        many = n_units >= SEARCHING_ROWS * n_parameters_of(AUTO_UNITS, shape)
+        most = SEARCHING_ROWS_OF_TWO if shape[2] == 1 else SEARCHING_ROWS
+        many = n_units >= most * n_parameters_of(AUTO_UNITS, shape)
         return None if many or shape[2] > FEW_CLASSES else super()._fewer_units(n_units, shape, affords)
 
     def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:

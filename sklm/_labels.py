@@ -34,7 +34,14 @@ def refuse_labels(y: Any) -> None:
         If they are of types that do not compare.
     """
     refuse_masked(y, "y")
-    nested = isinstance(y, list | tuple) and any(np.ndim(label) for label in y)
+    listed = isinstance(y, list | tuple)
+    lengths = {len(label) if isinstance(label, list | tuple | set) else 0 for label in y} if listed else set()
+    if len(lengths) > 1:
+        raise ValueError(
+            "y holds lists of labels of different lengths. For several labels a row, pass an indicator matrix of zeros "
+            "and ones: MultiLabelBinarizer().fit_transform(y)."
+        )
+    nested = listed and any(np.ndim(label) for label in y)
     array = np.empty(0) if nested or hasattr(y, "toarray") else np.asarray(y)
     if array.dtype != object or array.ndim != 1:
         return

@@ -375,7 +375,7 @@ def test_masked_entries():
 
 def test_dates():
     X, y = surface()
-    raises(TypeError, "X holds dates", (X * 1e9).astype("M8[ns]"), y)
+    raises(TypeError, "days since the first one", (X * 1e9).astype("M8[ns]"), y)
     raises(TypeError, "y holds dates", X, (y * 1e9).astype("M8[ns]"))
     raises(TypeError, "X holds time differences", (X * 1e9).astype("m8[ns]"), y)
     raises(TypeError, "y holds time differences", X, (y * 1e9).astype("m8[ns]"))

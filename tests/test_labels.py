@@ -102,6 +102,8 @@ def test_weights_that_sum_to_less_than_two_rows_are_shares(weights, expected):
         ([1, None, 2], ValueError, "y holds None"),
         (np.array(["a", 1, 2.5], dtype=object), TypeError, r"put in order: float, int, str\."),
         (np.ma.masked_array([1, 2, 1], mask=[0, 1, 0]), ValueError, "y has masked entries"),
+        ([(0, 1), (2,), (0, 1)], ValueError, r"MultiLabelBinarizer\(\)\.fit_transform"),
+        ([(0, 1), 2, (0, 1)], ValueError, "lists of labels of different lengths"),
     ],
     ids=lambda value: None if isinstance(value, type | str) else type(value).__name__,
 )
@@ -112,7 +114,7 @@ def test_labels_that_are_missing_or_do_not_compare(y, error, message):
         LMClassifier().fit(np.zeros((len(y), 1)), y)
 
 
-@pytest.mark.parametrize("y", [[1, 2.5, True], ["a", "b"], [[1, 2], [1]], csr_array(np.eye(2)), np.eye(2), None])
+@pytest.mark.parametrize("y", [[1, 2.5, True], ["a", "b"], [[1, 2], [1, 0]], csr_array(np.eye(2)), np.eye(2), None])
 def test_other_labels_are_left_to_what_follows(y):
     refuse_labels(y)
     refuse_labels(np.ma.masked_array([1, 2], mask=[0, 0]))

@@ -69,6 +69,11 @@ class ModuleArchitecture(Parameters, Architecture):
                     f"{hint if 'dtype' in str(error) else ''}"
                 ) from error
         _check_shape(outputs, n, n_outputs)
+        if single.numel() != n_outputs:
+            raise ValueError(
+                f"The module must treat every row on its own, but for a single row it returned shape "
+                f"{tuple(single.shape)}; its forward() may fix the number of rows."
+            )
         if not torch.allclose(outputs[:1], single.reshape(outputs[:1].shape), rtol=1e-6, equal_nan=True):
             raise ValueError(
                 "The module must treat every row on its own, but its output for the first of some rows changes "
