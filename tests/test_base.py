@@ -254,7 +254,9 @@ def test_more_rows_have_more_units(estimator, n_samples, n_columns, units):
         (LMRegressor, 5000, 20, 2, 50),  # four rows a parameter
         (LMRegressor, 1000, 2000, 2, 30),  # not even with fewer
         (LMClassifier, 600, 60, 2, 15),
-        (LMClassifier, 9000, 100, 2, 50),
+        (LMClassifier, 9000, 100, 2, 5),
+        (LMClassifier, 20_000, 100, 2, 50),
+        (LMRegressor, 2000, 300, 2, 3),
         (LMClassifier, 600, 60, 4, 8),
         (LMClassifier, 600, 60, 5, 20),
     ],
