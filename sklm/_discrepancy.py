@@ -12,7 +12,7 @@ import torch
 
 from ._depth import Result
 from ._noise import Noise
-from ._prepared import Prepared
+from ._prepared import ATTEMPTS, Prepared
 from .optim import Status, Stopping
 from .optim._status import FINAL
 
@@ -22,8 +22,8 @@ STIFF, ERRORS, STIFF_IN_THE_MIDDLE = 1.25, 2.0, 2.0
 #: ... and memorises where it leaves less than this share of a noise that is certain
 LOOSE = 0.5
 #: with another penalty it may leave so much of the mean, and of the median; in the end, from all starts, so many times
-#: as much of both, else the next smaller penalty has its turn, so many in all
-MEAN, MEDIAN, AT_LAST, ATTEMPTS = 1.0, 1.2, 1.25, 3
+#: as much of both, else the next smaller penalty has its turn, ``ATTEMPTS`` in all
+MEAN, MEDIAN, AT_LAST = 1.0, 1.2, 1.25
 #: penalties that are tried first, and what the next larger ones are times the best of these; for so many iterations
 PENALTIES, BETWEEN, ITERATIONS = (1e-2, 1e-4, 1e-6, 1e-8), (30.0, 10.0, 3.0), 300
 #: where none of them is small enough, units are so many times as many; again if that has brought the loss below this
@@ -83,9 +83,6 @@ def down_to_noise(
     results : list of Result
         If a limit or a person ends this, all say so.
     """
-    cases = [_case(number, result) for number, result in enumerate(results) if _is_off(result)]
-    if not cases:
-        return results
     chosen, final, began = list(results), None, time.monotonic()
 
     def run(how: Callable[[list[Prepared]], list[Result]], fits: list[Prepared]) -> list[Result]:
@@ -98,7 +95,7 @@ def down_to_noise(
         return done
 
     try:
-        going = cases
+        going = cases = [_case(number, result) for number, result in enumerate(results) if _is_off(result)]
         while going:
             for penalties in (_first, _next_larger):
                 asked = [(case, alpha) for case in going for alpha in penalties(case)]
@@ -140,13 +137,14 @@ def _is_off(result: Result) -> bool:
     if fit.noise is None or fit.noise.mean == 0 or _ended(result) is not None:
         return False
     losses = fit.losses(result.solution, result.row)
-    stiff = _is_stiff(losses, fit.noise) or np.median(losses) > STIFF_IN_THE_MIDDLE * fit.noise.median > 0
+    in_the_middle = fit.noise.limits_median and np.median(losses) > STIFF_IN_THE_MIDDLE * fit.noise.median > 0
+    stiff = in_the_middle or _is_stiff(losses, fit.noise)
     return bool(stiff or (fit.noise.is_certain and losses.mean() < LOOSE * fit.noise.mean))
 
 
 def _is_stiff(losses: np.ndarray, noise: Noise) -> bool:
     """Whether losses (N,) are far more than neighbours leave, in the mean."""
-    return bool(losses.mean() > (STIFF + ERRORS * np.sqrt(3 / len(losses))) * noise.mean)
+    return bool(noise.limits_mean and losses.mean() > (STIFF + ERRORS * np.sqrt(3 / len(losses))) * noise.mean)
 
 
 def _is_noise(losses: np.ndarray, noise: Noise) -> bool:

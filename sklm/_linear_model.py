@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ._depth import Result
 from ._prepared import Prepared, ratio_of_losses
@@ -21,6 +23,10 @@ OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
 #: where that is not known, where its losses on the rows that folds leave out are less than so many times those of the
 #: hidden layer, in the mean and in the median of the folds: it has fewer chances to be better by luck
 OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
+#: where rows are held out, where it is below so many times the loss on these, which are other rows
+HELD_OUT = 0.95
+#: for losses that are not squared, the least penalty of those that have up to so many times the least loss
+ABOUT_EQUAL = 1.02
 
 
 def linear_models(
@@ -51,7 +57,8 @@ def linear_models(
 def _model(fit: Prepared) -> Prepared:
     """The linear model of a fit, with folds to compare it by where nothing else is known."""
     assert fit.linear is not None
-    model = fit.linear.make()
+    model, limit = fit.linear.make(), fit.options["stopping"].max_time
+    model = model.with_options(stopping=replace(model.options["stopping"], max_time=limit))
     return replace(model, folds=None) if fit.linear.by_rows and fit.predicts_rows else model
 
 
@@ -65,16 +72,28 @@ def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
 
 
 def _best(results: list[Result]) -> Result:
-    """The model with the least leave-one-out loss; the first one if it is not known."""
-    if len(results) == 1:
+    """The model with the least leave-one-out loss; the first one if it is not known, or if somebody stopped this."""
+    stopped = any(Status.INTERRUPTED in result.solution.status for result in results)
+    if len(results) == 1 or stopped:
         return results[0]
-    losses = [result.fit.leave_one_out(result.solution, result.row) for result in results]
+    try:
+        losses = [_mean_left_out(result) for result in results]
+    except KeyboardInterrupt:
+        return replace(results[0], solution=results[0].solution.interrupted())
     if None in losses:
         return results[0]
     known = np.array(losses, dtype=float)
     scores = dict(zip(ALPHAS, known.tolist(), strict=True))
-    result = results[int(np.argmin(np.where(np.isnan(known), np.inf, known)))]
-    return replace(result, fit=replace(result.fit, alpha_scores=scores))
+    known[np.isnan(known)] = np.inf
+    best = int(np.argmin(known))
+    if not results[0].fit.problem.loss.is_squared:  # it is not exact then, and flat
+        best = int(np.flatnonzero(known <= ABOUT_EQUAL * known[best])[-1])
+    return replace(results[best], fit=replace(results[best].fit, alpha_scores=scores))
+
+
+def _mean_left_out(result: Result) -> float | None:
+    losses = result.fit.losses_left_out(result.solution, result.row)
+    return None if losses is None else float(result.fit.problem.weights[0].cpu().numpy() @ losses)
 
 
 def is_exact(fit: Prepared, linear: Result) -> bool:
@@ -84,7 +103,7 @@ def is_exact(fit: Prepared, linear: Result) -> bool:
     assert fit.linear is not None
     loss, losses = None, linear.fit.searched_losses
     if fit.linear.by_rows:
-        loss = linear.fit.leave_one_out(linear.solution, linear.row)
+        loss = _mean_left_out(linear)
     elif losses is not None:
         loss = float(np.mean(losses))
     return loss is not None and loss <= EXACT * float(linear.fit.problem.null_loss()[0])
@@ -95,7 +114,13 @@ def simplest(fit: Prepared, linear: Result | None, one: Result) -> Result:
 
     If a limit ended that one, the linear model says so.
     """
-    if linear is None or _is_cut_short(linear) or not _is_enough(fit, linear, one):
+    try:
+        if linear is None or _is_cut_short(linear) or not _is_enough(fit, linear, one):
+            return one
+    except KeyboardInterrupt:
+        return replace(one, solution=one.solution.interrupted())
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        warnings.warn(f"A linear model could not be compared with: {error}", UserWarning, stacklevel=6)
         return one
     status = one.solution.status[one.row]
     if status not in FINAL:
@@ -110,8 +135,8 @@ def _is_cut_short(result: Result) -> bool:
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
     assert fit.linear is not None
     if fit.validation is not None:
-        ours = linear.fit.leave_one_out(linear.solution, linear.row)
-        return ours is not None and ours < float(one.solution.score[one.row])
+        ours = _mean_left_out(linear)
+        return ours is not None and ours < HELD_OUT * float(one.solution.score[one.row])
     if fit.linear.by_rows:
         left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
         if left_out[0] is not None and left_out[1] is not None:

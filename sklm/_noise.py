@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,11 @@ import numpy as np
 VARIES, CERTAIN_POINTS, LEAST_POINTS = 1.5, 50, 40
 #: the median of the square is 0.45 times its mean for normal noise, and far less where a curve jumps
 FEW_JUMPS = 0.1
+#: what a smooth curve varies between neighbours is 16 times as much twice as far away, and 81 times three times as far;
+#: noise that goes on from point to point gives half of what follows from the first two for the third
+TWICE, THREE_TIMES, SMOOTH = 16.0, 81.0, 0.6
+#: ... and medians of both that are more than so many times that of neighbours
+GOES_ON = 1.75
 
 
 @dataclass(frozen=True)
@@ -18,16 +23,19 @@ class Noise:
     """What neighbours leave unexplained: an upper limit of the noise, and the noise itself where it ``is_certain``.
 
     ``mean`` and ``median`` are those of its square, summed over the outputs, in the units of the targets squared or of
-    a loss; the median does not depend on the few points where a curve jumps.
+    a loss; the median does not depend on the few points where a curve jumps. ``limits_mean`` and ``limits_median`` are
+    false where noise seems to go on from point to point, so that neighbours know less of it than there is.
     """
 
     mean: float
     median: float
     is_certain: bool
+    limits_mean: bool = True
+    limits_median: bool = True
 
     def times(self, factor: float) -> Noise:
         """The same in other units."""
-        return Noise(factor * self.mean, factor * self.median, self.is_certain)
+        return replace(self, mean=factor * self.mean, median=factor * self.median)
 
 
 def noise_of_curve(x: np.ndarray, Y: np.ndarray) -> Noise | None:
@@ -42,10 +50,14 @@ def noise_of_curve(x: np.ndarray, Y: np.ndarray) -> Noise | None:
     if len(x) < LEAST_POINTS:
         return None
     order = np.argsort(x, kind="stable")
-    near, wider = (_from_line(x[order], Y[order], step) for step in (1, 2))
-    mean, median = float(near.mean()), float(np.median(near))
-    alike = wider.mean() <= VARIES * mean and median >= FEW_JUMPS * mean
-    return Noise(mean, median, len(x) >= CERTAIN_POINTS and bool(alike))
+    estimates = [_from_line(x[order], Y[order], step) for step in (1, 2, 3)]
+    mean, twice, three_times = (float(part.mean()) for part in estimates)
+    median, *medians = (float(np.median(part)) for part in estimates)
+    alike = twice <= VARIES * mean
+    is_certain = len(x) >= CERTAIN_POINTS and alike and median >= FEW_JUMPS * mean
+    bends = (twice - mean) / (TWICE - 1)
+    smooth = three_times >= SMOOTH * (mean - bends + THREE_TIMES * bends)
+    return Noise(mean, median, is_certain, alike or smooth, float(np.mean(medians)) <= GOES_ON * median)
 
 
 def _from_line(x: np.ndarray, Y: np.ndarray, step: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from .optim import (
     stack_problems,
 )
 from .optim._isolation import isolated
-from .optim._leave_one_out import LeftOut, leave_one_out_in_rows, left_out
+from .optim._leave_one_out import LEAST_FREEDOM, LeftOut, leave_one_out_in_rows, left_out
 from .optim._race import places
 from .optim._status import FINAL
 
@@ -48,6 +48,8 @@ MOST_ORTHOGONAL = 2e7
 MOSTLY_NOISE = (0.7, 1.5)
 #: penalties up to this one are as good as none
 NO_PENALTY = 1e-7
+#: a curve is fitted down to its noise with so many penalties at most
+ATTEMPTS = 3
 #: with a penalty, the search alone rules a fit out beside another one where its loss is above this share
 HOPELESS = 0.8
 
@@ -243,6 +245,8 @@ class Prepared:
     @property
     def most_runs(self) -> int:
         """How many times ``max_iter`` iterations there may be, one run after the other."""
+        if self.noise is not None:  # a curve may be fitted again
+            return 2 + ATTEMPTS
         if self.deeper is not None:  # another network
             return 2
         return len(self.theta) if self.stages and self.options["stopping"].target_loss >= 0 else 1
@@ -316,10 +320,14 @@ class Prepared:
         return self._by_sample(torch.cat(outputs, 2))
 
     def losses_left_out(self, solution: Solution, row: int) -> np.ndarray | None:
-        """The same of samples left out one by one; None if not known."""
+        """The same of samples left out one by one; None if not known.
+
+        Nothing is known of what a sample alone determines: its output is then that of the mean.
+        """
         if not self.knows_rows_left_out(solution, row):
             return None
-        return self._by_sample(self.left_out(solution, np.array([row])).outputs)
+        left = self.left_out(solution, np.array([row]))
+        return self._by_sample(left.outputs * (left.freedom > 100 * LEAST_FREEDOM)[:, None, :])
 
     def _by_sample(self, outputs: Tensor) -> np.ndarray:
         """Losses (N,) of outputs (1, K, N)."""

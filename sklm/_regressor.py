@@ -282,8 +282,11 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
         return can_search_quickly(n_rows, n_parameters)
 
     def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
-        # a long search is better than none
         fewer = super()._fewer_units(n_units, shape, affords)
+        weighs = isinstance(self.relevance, str) and self.standardize in ("auto", True)
+        if self.max_time is not None or not weighs:
+            return fewer
+        # a long search is better than none
         return fewer or most_units(FEWEST_UNITS, n_units, shape, _can_search_all)
 
     # -- targets ------------------------------------------------------------------------------------------------

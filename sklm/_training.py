@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
@@ -28,10 +30,15 @@ from ._streaming import Streaming, started
 from ._training_set import TrainingSet
 from ._verbose import described, say
 from .architectures import MLP, Architecture, ModuleArchitecture
-from .optim import Problem, Progress, SearchInterrupted, Status
+from .optim import Problem, Progress, SearchInterrupted, Status, Stopping
 from .optim._batches import EARLY_STEPS
 from .optim._growing import shifted
 from .optim._isolation import isolated
+
+#: a linear model is tried where its matrix and the factor of that take no more multiplications
+LINEAR_WORK = 1e9
+#: ... in this share of ``max_time``
+LINEAR_TIME = 0.25
 
 #: is shown the iterations of a fit
 Listener = Callable[[Progress], bool | None]
@@ -223,6 +230,8 @@ class Training(Streaming):
         is_open &= self.relevance is None or isinstance(self.relevance, str)
         is_open &= self._is_lm and self._selection() is None and self.target_loss is None and not self.warm_start
         is_open &= not data.is_large and bool(np.ptp(data.y, axis=0).any()) and not self._asks_to_hold_out
+        n_parameters = (data.X.shape[1] + 1) * data.y.shape[1]
+        is_open &= len(data.X) * n_parameters**2 + n_parameters**3 <= LINEAR_WORK
         if not is_open or not (fit.batches is None or fit.validation is not None):
             return None
 
@@ -334,11 +343,10 @@ class Training(Streaming):
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
         began = time.monotonic()
         self._say(f"Fitting {described(fit)} ...")
-        asked, plain = fit, self._linear_result(fit)
+        asked, (plain, is_final) = fit, self._linear_result(fit)
         if plain is not None:
             fit = fit.with_options(stopping=fit.options["stopping"].left(began))
-        stopped = plain is not None and Status.INTERRUPTED in plain.solution.status
-        if plain is not None and (stopped or is_exact(asked, plain)):
+        if plain is not None and is_final:
             fit = plain.fit
         elif fit.folds is not None:
             fit = self._with_alpha(fit, fit.folds)
@@ -348,9 +356,14 @@ class Training(Streaming):
         listener = callbacks.per_iteration
         try:
             with isolated(fit.problem.y.device):
-                result = plain if plain is not None and stopped else Result(fit, *self._solve(fit, listener))
-                if plain is None or fit is not plain.fit:
-                    result = self._refined(asked, plain, result, listener, shown)
+                began = time.monotonic()
+                if plain is not None and is_final and Status.INTERRUPTED in plain.solution.status:
+                    result = plain
+                else:
+                    result = Result(fit, *self._solve(fit, listener))
+                if not is_final:
+                    stopping = fit.options["stopping"].left(began)
+                    result = self._refined(asked, plain, result, stopping, listener, shown)
                 fit, solution, row = result.fit, result.solution, result.row
         finally:
             callbacks.close()
@@ -374,11 +387,13 @@ class Training(Streaming):
         if self.verbose:
             say(text)
 
-    def _linear_result(self, fit: Prepared) -> Result | None:
-        """The linear model of a fit, with a penalty that a search finds; None if it has none."""
+    def _linear_result(self, fit: Prepared) -> tuple[Result | None, bool]:
+        """The linear model of a fit, if it has one, and whether it is the fit: exact, or the user stopped it."""
         if fit.linear is None:
-            return None
+            return None, False
         self._say("Trying a linear model ...")
+        stopping = fit.options["stopping"]
+        fit = fit.with_options(stopping=replace(stopping, max_time=LINEAR_TIME * stopping.max_time))
 
         def search(fits: list[Prepared]) -> list[Prepared]:
             try:
@@ -386,15 +401,36 @@ class Training(Streaming):
             except SearchInterrupted as end:
                 return [fits[0].interrupted_at(end)]
 
-        with isolated(fit.problem.y.device):
-            return linear_models([fit], search, lambda fits: together(fits, self.jacobian_max_rows))[0]
+        try:
+            with isolated(fit.problem.y.device):
+                (result,) = linear_models([fit], search, lambda fits: together(fits, self.jacobian_max_rows))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            warnings.warn(f"A linear model could not be tried: {error}", UserWarning, stacklevel=6)
+            return None, False
+        if result is None:
+            return None, False
+        try:
+            is_final = Status.INTERRUPTED in result.solution.status or is_exact(fit, result)
+        except KeyboardInterrupt:
+            result, is_final = replace(result, solution=result.solution.interrupted()), True
+        if Status.INTERRUPTED in result.solution.status:
+            result = replace(result, solution=result.solution.interrupted())
+        return result, is_final
 
     def _refined(
-        self, asked: Prepared, plain: Result | None, result: Result, listener: Listener | None, shown: list[Prepared]
+        self,
+        asked: Prepared,
+        plain: Result | None,
+        result: Result,
+        stopping: Stopping,
+        listener: Listener | None,
+        shown: list[Prepared],
     ) -> Result:
-        """The result of a fit with one hidden layer, or what is better than it; ``shown`` ends with what is."""
+        """The result of a fit with one hidden layer, or what is better than it; ``shown`` ends with what is.
+
+        ``stopping`` has the time that is left.
+        """
         fit, began, done = result.fit, time.monotonic(), int(result.solution.n_iter.max())
-        stopping = fit.options["stopping"]
 
         def solve(fits: list[Prepared]) -> list[Result]:
             nonlocal done

@@ -7,7 +7,17 @@ import pytest
 from sklearn.linear_model import LinearRegression, PoissonRegressor
 from sklearn.model_selection import GridSearchCV, KFold
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _batching, _linear_model, _prepared, _solving, fit_many
+from sklm import (
+    LMClassifier,
+    LMGridSearchCV,
+    LMRegressor,
+    _batching,
+    _linear_model,
+    _prepared,
+    _solving,
+    _training,
+    fit_many,
+)
 from sklm._depth import Result
 from sklm.optim import SearchInterrupted, Status
 
@@ -240,7 +250,7 @@ def test_an_interrupt_of_the_linear_model_itself(monkeypatch):
 @pytest.mark.parametrize("status", [Status.TIME, Status.CALLBACK])
 def test_a_line_in_place_of_a_fit_that_a_limit_ended_says_so(status):
     shadow, fit = LMRegressor(random_state=0)._ready(X, NOISY)
-    linear = shadow._linear_result(fit)
+    linear, _ = shadow._linear_result(fit)
     one = Result(*_solved(shadow, fit))
     assert _linear_model.simplest(fit, linear, one) is linear
     ended = replace(one, solution=replace(one.solution, status=[status] * len(one.solution.status)))
@@ -255,6 +265,56 @@ def test_a_line_in_place_of_a_fit_that_a_limit_ended_says_so(status):
 def _solved(shadow, fit):
     fit = shadow._with_alpha(fit, fit.folds)
     return fit, *shadow._solve(fit, None)
+
+
+def test_levels_that_occur_once_say_nothing_about_the_penalty():
+    """Each of them determines a parameter, so that without a penalty its row seems to be predicted exactly."""
+    own = np.random.default_rng(0)
+    x = own.normal(size=60)
+    rows = np.c_[x, np.eye(60)[:, :20]]
+    y = x + 0.5 * own.normal(size=60)
+    shadow, fit = LMRegressor(random_state=0)._ready(rows, y)
+    linear, _ = shadow._linear_result(fit)
+    scores = linear.fit.alpha_scores
+    assert min(scores[0.0], scores[1e-6]) > 0.95 * scores[0.01]  # 0.7 where such rows count as predicted
+    for alpha, score in ((0.1, scores[0.1]), (1e-3, scores[1e-3])):  # as fits without each row have it
+        left = [
+            LMRegressor((), alpha=alpha, tol=1e-9).fit(np.delete(rows, n, 0), np.delete(y, n)).predict(rows[[n]])[0]
+            for n in range(60)
+        ]
+        assert score == pytest.approx(0.5 * np.mean((np.array(left) - y) ** 2) / y.var(), rel=0.1)
+
+
+@pytest.mark.parametrize("where", ["_is_enough", "is_exact", "_mean_left_out"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_fault_in_the_comparison_leaves_a_model(monkeypatch, where, error):
+    def fail(*_):
+        raise error("here")
+
+    monkeypatch.setattr(_training if where == "is_exact" else _linear_model, where, fail)
+    if where == "is_exact" and error is MemoryError:
+        pytest.skip("what it needs was there before")
+    message = "interrupted by the user" if error is KeyboardInterrupt else "linear model could not be .*here"
+    with pytest.warns(UserWarning, match=message):
+        model = LMRegressor(random_state=0).fit(X, NOISY)
+    assert model.score(X, NOISY) > 0.9
+    assert (model.status_ == "interrupted") is (error is KeyboardInterrupt)
+
+
+def test_wide_tables_have_no_time_for_it():
+    wide = rng.normal(size=(40, 1200))
+    assert LMRegressor(random_state=0)._ready(wide, wide[:, 0])[1].linear is None
+    assert LMRegressor(random_state=0)._ready(wide[:, :100], wide[:, 0])[1].linear is not None
+
+
+def test_held_out_rows_compare():
+    own = np.random.default_rng(0)
+    rows, weights = own.normal(size=(700, 470)), own.normal(size=470)
+    y = rows @ weights + own.normal(size=700)
+    model = LMRegressor(random_state=0)
+    fit = model._ready(rows, y)[1]
+    assert (fit.validation is not None) == (fit.folds is None)
+    assert is_linear(model.fit(rows, y))
 
 
 def test_a_further_fit_goes_on_with_the_line():

@@ -26,7 +26,8 @@ class LeftOut:
 
     loss : (B,) tensor, the approximate leave-one-out loss, or (1,) that of the mean of the outputs; fitted : (B, K)
     tensor, or (1, K), the loss of the rows as they are, by output; outputs : (B, K, N) tensor, or (1, K, N), those of
-    every row without it; whitener : (B, P, P) tensor, W with ``W W^T`` the
+    every row without it; freedom : (B, N) tensor, least part of an output of a row that is left to the others, zero
+    where it alone determines a parameter; whitener : (B, P, P) tensor, W with ``W W^T`` the
     inverse of the penalised Gauss-Newton matrix of the mean loss, with directions that the rows do not determine as
     far as rounding can tell; loose : (B, P) bool tensor, parameters that have part in these; n_effective : (B, K)
     tensor, how many parameters the rows hold by each output (the sum of its leverages)
@@ -35,6 +36,7 @@ class LeftOut:
     loss: Tensor
     fitted: Tensor
     outputs: Tensor
+    freedom: Tensor
     whitener: Tensor
     loose: Tensor
     n_effective: Tensor
@@ -87,7 +89,7 @@ def left_out(
     loose = (vectors.square() * ~used[:, None, :]).sum(-1) > LOOSE
     determined = whitener * used[:, None, :]
     total, n_effective = theta.new_zeros(n_models), theta.new_zeros(len(theta), network.n_outputs)
-    fitted, seen = theta.new_zeros(1, 1), []
+    fitted, seen, least = theta.new_zeros(1, 1), [], []
 
     def value(outputs: Tensor, chunk: Chunk) -> Tensor:
         return loss.value(outputs.mean(0, keepdim=True) if together else outputs, chunk.y, chunk.weights)
@@ -103,6 +105,7 @@ def left_out(
         n_effective = n_effective + (chunk.weights[:, :, None] * leverage.diagonal(dim1=2, dim2=3)).sum(1)
         gradient = loss.gradient(forward.outputs, chunk.y).expand_as(forward.outputs).mT
         freedom = (1 + LEAST_FREEDOM) * eye - weights[:, :, None, None] * leverage
+        least.append(freedom.diagonal(dim1=2, dim2=3).amin(-1) - LEAST_FREEDOM)
         left, _ = torch.linalg.solve_ex(freedom, gradient.unsqueeze(-1))
         change = weights[:, :, None] * (spread @ left).squeeze(-1)
         outputs = forward.outputs + change.mT
@@ -111,7 +114,7 @@ def left_out(
         seen.append(outputs.mean(0, keepdim=True) if together else outputs)
         total = total + value(outputs, chunk).sum(-1)
         fitted = fitted + value(forward.outputs, chunk)
-    return LeftOut(total, fitted, torch.cat(seen, 2), whitener, loose, n_effective)
+    return LeftOut(total, fitted, torch.cat(seen, 2), torch.cat(least, 1), whitener, loose, n_effective)
 
 
 @on_suited_threads
