@@ -15,6 +15,7 @@ from sklm import (
     _alpha_search,
     _batching,
     _depth,
+    _other_fits,
     _prepared,
     _training,
     fit_many,
@@ -62,7 +63,7 @@ def tried(monkeypatch):
 
         return original(results, stopping, noted, solve)
 
-    monkeypatch.setattr(_training, "deepened", spy)
+    monkeypatch.setattr(_other_fits, "deepened", spy)
     return found
 
 
@@ -259,7 +260,7 @@ def test_what_is_hopeless_is_not_fitted(monkeypatch):
     """With noise two layers are level with one on the folds; alone and among many."""
     X, y, *_ = table(noise=0.1, seed=1)
     searched, solved = [], []
-    for where in (_training, _batching):
+    for where in (_other_fits, _batching):
 
         def spy(results, stopping, search, solve, original=where.deepened):
             return original(
@@ -392,7 +393,7 @@ def test_a_limit_of_time_keeps_one_layer_and_says_so(monkeypatch):
 
     def late(self, fit):
         found.append(fit.options["stopping"].max_time)
-        fit.options["stopping"] = _training.replace(fit.options["stopping"], max_time=0.0)
+        fit.options["stopping"] = _other_fits.replace(fit.options["stopping"], max_time=0.0)
         return original(self, fit)
 
     monkeypatch.setattr(_training.Training, "_with_alpha_for_depth", late)

@@ -14,7 +14,7 @@ from sklearn.gaussian_process.kernels import DotProduct, WhiteKernel
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklm import MLP, LMRegressor, _prepared, fit_many
+from sklm import MLP, LMRegressor, _rows_left_out, fit_many
 from sklm.optim import Status
 
 rng = np.random.default_rng(0)
@@ -342,12 +342,12 @@ def test_single_precision_has_none():
 
 @pytest.mark.parametrize("n_outputs", [1, 2])
 def test_derivatives_that_are_not_finite(monkeypatch, n_outputs):
-    original = _prepared.left_out
+    original = _rows_left_out.left_out
 
     def spoiled(problem, theta, **options):
         return original(problem, torch.full_like(theta, torch.nan), **options)
 
-    monkeypatch.setattr(_prepared, "left_out", spoiled)
+    monkeypatch.setattr(_rows_left_out, "left_out", spoiled)
     model = LMRegressor(3, alpha=1e-2, n_init=1, random_state=0).fit(X, np.c_[Y, Y][:, :n_outputs])
     with pytest.raises(AttributeError, match="its derivatives are not finite"):
         model.predict(X_NEW, return_std=True)

@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.exceptions import ConvergenceWarning
 
-from sklm import CNN, LMClassifier, LMRegressor, fit_many
+from sklm import CNN, LMClassifier, LMRegressor, _depth, fit_many
 from sklm import _batching as batching
 from sklm import _many as many
 from sklm.losses import Huber, Loss
@@ -348,7 +348,7 @@ def test_a_batch_that_fails_as_a_whole_is_done_one_by_one(monkeypatch):
     def broken(*_):
         raise RuntimeError("no batch today")
 
-    monkeypatch.setattr(batching, "run_together", broken)
+    monkeypatch.setattr(_depth, "run_together", broken)
     estimator = LMRegressor(2, max_iter=3, random_state=0)
     with pytest.warns(RuntimeWarning, match="4 fits could not be run together .*no batch today"):
         together, sizes = fit_many(estimator, X, CURVES, return_batch_sizes=True)

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _judging, _prepared, fit_many
+from sklm import LMClassifier, LMGridSearchCV, LMRegressor, _judging, _prepared, _rows_left_out, fit_many
 from sklm._base import AUTO_STARTS
 from sklm._choosing import NOISELESS_STARTS, NOISELESS_WORK
 from sklm._penalty import has_lags, make_folds, searched_rows
@@ -723,8 +723,9 @@ def test_an_interrupt_in_the_leave_one_out_loss_keeps_the_fit(monkeypatch, when)
 
         return run
 
-    monkeypatch.setattr(_prepared, "leave_one_out", interrupting(_prepared.leave_one_out))
-    monkeypatch.setattr(_prepared, "left_out", interrupting(_prepared.left_out))
+    for module in (_prepared, _rows_left_out):
+        monkeypatch.setattr(module, "leave_one_out", interrupting(module.leave_one_out))
+    monkeypatch.setattr(_rows_left_out, "left_out", interrupting(_rows_left_out.left_out))
     with pytest.warns(UserWarning, match="interrupted by the user; the best model so far is kept"):
         model = LMRegressor(5, alpha=0.01, n_init=2, random_state=0).fit(X, y)
     assert (model.status_, model.converged_, model.loo_score_) == ("interrupted", False, None)

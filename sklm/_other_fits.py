@@ -1,0 +1,209 @@
+"""Fits that may take the place of the usual one: another activation, no hidden layer, more units, two layers."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._depth import Result, deepened, deeper_sizes, together
+from ._discrepancy import down_to_noise
+from ._linear_model import is_exact, linear_models, simplest
+from ._prepared import Prepared
+from ._rival import Linear, Rival, Rules
+from ._streaming import Streaming
+from ._training_set import TrainingSet
+from ._verbose import say
+from .architectures import MLP, Architecture
+from .optim import Progress, SearchInterrupted, Status, Stopping
+from .optim._growing import shifted
+from .optim._isolation import isolated
+
+#: a linear model is tried where its matrix and the factor of that take no more multiplications
+LINEAR_WORK = 1e9
+#: ... in this share of ``max_time``
+LINEAR_TIME = 0.25
+
+#: is shown the iterations of a fit
+Listener = Callable[[Progress], bool | None]
+
+
+class OtherFits(Streaming):
+    """Prepares and runs what is compared with a fit of one hidden layer of tanh."""
+
+    #: when another activation takes the place of the usual one
+    _rival_rules: Rules
+
+    @abstractmethod
+    def _prepared(
+        self,
+        data: TrainingSet,
+        meaning: dict,
+        previous: Any,
+        architecture: Architecture,
+        seed: int,
+        like: Prepared | None = None,
+    ) -> Prepared:
+        """A fit for an architecture; with columns weighed as in a fit ``like`` it."""
+
+    def _compares_depths(self) -> bool:
+        """Whether none and two hidden layers may be compared with one."""
+        return False
+
+    def _with_others(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Prepared:
+        """The fit with what it is to be compared with."""
+        architecture = fit.core["architecture_"]
+        fit = replace(fit, rival=self._rival(fit, data, meaning, seed), linear=self._linear(fit, data, meaning, seed))
+        if not (self._compares_depths() and self._scales(architecture)):
+            return fit
+        if fit.noise is not None:
+            fit = replace(fit, wider=self._wider(fit, data, meaning, seed))
+        if fit.folds is None or not fit.has_rows_of_its_own:
+            return fit
+        network = fit.problem.network
+        rows = data.n_units * fit.problem.n_curvature
+        sizes = deeper_sizes(rows, data.X.shape[1], network.n_outputs, network.n_parameters)
+        if sizes is None:
+            return fit
+
+        def deeper(one: Prepared) -> Prepared:
+            chosen = MLP(sizes, one.core["architecture_"].activation)
+            return self._prepared(data, meaning, None, self._own_copy(chosen), seed, like=one)
+
+        return replace(fit, deeper_sizes=sizes, deeper=deeper)
+
+    def _rival(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Rival | None:
+        """The same fit with another activation, where that is open and rows left out may decide."""
+        architecture = fit.core["architecture_"]
+        is_open = self.activation == "auto" and self.architecture is None and architecture.restarts
+        is_open &= data.X.shape[1] >= self._rival_rules.least_columns
+        if not is_open or fit.folds is None or fit.folds.climbs:
+            return None
+        other = MLP(architecture.hidden_layer_sizes, self._rival_rules.activation)
+        return Rival(lambda: self._prepared(data, meaning, None, other, seed), self._rival_rules)
+
+    def _wider(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Callable[[int], Prepared]:
+        """The same fit with so many times the units of its one layer, and a penalty that is known."""
+        (units,), activation = fit.core["architecture_"].hidden_layer_sizes, fit.core["architecture_"].activation
+
+        def wider(times: int) -> Prepared:
+            made = self._prepared(data, meaning, None, self._own_copy(MLP((times * units,), activation)), seed)
+            return replace(made, folds=None, n_noiseless=0)
+
+        return wider
+
+    def _linear(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Linear | None:
+        """The same fit without a hidden layer, where rows left out may decide; not if the fit is to be gone on with."""
+        architecture = fit.core["architecture_"]
+        is_open = self._compares_depths() and self._scales(architecture) and isinstance(self.alpha, str)
+        is_open &= self.relevance is None or isinstance(self.relevance, str)
+        is_open &= self._is_lm and self._selection() is None and self.target_loss is None and not self.warm_start
+        is_open &= not data.is_large and bool(np.ptp(data.y, axis=0).any()) and not self._asks_to_hold_out
+        n_parameters = (data.X.shape[1] + 1) * data.y.shape[1]
+        is_open &= len(data.X) * n_parameters**2 + n_parameters**3 <= LINEAR_WORK
+        if not is_open or not (fit.batches is None or fit.validation is not None):
+            return None
+
+        def make() -> Prepared:
+            model = self._prepared(data, meaning, None, MLP((), architecture.activation), seed)
+            if fit.folds is None:
+                return model
+            return replace(model, folds=replace(fit.folds, start=model.theta[0], weighs=False, smaller=()))
+
+        return Linear(make, fit.has_rows_of_its_own or fit.validation is not None)
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def _say(self, text: str) -> None:
+        """A line for those who asked for it."""
+        if self.verbose:
+            say(text)
+
+    def _linear_result(self, fit: Prepared) -> tuple[Result | None, bool]:
+        """The linear model of a fit, if it has one, and whether it is the fit: exact, or the user stopped it."""
+        if fit.linear is None:
+            return None, False
+        self._say("Trying a linear model ...")
+        stopping = fit.options["stopping"]
+        fit = fit.with_options(stopping=replace(stopping, max_time=LINEAR_TIME * stopping.max_time))
+
+        def search(fits: list[Prepared]) -> list[Prepared]:
+            try:
+                return [self._searched(fits[0])[0]]
+            except SearchInterrupted as end:
+                return [fits[0].interrupted_at(end)]
+
+        try:
+            with isolated(fit.problem.y.device):
+                (result,) = linear_models([fit], search, lambda fits: together(fits, self.jacobian_max_rows))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            warnings.warn(f"A linear model could not be tried: {error}", UserWarning, stacklevel=6)
+            return None, False
+        if result is None:
+            return None, False
+        try:
+            is_final = Status.INTERRUPTED in result.solution.status or is_exact(fit, result)
+        except KeyboardInterrupt:
+            result, is_final = replace(result, solution=result.solution.interrupted()), True
+        if Status.INTERRUPTED in result.solution.status:
+            result = replace(result, solution=result.solution.interrupted())
+        return result, is_final
+
+    def _refined(
+        self,
+        asked: Prepared,
+        plain: Result | None,
+        result: Result,
+        stopping: Stopping,
+        listener: Listener | None,
+        shown: list[Prepared],
+    ) -> Result:
+        """The result of a fit with one hidden layer, or what is better than it; ``shown`` ends with what is.
+
+        ``stopping`` has the time that is left.
+        """
+        fit, began, done = result.fit, time.monotonic(), int(result.solution.n_iter.max())
+
+        def solve(fits: list[Prepared]) -> list[Result]:
+            nonlocal done
+            shown.append(fits[0])
+            one = Result(fits[0], *self._solve(fits[0], shifted(listener, done)))
+            done += int(one.solution.n_iter.max())
+            return [one]
+
+        def search(fits: list[Prepared]) -> list[Prepared]:
+            shown.append(self._with_alpha_for_depth(fits[0]))
+            return shown[-1:]
+
+        (result,) = down_to_noise([result], stopping, lambda fits: together(fits, self.jacobian_max_rows), solve)
+        if result.fit is not fit:
+            number = result.fit.problem.network.n_parameters
+            self._say(f"alpha = {result.fit.alpha:.3g}, with {number} parameters, by the noise between neighbours.")
+        one, result = result, simplest(asked, plain, result)
+        if result.fit is not one.fit:
+            self._say("No hidden layer is kept.")
+        elif result.fit.deeper is not None:
+            tried = len(shown)
+            (result,) = deepened([result], stopping.left(began), search, solve)
+            if len(shown) > tried:
+                deep = result.fit is shown[-1]
+                self._say("Two hidden layers are kept." if deep else "One hidden layer is kept.")
+        shown.append(result.fit)
+        return result
+
+    def _with_alpha_for_depth(self, fit: Prepared) -> Prepared:
+        """A fit of other hidden layers with the penalty that a search finds, and the time that is left.
+
+        None is left where that ended the search.
+        """
+        self._say(f"Trying hidden layers of {fit.core['architecture_'].hidden_layer_sizes} units ...")
+        fit, was_late = self._searched(fit)
+        if not was_late:
+            return fit
+        return fit.with_options(stopping=replace(fit.options["stopping"], max_time=0.0))
