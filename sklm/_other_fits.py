@@ -112,6 +112,7 @@ class OtherFits(Streaming):
 
         def make() -> Prepared:
             model = self._prepared(data, meaning, None, MLP((), architecture.activation), seed)
+            model = replace(model, n_averaged=1, n_noiseless=0, folds=None)  # it has one minimum
             if fit.folds is None:
                 return model
             return replace(model, folds=replace(fit.folds, start=model.theta[0], weighs=False, smaller=()))

@@ -100,6 +100,16 @@ def test_error_bars_are_those_of_least_squares():
         np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.02)
 
 
+@pytest.mark.parametrize("alpha", ["auto", "cv"])
+@pytest.mark.parametrize("n_samples", [30, 120])
+@pytest.mark.parametrize("loss", ["squared_error", "huber", "poisson"])
+def test_there_is_one_minimum_and_no_mean_of_several(alpha, n_samples, loss):
+    y = np.exp(LINE / 4) if loss == "poisson" else NOISY
+    model = LMRegressor(alpha=alpha, loss=loss, random_state=0).fit(X[:n_samples], y[:n_samples])
+    assert is_linear(model)
+    assert model.n_averaged_ == 1
+
+
 # -- data that are not ----------------------------------------------------------------------------------------------
 
 
