@@ -40,6 +40,18 @@ class Result:
     solution: Solution
     row: int
 
+    @property
+    def cut_short(self) -> Status | None:
+        """Which limit, or person, ended it; None if it went on for as long as it would, or to ``max_iter``."""
+        if Status.INTERRUPTED in self.solution.status:
+            return Status.INTERRUPTED
+        status = self.solution.status[self.row]
+        return status if status in FINAL else None
+
+    def ended(self, status: Status) -> Result:
+        """The same, ended for this reason."""
+        return replace(self, solution=self.solution.ended(status))
+
 
 def together(fits: list[Prepared], jacobian_max_rows: int | str | None) -> list[Result]:
     """Run fits of equal keys as one batch."""
@@ -99,9 +111,8 @@ def deepened(
             one = results[number].fit
             assert one.deeper is not None
             other = one.deeper(one)
-            limited = replace(other.options["stopping"], max_time=seconds)
             rival = one.searched_losses if one.alpha > NO_PENALTY else None
-            others.append(replace(other.with_options(stopping=limited), rival_losses=rival))
+            others.append(replace(other.limited(max_time=seconds), rival_losses=rival))
         searched = zip(numbers, search(others) if others else [], strict=True)
         hopeful = {number: fit for number, fit in searched if not _is_hopeless(fit, results[number].fit)}
         for number, other_result in zip(hopeful, solve(list(hopeful.values())) if hopeful else [], strict=True):
@@ -114,9 +125,7 @@ def deepened(
         final = Status.INTERRUPTED
     except (MemoryError, torch.OutOfMemoryError) as error:
         warnings.warn(f"Two hidden layers could not be tried, one is kept: {error}", UserWarning, stacklevel=6)
-    if final is None:
-        return chosen
-    return [replace(r, solution=replace(r.solution, status=[final] * len(r.solution.status))) for r in chosen]
+    return chosen if final is None else [result.ended(final) for result in chosen]
 
 
 def _may_be_deeper(result: Result) -> bool:

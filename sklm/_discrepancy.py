@@ -14,7 +14,6 @@ from ._depth import Result
 from ._noise import Noise
 from ._prepared import ATTEMPTS, Prepared
 from .optim import Status, Stopping
-from .optim._status import FINAL
 
 #: a fit is too stiff where it leaves more than the first number, and so many standard errors, times the mean of what
 #: neighbours leave, or more than the third times its median, which few points where a curve jumps do not change
@@ -87,15 +86,15 @@ def down_to_noise(
 
     def run(how: Callable[[list[Prepared]], list[Result]], fits: list[Prepared]) -> list[Result]:
         limits = stopping.left(began).max_time
-        found = [fit.with_options(stopping=replace(fit.options["stopping"], max_time=limits)) for fit in fits]
-        done = how(found) if found else []
-        ended = [status for result in done if (status := _ended(result)) is not None]
+        done = how([fit.limited(max_time=limits) for fit in fits]) if fits else []
+        ended = [result.cut_short for result in done if result.cut_short is not None]
         if ended:
             raise _Ended(ended[0])
         return done
 
     try:
-        going = cases = [_case(number, result) for number, result in enumerate(results) if _is_off(result)]
+        every = [_case(number, result) for number, result in enumerate(results)]
+        going = cases = [case for case in every if case is not None]
         while going:
             for penalties in (_first, _next_larger):
                 asked = [(case, alpha) for case in going for alpha in penalties(case)]
@@ -118,50 +117,33 @@ def down_to_noise(
         final = Status.INTERRUPTED
     except (MemoryError, torch.OutOfMemoryError) as error:
         warnings.warn(f"A curve could not be fitted down to its noise: {error}", UserWarning, stacklevel=6)
-    if final is None:
-        return chosen
-    return [replace(r, solution=replace(r.solution, status=[final] * len(r.solution.status))) for r in chosen]
+    return chosen if final is None else [result.ended(final) for result in chosen]
 
 
-def _ended(result: Result) -> Status | None:
-    """Why a fit was cut short by something else than ``max_iter``; None if it was not."""
-    status = result.solution.status
-    if Status.INTERRUPTED in status:
-        return Status.INTERRUPTED
-    return status[result.row] if status[result.row] in FINAL else None
+def _case(number: int, result: Result) -> _Case | None:
+    """A curve that leaves far more than its noise, so that neighbours say more about a point, or far less.
 
-
-def _is_off(result: Result) -> bool:
-    """Whether a curve leaves far more than its noise, so that neighbours say more about a point, or far less."""
-    fit = result.fit
-    if fit.noise is None or fit.noise.mean == 0 or _ended(result) is not None:
-        return False
+    It is fitted again from as few starts as it had before any joined.
+    """
+    fit, noise = result.fit, result.fit.noise
+    if noise is None or noise.mean == 0 or result.cut_short is not None:
+        return None
     losses = fit.losses(result.solution, result.row)
-    in_the_middle = fit.noise.limits_median and np.median(losses) > STIFF_IN_THE_MIDDLE * fit.noise.median > 0
-    stiff = in_the_middle or _is_stiff(losses, fit.noise)
-    return bool(stiff or (fit.noise.is_certain and losses.mean() < LOOSE * fit.noise.mean))
-
-
-def _is_stiff(losses: np.ndarray, noise: Noise) -> bool:
-    """Whether losses (N,) are far more than neighbours leave, in the mean."""
-    return bool(noise.limits_mean and losses.mean() > (STIFF + ERRORS * np.sqrt(3 / len(losses))) * noise.mean)
+    mean, limit = losses.mean(), STIFF + ERRORS * np.sqrt(3 / len(losses))
+    stiff = noise.limits_mean and mean > limit * noise.mean
+    in_the_middle = noise.limits_median and np.median(losses) > STIFF_IN_THE_MIDDLE * noise.median > 0
+    if not (stiff or in_the_middle or (noise.is_certain and mean < LOOSE * noise.mean)):
+        return None
+    n_starts = min(len(fit.theta), max(fit.n_averaged, 1))
+    anew = replace(fit.of_starts(n_starts), growth=None)
+    # jumps of a few points ask for a smaller penalty, but more units only follow the noise beside them
+    return _Case(number, noise, anew, bool(stiff) and fit.wider is not None)
 
 
 def _is_noise(losses: np.ndarray, noise: Noise) -> bool:
     """Whether losses (N,) are no more than neighbours leave."""
     in_the_middle = noise.median == 0 or np.median(losses) <= MEDIAN * noise.median
     return bool(losses.mean() <= MEAN * noise.mean and in_the_middle)
-
-
-def _case(number: int, result: Result) -> _Case:
-    """A result that is to be mended, from as few starts as it had before any joined."""
-    fit = result.fit
-    assert fit.noise is not None
-    # jumps of a few points ask for a smaller penalty, but more units only follow the noise beside them
-    everywhere = _is_stiff(fit.losses(result.solution, result.row), fit.noise)
-    n_starts = min(len(fit.theta), max(fit.n_averaged, 1))
-    anew = replace(fit.of_starts(n_starts), growth=None)
-    return _Case(number, fit.noise, anew, everywhere and fit.wider is not None)
 
 
 def _with(fit: Prepared, alpha: float) -> Prepared:
@@ -171,8 +153,7 @@ def _with(fit: Prepared, alpha: float) -> Prepared:
 def _tried(case: _Case, alpha: float) -> Prepared:
     """A fit with a penalty, from few starts and for few iterations."""
     fit = case.fit.of_starts(min(STARTS[case.widened], len(case.fit.theta)))
-    limited = replace(fit.options["stopping"], max_iter=min(ITERATIONS, fit.options["stopping"].max_iter))
-    return _with(fit.with_options(stopping=limited), alpha)
+    return _with(fit.limited(max_iter=min(ITERATIONS, fit.options["stopping"].max_iter)), alpha)
 
 
 def _first(case: _Case) -> list[float]:

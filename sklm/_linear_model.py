@@ -13,7 +13,6 @@ from ._depth import Result
 from ._prepared import Prepared, ratio_of_losses
 from .optim import Status
 from .optim._cross_validation import ALPHAS
-from .optim._status import FINAL
 
 #: a linear model that leaves no more than this share of the loss of zero outputs on rows left out is all there is
 EXACT = 1e-20
@@ -58,7 +57,7 @@ def _model(fit: Prepared) -> Prepared:
     """The linear model of a fit, with folds to compare it by where nothing else is known."""
     assert fit.linear is not None
     model, limit = fit.linear.make(), fit.options["stopping"].max_time
-    model = model.with_options(stopping=replace(model.options["stopping"], max_time=limit))
+    model = model.limited(max_time=limit)
     return replace(model, folds=None) if fit.linear.by_rows and fit.predicts_rows else model
 
 
@@ -79,7 +78,7 @@ def _best(results: list[Result]) -> Result:
     try:
         losses = [_mean_left_out(result) for result in results]
     except KeyboardInterrupt:
-        return replace(results[0], solution=results[0].solution.interrupted())
+        return results[0].ended(Status.INTERRUPTED)
     if None in losses:
         return results[0]
     known = np.array(losses, dtype=float)
@@ -98,7 +97,7 @@ def _mean_left_out(result: Result) -> float | None:
 
 def is_exact(fit: Prepared, linear: Result) -> bool:
     """Whether the linear model of a fit leaves nothing on rows left out, so that no hidden layer can be better."""
-    if _is_cut_short(linear):
+    if linear.cut_short is not None:
         return False
     assert fit.linear is not None
     loss, losses = None, linear.fit.searched_losses
@@ -115,21 +114,14 @@ def simplest(fit: Prepared, linear: Result | None, one: Result) -> Result:
     If a limit ended that one, the linear model says so.
     """
     try:
-        if linear is None or _is_cut_short(linear) or not _is_enough(fit, linear, one):
+        if linear is None or linear.cut_short is not None or not _is_enough(fit, linear, one):
             return one
     except KeyboardInterrupt:
-        return replace(one, solution=one.solution.interrupted())
+        return one.ended(Status.INTERRUPTED)
     except (MemoryError, torch.OutOfMemoryError) as error:
         warnings.warn(f"A linear model could not be compared with: {error}", UserWarning, stacklevel=6)
         return one
-    status = one.solution.status[one.row]
-    if status not in FINAL:
-        return linear
-    return replace(linear, solution=replace(linear.solution, status=[status] * len(linear.solution.status)))
-
-
-def _is_cut_short(result: Result) -> bool:
-    return result.solution.status[result.row] in FINAL or Status.INTERRUPTED in result.solution.status
+    return linear if one.cut_short is None else linear.ended(one.cut_short)
 
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:

@@ -131,8 +131,7 @@ class OtherFits(Streaming):
         if fit.linear is None:
             return None, False
         self._say("Trying a linear model ...")
-        stopping = fit.options["stopping"]
-        fit = fit.with_options(stopping=replace(stopping, max_time=LINEAR_TIME * stopping.max_time))
+        fit = fit.limited(max_time=LINEAR_TIME * fit.options["stopping"].max_time)
 
         def search(fits: list[Prepared]) -> list[Prepared]:
             try:
@@ -151,9 +150,9 @@ class OtherFits(Streaming):
         try:
             is_final = Status.INTERRUPTED in result.solution.status or is_exact(fit, result)
         except KeyboardInterrupt:
-            result, is_final = replace(result, solution=result.solution.interrupted()), True
-        if Status.INTERRUPTED in result.solution.status:
-            result = replace(result, solution=result.solution.interrupted())
+            result, is_final = result.ended(Status.INTERRUPTED), True
+        if result.cut_short is Status.INTERRUPTED:
+            result = result.ended(Status.INTERRUPTED)
         return result, is_final
 
     def _refined(
@@ -207,4 +206,4 @@ class OtherFits(Streaming):
         fit, was_late = self._searched(fit)
         if not was_late:
             return fit
-        return fit.with_options(stopping=replace(fit.options["stopping"], max_time=0.0))
+        return fit.limited(max_time=0.0)

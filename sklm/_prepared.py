@@ -178,6 +178,10 @@ class Prepared(RowsLeftOut):
         """The fit with some options of the engine replaced."""
         return replace(self, options={**self.options, **options})
 
+    def limited(self, **limits: float) -> Prepared:
+        """The fit with other limits of ``Stopping``."""
+        return self.with_options(stopping=replace(self.options["stopping"], **limits))
+
     def interrupted_at(self, search: SearchInterrupted) -> Prepared:
         """The fit that ends where the search for its penalty was stopped."""
         assert self.folds is not None

@@ -133,12 +133,12 @@ class _Growing:
                 theta, damping, groups = solution.theta, solution.damping.clamp(max=1.0), solution.groups
                 final = [status for status in current.status if status in FINAL]
                 if final:
-                    solution = replace(solution, status=[final[0]] * len(solution.status))
+                    solution = solution.ended(final[0])
                     return _on_all_rows(solution, problem, validation)
                 if np.all(solution.loss <= self.stopping.target_loss):
                     result = _on_all_rows(solution, problem, validation)
                     if np.all(result.loss <= self.stopping.target_loss):
-                        return replace(result, status=[Status.TARGET] * len(result.status))
+                        return result.ended(Status.TARGET)
             done = np.zeros(len(theta), dtype=int) if solution is None else solution.n_iter
             current = self.run(problem, theta, damping, self.stopping, validation, done, groups)
             return current if solution is None else solution.followed_by(current)

@@ -218,7 +218,11 @@ class Solution:
 
     def interrupted(self) -> Solution:
         """The same, ended by the user."""
-        return replace(self, status=[Status.INTERRUPTED] * len(self.status))
+        return self.ended(Status.INTERRUPTED)
+
+    def ended(self, status: Status) -> Solution:
+        """The same, ended for this reason."""
+        return replace(self, status=[status] * len(self.status))
 
     def leaders(self, number: int = 1) -> np.ndarray:
         """Models that are among the best ``number`` of their group, (b,), in their order."""
