@@ -104,10 +104,10 @@ def choose_alphas(
             for part, which in _by_activation(usual, taken, half.left(began), models_at_once, not by_rows):
                 found = _completed(part, half.left(began), models_at_once, by_rows, jacobian_max_rows)
                 for number, fit in zip(which, found, strict=True):
-                    result[number] = fit.averaging()
+                    result[number] = _broadened(fit, half.left(began)).averaging()
             return result
         except SearchInterrupted:
-            if first.rival is None:
+            if first.rival is None and first.broader is None:
                 raise
             # what it knows may be of some fits only, or of another network
             raise SearchInterrupted(search.chosen, search.theta) from None
@@ -181,7 +181,7 @@ def _with_rivals(
 def _rival_of(fit: Prepared) -> Prepared:
     """The same fit with another activation."""
     assert fit.rival is not None
-    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes")}
+    kept = {name: getattr(fit, name) for name in ("watcher", "n_averaged", "deeper", "deeper_sizes", "broader")}
     return replace(fit.rival.make(), **kept)
 
 
@@ -207,6 +207,21 @@ def _completed(
         asked = (part.problem, search, part.numbers, folds.n_held_out)
         found = weigh_inputs(*asked, starts=part.theta, stopping=limit, **options)
     return _with_found(part.fits, search, found, stopping.left(began), models_at_once, by_rows, jacobian_max_rows)
+
+
+def _broadened(fit: Prepared, stopping: Stopping) -> Prepared:
+    """The fit with more units, if it may have those, and rows left out speak for them."""
+    if fit.broader is None or fit.searched_losses is None:
+        return fit
+    try:
+        broad = fit.broader(fit)
+        broad = climbed(broad, stopping) if broad.folds is not None else broad
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        warnings.warn(f"More units could not be tried, few are kept: {error}", UserWarning, stacklevel=6)
+        return fit
+    if broad.searched_losses is None:
+        return fit
+    return broad if broad.searched_losses.mean() < fit.searched_losses.mean() else fit
 
 
 def _with_smaller(part: Searched, stopping: Stopping) -> Searched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from ._base import AUTO_UNITS, SEARCHING_ROWS, Affords, n_parameters_of, units_by_rows
 from ._choosing import Setting
 from ._mini_batches import LEAST_DUAL_BATCHES, MATRIX_ROWS_PER_PARAMETER
-from ._penalty import Folds, can_climb, can_search_classes, for_classes, for_climbing
+from ._penalty import LEAST_COLUMNS, Folds, can_climb, can_search_classes, for_classes, for_climbing
+from ._prepared import Prepared
 from ._training import Training
 from ._training_set import TrainingSet
 from .architectures import CNN, MLP, Architecture, Network
@@ -34,6 +36,10 @@ MOST_CLASSES_UNITS, MOST_ROWS_FOR_UNITS = 100, 7
 FEW_CLASSES = 4
 #: ... as long as they have no more than so many rows for each parameter of 20 units, if they are two
 SEARCHING_ROWS_OF_TWO = 9.0
+#: ... or, of so many rows that more units are better, columns are weighed with few, up to the first number, for the
+#: second, which are fitted in mini-batches: of two classes from so many rows for each parameter of 20 units on, and for
+#: each of theirs up to the fourth; of up to so many classes
+FEW_UNITS, BROADER_UNITS, BROADER_ROWS_OF_TWO, MOST_BROADER_ROWS, BROADER_CLASSES = 15, 40, 6.0, 20.0, 6
 #: ``curvature_samples='auto'``: two columns above so many multiplications, where that makes enough of them
 TWO_COLUMNS_WORK = 2e9
 #: ``alpha='cv'``: what the penalty of coefficients of deviation one is multiplied by
@@ -57,7 +63,7 @@ class ClassRules(Training):
     _searching_rows = MATRIX_ROWS_PER_PARAMETER  # with more there are mini-batches, and no search
 
     def _is_affordable(self, n_rows: float, n_parameters: int) -> bool:
-        return not isinstance(self.relevance, str) or can_search_classes(n_rows, n_parameters)
+        return can_search_classes(n_rows, n_parameters)
 
     def _auto_sizes(self, n_units: float, shape: tuple[int, int, int], affords: Affords | None) -> tuple[int, ...]:
         n_samples, n_inputs, n_outputs = shape
@@ -73,16 +79,71 @@ class ClassRules(Training):
             fewer = self._fewer_units(n_units, shape, affords)
             if fewer is not None:
                 return fewer
+        return self._many_units(n_units, shape)
+
+    def _many_units(self, n_units: float, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Sizes of hidden layers for more rows than a search takes."""
+        n_samples, n_inputs, n_outputs = shape
+        if n_outputs == 1:
+            return (units_by_rows(n_units),)
         units = units_by_rows(n_units, MOST_CLASSES_UNITS)
         many = MLP((units,)).build(n_inputs, n_outputs)
         few_rows = n_samples <= MOST_ROWS_FOR_UNITS * many.n_parameters
         return (units,) if few_rows and self._batches(many, n_samples, 0) is not None else (AUTO_UNITS,)
 
     def _fewer_units(self, n_units: float, shape: tuple[int, int, int], affords: Affords) -> tuple[int, ...] | None:
-        # with so many rows more units are better, even without a search
+        fewer = super()._fewer_units(n_units, shape, affords)
+        if fewer is not None and fewer[0] <= FEW_UNITS and self._may_be_broader(n_units, shape):
+            return fewer
+        return None if self._are_many(n_units, shape) else fewer
+
+    def _are_many(self, n_units: float, shape: tuple[int, int, int]) -> bool:
+        """Whether rows, or classes, are so many that more units are better than a search."""
         most = SEARCHING_ROWS_OF_TWO if shape[2] == 1 else SEARCHING_ROWS
-        many = n_units >= most * n_parameters_of(AUTO_UNITS, shape)
-        return None if many or shape[2] > FEW_CLASSES else super()._fewer_units(n_units, shape, affords)
+        return n_units >= most * n_parameters_of(AUTO_UNITS, shape) or shape[2] > FEW_CLASSES
+
+    def _may_be_broader(self, n_units: float, shape: tuple[int, int, int]) -> bool:
+        """Whether columns may be weighed with few units, for more of them in mini-batches."""
+        n_samples, n_inputs, n_outputs = shape
+        weighs = isinstance(self.relevance, str) and self.standardize in ("auto", True) and n_inputs >= LEAST_COLUMNS
+        least = BROADER_ROWS_OF_TWO * n_parameters_of(AUTO_UNITS, shape) if n_outputs == 1 else 0.0
+        suits = weighs and self.loss == "log_loss" and self.max_time is None and n_outputs <= BROADER_CLASSES
+        network = MLP((BROADER_UNITS,)).build(n_inputs, n_outputs)
+        suits &= least <= n_units <= MOST_BROADER_ROWS * network.n_parameters
+        return suits and self._batches(network, n_samples, 0) is not None
+
+    def _is_first_of_two(self, architecture: Architecture, data: TrainingSet, meaning: dict[str, Any]) -> bool:
+        """Whether units are few because columns are to be weighed with them."""
+        if not isinstance(self.hidden_layer_sizes, str) or self.architecture is not None:
+            return False
+        few = isinstance(architecture, MLP) and architecture.hidden_layer_sizes[0] <= FEW_UNITS
+        few &= meaning["_kind"] != "multilabel"
+        return few and self._may_be_broader(data.n_units, data.shape)
+
+    def _with_others(self, fit: Prepared, data: TrainingSet, meaning: dict[str, Any], seed: int) -> Prepared:
+        weighs = fit.folds is not None and fit.folds.weighs
+        few = not weighs and self._is_first_of_two(fit.core["architecture_"], data, meaning)
+        if few and self._are_many(data.n_units, data.shape):  # nothing says which columns matter
+            sizes = self._many_units(data.n_units, data.shape)
+            fit = self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed)
+        return super()._with_others(fit, data, meaning, seed)
+
+    def _broader(
+        self, fit: Prepared, data: TrainingSet, meaning: dict[str, Any], seed: int
+    ) -> Callable[[Prepared], Prepared] | None:
+        weighs = fit.folds is not None and fit.folds.weighs
+        if not weighs or not self._is_first_of_two(fit.core["architecture_"], data, meaning):
+            return None
+
+        def broader(one: Prepared) -> Prepared:
+            chosen = MLP((BROADER_UNITS,), one.core["architecture_"].activation)
+            unknown = one.core["relevance_"] is None  # as if nobody had asked
+            if unknown:
+                chosen = MLP(self._many_units(data.n_units, data.shape))
+            fit = self._prepared(data, meaning, None, self._own_copy(chosen), seed, like=one)
+            return replace(fit, n_averaged=fit.n_averaged if unknown else 1, watcher=one.watcher)
+
+        return broader
 
     def _make_loss(self, network: Network, n_rows: int, meaning: dict[str, Any]) -> Loss:
         if self.loss != "log_loss":
@@ -166,7 +227,8 @@ class ClassRules(Training):
         if not self._may_search(at.architecture, data):
             return None
         rows, n_parameters = len(data.X) * at.n_columns, at.network.n_parameters
-        if batches is None and at.architecture.restarts and can_search_classes(rows, n_parameters):
+        whole = batches is None or self._is_first_of_two(at.architecture, data, at.meaning)
+        if whole and at.architecture.restarts and can_search_classes(rows, n_parameters):
             folds = for_classes(self._divided(at), at.n_columns)
         elif can_climb(len(data.X), rows, n_parameters, batches):
             folds = for_climbing(

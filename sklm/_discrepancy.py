@@ -12,6 +12,7 @@ import torch
 
 from ._depth import Result
 from ._noise import Noise
+from ._penalty import linearisation
 from ._prepared import ATTEMPTS, Prepared
 from .optim import Status, Stopping
 
@@ -28,6 +29,9 @@ PENALTIES, BETWEEN, ITERATIONS = (1e-2, 1e-4, 1e-6, 1e-8), (30.0, 10.0, 3.0), 30
 #: where none of them is small enough, units are so many times as many; again if that has brought the loss below this
 #: share of what it was; so many starts are tried each time
 TIMES, PROGRESS, STARTS = (1, 3, 6), 0.5, (1, 2, 1)
+#: ... where a linearisation takes no more multiplications than the first, and one start where it takes more than the
+#: second
+MOST_WORK, LONG_WORK = 5e8, 2e7
 
 
 @dataclass
@@ -126,7 +130,7 @@ def _case(number: int, result: Result) -> _Case | None:
     It is fitted again from as few starts as it had before any joined.
     """
     fit, noise = result.fit, result.fit.noise
-    if noise is None or noise.mean == 0 or result.cut_short is not None:
+    if noise is None or noise.mean == 0 or result.cut_short is not None or _work(fit) > MOST_WORK:
         return None
     losses = fit.losses(result.solution, result.row)
     mean, limit = losses.mean(), STIFF + ERRORS * np.sqrt(3 / len(losses))
@@ -138,6 +142,12 @@ def _case(number: int, result: Result) -> _Case | None:
     anew = replace(fit.of_starts(n_starts), growth=None)
     # jumps of a few points ask for a smaller penalty, but more units only follow the noise beside them
     return _Case(number, noise, anew, bool(stiff) and fit.wider is not None)
+
+
+def _work(fit: Prepared) -> float:
+    """Multiplications of a linearisation."""
+    problem = fit.problem
+    return linearisation(problem.n_samples * problem.n_curvature, problem.network.n_parameters)
 
 
 def _is_noise(losses: np.ndarray, noise: Noise) -> bool:
@@ -152,7 +162,8 @@ def _with(fit: Prepared, alpha: float) -> Prepared:
 
 def _tried(case: _Case, alpha: float) -> Prepared:
     """A fit with a penalty, from few starts and for few iterations."""
-    fit = case.fit.of_starts(min(STARTS[case.widened], len(case.fit.theta)))
+    number = 1 if _work(case.fit) > LONG_WORK else STARTS[case.widened]
+    fit = case.fit.of_starts(min(number, len(case.fit.theta)))
     return _with(fit.limited(max_iter=min(ITERATIONS, fit.options["stopping"].max_iter)), alpha)
 
 
@@ -172,9 +183,11 @@ def _widened(case: _Case) -> bool:
     if not case.may_widen or case.widened + 1 == len(TIMES) or not least < PROGRESS * case.least:
         return False
     assert wider is not None
+    wide = wider(TIMES[case.widened + 1])
+    if _work(wide) > MOST_WORK:
+        return False
     case.widened, case.least, case.losses, case.passed = case.widened + 1, least, {}, {}
-    fit = wider(TIMES[case.widened])
-    case.fit = replace(fit, noise=case.noise, wider=wider, alpha_scores=case.fit.alpha_scores)
+    case.fit = replace(wide, noise=case.noise, wider=wider, alpha_scores=case.fit.alpha_scores)
     return True
 
 

@@ -14,6 +14,8 @@ from ._prepared import Prepared, ratio_of_losses
 from .optim import Status
 from .optim._cross_validation import ALPHAS
 
+#: penalties of a linear model: with the largest it is the mean
+PENALTIES = (1e3, 10.0, 3.0, 1.0, 0.3, *ALPHAS)
 #: a linear model that leaves no more than this share of the loss of zero outputs on rows left out is all there is
 EXACT = 1e-20
 #: it is kept where its leave-one-out loss is below that of a hidden layer, and below so many times that without this
@@ -67,7 +69,7 @@ def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
     stopped = model.interrupted or model.options["stopping"].max_time <= 0
     if stopped or not (fit.linear.by_rows and model.predicts_rows):
         return [model]
-    return [replace(model, **model.penalised(alpha)) for alpha in ALPHAS]
+    return [replace(model, **model.penalised(alpha)) for alpha in PENALTIES]
 
 
 def _best(results: list[Result]) -> Result:
@@ -82,7 +84,7 @@ def _best(results: list[Result]) -> Result:
     if None in losses:
         return results[0]
     known = np.array(losses, dtype=float)
-    scores = dict(zip(ALPHAS, known.tolist(), strict=True))
+    scores = dict(zip(PENALTIES, known.tolist(), strict=True))
     known[np.isnan(known)] = np.inf
     best = int(np.argmin(known))
     if not results[0].fit.problem.loss.is_squared:  # it is not exact then, and flat

@@ -11,9 +11,9 @@ import numpy as np
 VARIES, CERTAIN_POINTS, LEAST_POINTS = 1.5, 50, 40
 #: the median of the square is 0.45 times its mean for normal noise, and far less where a curve jumps
 FEW_JUMPS = 0.1
-#: what a smooth curve varies between neighbours is 16 times as much twice as far away, and 81 times three times as far;
-#: noise that goes on from point to point gives half of what follows from the first two for the third
-TWICE, THREE_TIMES, SMOOTH = 16.0, 81.0, 0.6
+#: noise that goes on from point to point gives half of what follows for neighbours three places away, were it a curve
+#: that bends, from those one and two places away
+SMOOTH = 0.6
 #: ... and medians of both that are more than so many times that of neighbours
 GOES_ON = 1.75
 
@@ -45,18 +45,22 @@ def noise_of_curve(x: np.ndarray, Y: np.ndarray) -> Noise | None:
     -----
     Every point is compared with the line through its two neighbours (Gasser, Sroka & Jennen-Steinmetz 1986, Residual
     variance and residual pattern in nonlinear regression, Biometrika 73, pp. 625-633). What the curve bends between
-    them is taken for noise: with neighbours twice as far away that is sixteen times as much, and noise is the same.
+    them is taken for noise: with neighbours twice as far away that is sixteen times as much, where points are evenly
+    spaced, and noise is the same.
     """
     if len(x) < LEAST_POINTS:
         return None
     order = np.argsort(x, kind="stable")
-    estimates = [_from_line(x[order], Y[order], step) for step in (1, 2, 3)]
+    x = (x - x.mean()) / (np.ptp(x) or 1.0)
+    x, Y = x[order], Y[order]
+    estimates = [_from_line(x, Y, step) for step in (1, 2, 3)]
     mean, twice, three_times = (float(part.mean()) for part in estimates)
     median, *medians = (float(np.median(part)) for part in estimates)
     alike = twice <= VARIES * mean
     is_certain = len(x) >= CERTAIN_POINTS and alike and median >= FEW_JUMPS * mean
-    bends = (twice - mean) / (TWICE - 1)
-    smooth = three_times >= SMOOTH * (mean - bends + THREE_TIMES * bends)
+    bent, bent_twice, bent_three_times = (float(_from_line(x, x[:, None] ** 2, step).mean()) for step in (1, 2, 3))
+    bends = (twice - mean) / (bent_twice - bent) if bent_twice > bent else 0.0
+    smooth = three_times >= SMOOTH * (mean + bends * (bent_three_times - bent))
     return Noise(mean, median, is_certain, alike or smooth, float(np.mean(medians)) <= GOES_ON * median)
 
 

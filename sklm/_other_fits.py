@@ -60,6 +60,7 @@ class OtherFits(Streaming):
         """The fit with what it is to be compared with."""
         architecture = fit.core["architecture_"]
         fit = replace(fit, rival=self._rival(fit, data, meaning, seed), linear=self._linear(fit, data, meaning, seed))
+        fit = replace(fit, broader=self._broader(fit, data, meaning, seed))
         if not (self._compares_depths() and self._scales(architecture)):
             return fit
         if fit.noise is not None:
@@ -87,6 +88,12 @@ class OtherFits(Streaming):
             return None
         other = MLP(architecture.hidden_layer_sizes, self._rival_rules.activation)
         return Rival(lambda: self._prepared(data, meaning, None, other, seed), self._rival_rules)
+
+    def _broader(
+        self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int
+    ) -> Callable[[Prepared], Prepared] | None:
+        """The same fit with more units, where it has few only because a search takes long."""
+        return None
 
     def _wider(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Callable[[int], Prepared]:
         """The same fit with so many times the units of its one layer, and a penalty that is known."""

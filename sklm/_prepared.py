@@ -102,6 +102,9 @@ class Prepared(RowsLeftOut):
         What the neighbours of the points of a curve leave, as a loss.
     wider : callable or None
         ``wider(times)`` returns the same fit of a curve with so many times the units, without folds.
+    broader : callable or None
+        ``broader(fit)`` returns the same fit with more units, for columns weighed as in ``fit``, where a search with
+        as many would take too long.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -131,6 +134,7 @@ class Prepared(RowsLeftOut):
     linear: Linear | None = None
     noise: Noise | None = None
     wider: Callable[[int], Prepared] | None = None
+    broader: Callable[[Prepared], Prepared] | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 
@@ -311,7 +315,7 @@ class Prepared(RowsLeftOut):
             None if self.folds is None else (self.folds.n_held_out, len(self.folds.rows), len(self.folds.alphas)),
             self.folds is not None and self.folds.alphas[-1] == 0 and self.has_rows_of_its_own,
             None if self.folds is None else (self.folds.weighs, self.folds.factors),
-            (self.deeper_sizes, self.rival is not None, self.linear is not None),
+            (self.deeper_sizes, self.rival is not None, self.linear is not None, self.broader is not None),
             self.seed if draws else None,
         )
 

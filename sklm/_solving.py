@@ -191,7 +191,7 @@ class Solving(Choosing):
         """The same, and whether a limit of time ended the search."""
         began, stopping = time.monotonic(), fit.options["stopping"]
         line, at_once = SearchLine() if self.verbose == 1 else None, self._models_at_once(fit)
-        usual = fit.core["architecture_"]
+        usual, n_parameters = fit.core["architecture_"], fit.problem.network.n_parameters
         if at_once < fit.n_averaged:
             fit = replace(fit, n_averaged=1)
         try:
@@ -202,8 +202,11 @@ class Solving(Choosing):
         seconds = time.monotonic() - began
         if self.verbose:
             found = "" if fit.core["relevance_"] is None else ", columns are weighed"
-            if fit.core["architecture_"] != usual:
-                found += f", units are {fit.core['architecture_'].activation}"
+            chosen = fit.core["architecture_"]
+            if chosen != usual and chosen.activation != usual.activation:
+                found += f", units are {chosen.activation}"
+            if fit.problem.network.n_parameters != n_parameters:
+                found += f", {chosen.hidden_layer_sizes[0]} units"
             say(f"alpha = {fit.alpha:.3g} after {seconds:.1f} s{found}")
         fit = replace(fit.with_options(stopping=stopping.left(began)), watcher=None)
         return fit, seconds >= stopping.max_time / 2

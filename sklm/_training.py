@@ -20,6 +20,7 @@ from ._choosing import Setting
 from ._depth import Result
 from ._noise import Noise, noise_of_curve
 from ._other_fits import OtherFits
+from ._penalty import has_lags
 from ._prepared import Prepared
 from ._sklearn import _check_sample_weight, _fit_context
 from ._streaming import started
@@ -246,19 +247,22 @@ class Training(OtherFits):
         whole = like is None and relevance is None and not (folds is not None and folds.climbs)
         weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
+        if isinstance(self.alpha, str) and previous is None and not automatic and batches is None:
+            fit = replace(fit, noise=self._noise(data, problem))
         if folds is None:
             return replace(fit, n_averaged=n_averaged)
         most = self._n_noiseless_starts(network, loss, len(data.X), number)
-        noise = None if folds.repeats else self._noise(data, problem)
-        return replace(fit, folds=replace(folds, weighs=weighs), n_averaged=n_averaged, n_noiseless=most, noise=noise)
+        return replace(fit, folds=replace(folds, weighs=weighs), n_averaged=n_averaged, n_noiseless=most)
 
     def _noise(self, data: TrainingSet, problem: Problem) -> Noise | None:
         """What the neighbours of the points of a curve leave, as a loss; None where there are none, or none alike."""
-        suits = self._numeric_targets and problem.loss.is_squared and np.ptp(data.weights) == 0
-        if data.X.shape[1] != 1 or not suits:
+        suits = self._numeric_targets and problem.loss.is_squared and self._is_lm and self.target_loss is None
+        if data.X.shape[1] != 1 or data.is_large or not suits or np.ptp(data.weights) > 0:
             return None
-        Y = problem.y.mT.cpu().double().numpy()
-        noise, spread = noise_of_curve(np.asarray(data.X)[:, 0], Y), float(np.mean(Y**2, axis=0).sum())
+        x, Y = np.asarray(data.X)[:, 0], problem.y.mT.cpu().double().numpy()
+        if len(np.unique(x)) < len(x) or has_lags(x[:, None], data.y):
+            return None
+        noise, spread = noise_of_curve(x, Y), float(np.mean(Y**2, axis=0).sum())
         return None if noise is None or spread == 0 else noise.times(float(problem.null_loss()[0]) / spread)
 
     def _train(self, fit: Prepared, owner: Training, given: tuple) -> dict[str, Any]:
