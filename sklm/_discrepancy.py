@@ -21,6 +21,9 @@ from .optim import Status, Stopping
 STIFF, ERRORS, STIFF_IN_THE_MIDDLE = 1.25, 2.0, 2.0
 #: ... and memorises where it leaves less than this share of a noise that is certain
 LOOSE = 0.5
+#: ... or where it has no penalty and no more rows than parameters, and leaves more than this share of the loss of zero
+#: outputs: of a function without noise it would leave less
+UNBOUND = 1e-8
 #: with another penalty it may leave so much of the mean, and of the median; in the end, from all starts, so many times
 #: as much of both, else the next smaller penalty has its turn, ``ATTEMPTS`` in all
 MEAN, MEDIAN, AT_LAST = 1.0, 1.2, 1.25
@@ -136,7 +139,9 @@ def _case(number: int, result: Result) -> _Case | None:
     mean, limit = losses.mean(), STIFF + ERRORS * np.sqrt(3 / len(losses))
     stiff = noise.limits_mean and mean > limit * noise.mean
     in_the_middle = noise.limits_median and np.median(losses) > STIFF_IN_THE_MIDDLE * noise.median > 0
-    if not (stiff or in_the_middle or (noise.is_certain and mean < LOOSE * noise.mean)):
+    loose = noise.is_certain and mean < LOOSE * noise.mean
+    loose |= fit.alpha == 0 and not fit.predicts_rows and mean > UNBOUND * float(fit.problem.null_loss()[0])
+    if not (stiff or in_the_middle or loose):
         return None
     n_starts = min(len(fit.theta), max(fit.n_averaged, 1))
     anew = replace(fit.of_starts(n_starts), growth=None)

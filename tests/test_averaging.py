@@ -200,7 +200,7 @@ def long_table(n_rows, n_columns, n_classes):
 
 @pytest.mark.parametrize(("n_rows", "n_columns", "batched"), [(700, 25, False), (1000, 40, True)])
 def test_long_fits_have_two_starts(n_rows, n_columns, batched):
-    _, fit = LMClassifier(random_state=0)._ready(*long_table(n_rows, n_columns, 5))
+    _, fit = LMClassifier(relevance=None, random_state=0)._ready(*long_table(n_rows, n_columns, 5))
     assert fit.folds.climbs
     assert (len(fit.theta), fit.n_averaged) == (1, 2)
     assert (fit.batches is not None) is batched
@@ -209,7 +209,7 @@ def test_long_fits_have_two_starts(n_rows, n_columns, batched):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_mini_batches():
     rows, kinds = long_table(1000, 40, 5)
-    model = LMClassifier(max_iter=3, random_state=0).fit(rows, kinds)
+    model = LMClassifier(relevance=None, max_iter=3, random_state=0).fit(rows, kinds)
     assert model.n_averaged_ == 2
     assert model.architecture_.hidden_layer_sizes == (60,)
     np.testing.assert_allclose(model.loss_, log_loss(kinds, model.predict_proba(rows)), rtol=1e-8)

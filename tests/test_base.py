@@ -255,7 +255,8 @@ def test_more_rows_have_more_units(estimator, n_samples, n_columns, units):
         (LMRegressor, 1000, 2000, 2, 30),  # not even with fewer
         (LMClassifier, 600, 60, 2, 15),
         (LMClassifier, 9000, 100, 2, 5),
-        (LMClassifier, 20_000, 100, 2, 50),
+        (LMClassifier, 20_000, 100, 2, 5),  # for more units, once columns are weighed
+        (LMClassifier, 20_000, 100, 7, 100),
         (LMRegressor, 2000, 300, 2, 3),
         (LMClassifier, 600, 60, 4, 8),
         (LMClassifier, 600, 60, 5, 20),

@@ -138,7 +138,7 @@ def test_no_search_where_rows_are_many_or_nearly_equal():
 
 def test_the_search_takes_smaller_batches_and_keeps_shares_of_classes():
     X, y = make_classification(5200, 30, n_informative=10, n_classes=5, random_state=0)
-    _, prepared = LMClassifier(random_state=0)._ready(X, y)
+    _, prepared = LMClassifier(relevance=None, random_state=0)._ready(X, y)
     folds = prepared.folds
     assert len(folds.rows) == len(np.unique(folds.rows)) == 5000
     assert folds.batches.largest <= SEARCHED_BATCH < prepared.batches.largest
@@ -152,8 +152,10 @@ def test_the_search_takes_smaller_batches_and_keeps_shares_of_classes():
         (1500, (16, 10), 20),  # all rows in every step
         (5600, (16, 10), 70),
         (5600, (16, 26), 70),
-        (20_000, (20, 5), 20),  # eight rows for every parameter of 100 units
-        (20_000, (60, 5), 100),
+        (20_000, (2, 5), 20),
+        (20_000, (20, 5), 15),  # columns are weighed with these, for more units
+        (20_000, (60, 5), 8),
+        (20_000, (60, 8), 100),
         (20_000, (1, 5), 20),
         (5000, (20, 5), 20),  # so several folds can be left out, and columns weighed
         (1437, (64, 10), 30),

@@ -72,6 +72,39 @@ def test_a_fit_that_memorises_gets_a_penalty(seed):
     assert model.alpha_ > 1e-7
 
 
+@pytest.mark.parametrize("seed", [3, 13, 20])
+def test_a_decay_of_fewer_points_than_parameters_has_no_spikes(seed):
+    rng = np.random.default_rng(seed)
+    x = np.sort(rng.uniform(0, 1, 50))
+    true = np.exp(-30 * x) + 0.1 * np.exp(-2 * x)
+    model = LMRegressor(random_state=0).fit(x[:, None], true + 0.02 * true.std() * rng.normal(size=50))
+    between = np.linspace(x[0], x[-1], 1000)
+    error = model.predict(between[:, None]) - np.exp(-30 * between) - 0.1 * np.exp(-2 * between)
+    assert np.abs(error).max() < 0.3  # 5 to 20 before
+    assert model.alpha_ > 0
+
+
+@pytest.mark.parametrize("n_rows", [2000, 7000])
+def test_noise_is_known_of_many_points(n_rows):
+    """A search takes a part of them, whose points are near each other; of very many there is none."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 20, n_rows)
+    fit = LMRegressor(random_state=0)._ready(x[:, None], np.sin(2 * np.pi * x) + 0.1 * rng.normal(size=n_rows))[1]
+    assert (fit.folds is None) is (n_rows == 7000)
+    assert fit.noise.is_certain
+    assert fit.noise.mean == pytest.approx(0.02 * float(fit.problem.null_loss()[0]), rel=0.2)
+    assert fit.wider is not None
+
+
+def test_how_long_it_may_take():
+    work = _discrepancy._work
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, 3000)
+    fit = LMRegressor(random_state=0)._ready(x[:, None], rng.normal(size=3000))[1]
+    assert work(fit) == 3000 * 61**2
+    assert work(fit.wider(3)) == 3000 * 181**2
+
+
 def test_units_that_were_given_stay_as_many():
     X, y = wave(11)
     model = LMRegressor(20, random_state=0).fit(X, y)

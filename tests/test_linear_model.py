@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression, PoissonRegressor
+from sklearn.linear_model import LinearRegression, PoissonRegressor, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold
 
 from sklm import (
@@ -63,6 +63,26 @@ def test_noise_does_not_ask_for_a_hidden_layer(noise, seed):
     errors = [np.mean((one.predict(new) - new @ [1.0, 2.0]) ** 2) for one in (model, plain)]
     assert is_linear(model)
     assert errors[0] < 1.5 * errors[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_but_noise_is_the_mean_or_nearly(seed):
+    own = np.random.default_rng(seed)
+    rows, y = own.normal(size=(100, 6)), own.normal(size=100)
+    model = LMRegressor(random_state=0).fit(rows, y)
+    assert model.loo_score_ > -0.03
+    assert np.std(model.predict(own.normal(size=(1000, 6)))) < 0.35
+
+
+def test_a_weak_signal_has_the_penalty_of_ridge_regression():
+    own = np.random.default_rng(300)
+    rows, new, slopes = own.normal(size=(300, 30)), own.normal(size=(2000, 30)), own.normal(size=30)
+    y = rows @ slopes / np.linalg.norm(slopes) * 0.45 + 0.9 * own.normal(size=300)
+    model, ridge = LMRegressor(random_state=0).fit(rows, y), RidgeCV(np.logspace(-1, 4, 21)).fit(rows, y)
+    true = new @ slopes / np.linalg.norm(slopes) * 0.45
+    errors = [np.mean((one.predict(new) - true) ** 2) for one in (model, ridge)]
+    assert is_linear(model)
+    assert errors[0] < 1.1 * errors[1]
 
 
 def test_few_rows_of_long_tails_are_not_bent_beyond_the_last_one():

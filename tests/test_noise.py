@@ -49,6 +49,17 @@ def test_a_jump_is_not_noise(noise):
     assert 0.45 * noise**2 == pytest.approx(found.median, rel=0.3, abs=1e-20)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fast_wave_of_uneven_points_limits_the_noise(seed):
+    """Farther neighbours say as much more as the squares of their distances do."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0, 1, 400)
+    y = np.sin(2 * np.pi * 25 * x) + 0.1 * rng.normal(size=400)
+    noise = noise_of_curve(x, y[:, None])
+    assert noise.limits_mean
+    assert 0.01 < noise.mean < 0.05
+
+
 def test_few_points_are_no_certain_sign():
     x, y = curve(49, 0.1)
     assert noise_of_curve(x[:39], y[:39, None]) is None

@@ -402,7 +402,7 @@ def test_more_columns_mean_fewer_units_where_a_search_is_too_long_otherwise():
         architecture = estimator._own_architecture(1550, (1550, 30, 1))
         assert architecture.hidden_layer_sizes == (units,)
     assert LMClassifier()._own_architecture(2000, (2000, 20, 1)).hidden_layer_sizes == (20,)
-    assert LMClassifier(relevance=None)._own_architecture(2000, (2000, 20, 1)).hidden_layer_sizes == (40,)
+    assert LMClassifier(relevance=None)._own_architecture(2000, (2000, 20, 1)).hidden_layer_sizes == (20,)
     assert LMRegressor()._own_architecture(5000, (5000, 8, 1)).hidden_layer_sizes == (50,)
     assert LMRegressor()._own_architecture(5000, (5000, 20, 1)).hidden_layer_sizes == (50,)
     # 4.5 rows a parameter of 50 units
