@@ -73,16 +73,17 @@ def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
 
 
 def _best(results: list[Result]) -> Result:
-    """The model with the least leave-one-out loss; the first one if it is not known, or if somebody stopped this."""
+    """The model with the least leave-one-out loss; one with a usual penalty if that is not known, or somebody stopped."""
+    usual = results[PENALTIES.index(ALPHAS[0]) if len(results) > 1 else 0]
     stopped = any(Status.INTERRUPTED in result.solution.status for result in results)
     if len(results) == 1 or stopped:
-        return results[0]
+        return usual
     try:
         losses = [_mean_left_out(result) for result in results]
     except KeyboardInterrupt:
-        return results[0].ended(Status.INTERRUPTED)
+        return usual.ended(Status.INTERRUPTED)
     if None in losses:
-        return results[0]
+        return usual
     known = np.array(losses, dtype=float)
     scores = dict(zip(PENALTIES, known.tolist(), strict=True))
     known[np.isnan(known)] = np.inf
