@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -193,6 +193,23 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
     @cache  # scikit-learn looks at the signature for every clone
     def _get_param_names(cls) -> list[str]:
         return super()._get_param_names()
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the architecture by names like ``architecture__kernel_size``.
+
+        Raises
+        ------
+        ValueError
+            For names that are no parameters, and for those of an architecture that is None.
+        """
+        nested = [name for name in params if name.startswith("architecture__")]
+        if nested and params.get("architecture", self.architecture) is None:
+            raise ValueError(
+                f"{nested[0]} cannot be set while architecture is None: give one first, such as "
+                f"{type(self).__name__}(architecture=CNN()) or architecture=MLP(). Without one, hidden_layer_sizes and "
+                "activation are parameters of the estimator itself."
+            )
+        return super().set_params(**params)
 
     def _validate_params(self) -> None:
         """As in scikit-learn, with a hint for classes and functions in place of objects."""

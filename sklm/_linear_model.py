@@ -73,7 +73,7 @@ def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
 
 
 def _best(results: list[Result]) -> Result:
-    """The model with the least leave-one-out loss; one with a usual penalty if that is not known, or somebody stopped."""
+    """The model with the least leave-one-out loss; if it is not known, or somebody stopped this, a usual penalty."""
     usual = results[PENALTIES.index(ALPHAS[0]) if len(results) > 1 else 0]
     stopped = any(Status.INTERRUPTED in result.solution.status for result in results)
     if len(results) == 1 or stopped:

@@ -320,3 +320,11 @@ def test_units_count_rows_by_their_weights():
 def test_classes_and_functions_in_place_of_objects(options, message):
     with pytest.raises(TypeError, match=message):
         LMRegressor(**options).fit(np.zeros((4, 1)), np.arange(4.0))
+
+
+@pytest.mark.parametrize("estimator", [LMRegressor, LMClassifier])
+def test_parameters_of_an_architecture_need_one(estimator):
+    with pytest.raises(ValueError, match=f"architecture__kernel_size cannot .* {estimator.__name__}.architecture=CNN"):
+        estimator().set_params(architecture__kernel_size=2)
+    model = estimator().set_params(architecture=MLP(3), architecture__hidden_layer_sizes=(4,))
+    assert model.architecture.hidden_layer_sizes == (4,)
