@@ -26,6 +26,8 @@ OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
 OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
 #: where rows are held out, where it is below so many times the loss on these, which are other rows
 HELD_OUT = 0.95
+#: ... and fewer units are not tried where no more than this share of the loss of zero outputs is left on them
+NOISELESS = 1e-4
 #: for losses that are not squared, the least penalty of those that have up to so many times the least loss
 ABOUT_EQUAL = 1.02
 
@@ -125,6 +127,35 @@ def simplest(fit: Prepared, linear: Result | None, one: Result) -> Result:
         warnings.warn(f"A linear model could not be compared with: {error}", UserWarning, stacklevel=6)
         return one
     return linear if one.cut_short is None else linear.ended(one.cut_short)
+
+
+def narrowed(
+    few: Prepared,
+    many: Result,
+    search: Callable[[list[Prepared]], list[Prepared]],
+    solve: Callable[[list[Prepared]], list[Result]],
+) -> Result:
+    """The fit with few units and a penalty, or what there is for rows that are held out, by the rows left out.
+
+    If a person ended it, what there is says so.
+    """
+    if many.cut_short is not None:
+        return many
+    try:
+        held_out = many.fit.validation is not None
+        known = float(many.solution.score[many.row]) if held_out else _mean_left_out(many)
+        if known is not None and known <= NOISELESS * float(many.fit.problem.null_loss()[0]):
+            return many
+        (result,) = solve(search([few]))
+        if result.cut_short is not None:
+            return many.ended(result.cut_short)
+        loss = _mean_left_out(result)
+    except KeyboardInterrupt:
+        return many.ended(Status.INTERRUPTED)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        warnings.warn(f"Fewer units could not be tried: {error}", UserWarning, stacklevel=6)
+        return many
+    return many if loss is None or known is None or not loss < known else result
 
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:

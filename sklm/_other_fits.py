@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._base import AUTO_UNITS, FEWER_UNITS, most_units
 from ._depth import Result, deepened, deeper_sizes, together
 from ._discrepancy import down_to_noise
-from ._linear_model import is_exact, linear_models, simplest
+from ._linear_model import is_exact, linear_models, narrowed, simplest
 from ._prepared import Prepared
 from ._rival import Linear, Rival, Rules
 from ._streaming import Streaming
@@ -29,6 +30,8 @@ from .optim._isolation import isolated
 LINEAR_WORK = 1e9
 #: ... in this share of ``max_time``
 LINEAR_TIME = 0.25
+#: fewer units than this are not compared with many, for which rows are held out
+LEAST_NARROW = 6
 
 #: is shown the iterations of a fit
 Listener = Callable[[Progress], bool | None]
@@ -65,6 +68,8 @@ class OtherFits(Streaming):
             return fit
         if fit.noise is not None:
             fit = replace(fit, wider=self._wider(fit, data, meaning, seed))
+        if fit.validation is not None and not self._asks_to_hold_out:
+            return replace(fit, narrower=self._narrower(fit, data, meaning, seed))
         if fit.folds is None or not fit.has_rows_of_its_own:
             return fit
         network = fit.problem.network
@@ -104,6 +109,17 @@ class OtherFits(Streaming):
             return replace(made, folds=None, n_noiseless=0)
 
         return wider
+
+    def _narrower(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Prepared | None:
+        """The same fit with so few units that rows can be left out in a search, if there is such a number."""
+        affords = self._affords()
+        if affords is None or self.max_time is not None or not isinstance(self.relevance, str):
+            return None
+        sizes = most_units((AUTO_UNITS, *FEWER_UNITS), data.n_units, data.shape, affords)
+        if sizes is None or sizes[0] < LEAST_NARROW:
+            return None
+        made = self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed)
+        return None if made.folds is None or made.validation is not None else made
 
     def _linear(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Linear | None:
         """The same fit without a hidden layer, where rows left out may decide; not if the fit is to be gone on with."""
@@ -195,7 +211,11 @@ class OtherFits(Streaming):
         one, result = result, simplest(asked, plain, result)
         if result.fit is not one.fit:
             self._say("No hidden layer is kept.")
-        elif result.fit.deeper is not None:
+        if one.fit.narrower is not None:
+            before, result = result, narrowed(one.fit.narrower, result, search, solve)
+            if result.fit is not before.fit:
+                self._say("Fewer units are kept.")
+        elif result.fit is one.fit and result.fit.deeper is not None:
             tried = len(shown)
             (result,) = deepened([result], stopping.left(began), search, solve)
             if len(shown) > tried:

@@ -105,6 +105,8 @@ class Prepared(RowsLeftOut):
     broader : callable or None
         ``broader(fit)`` returns the same fit with more units, for columns weighed as in ``fit``, where a search with
         as many would take too long.
+    narrower : Prepared or None
+        The same fit with so few units that a search is affordable, where rows are held out because it is not.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -135,6 +137,7 @@ class Prepared(RowsLeftOut):
     noise: Noise | None = None
     wider: Callable[[int], Prepared] | None = None
     broader: Callable[[Prepared], Prepared] | None = None
+    narrower: Prepared | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 
@@ -250,7 +253,7 @@ class Prepared(RowsLeftOut):
         """How many times ``max_iter`` iterations there may be, one run after the other."""
         if self.noise is not None:  # a curve may be fitted again
             return 2 + ATTEMPTS
-        if self.deeper is not None:  # another network
+        if self.deeper is not None or self.narrower is not None:  # another network
             return 2
         return len(self.theta) if self.stages and self.options["stopping"].target_loss >= 0 else 1
 
@@ -297,6 +300,8 @@ class Prepared(RowsLeftOut):
             raise CannotBatchError("X is read in pieces")
         if self.options["stopping"].max_time < float("inf"):
             raise CannotBatchError("max_time would be shared")
+        if self.narrower is not None:
+            raise CannotBatchError("two networks are fitted one after the other")
         if self.options["stopping"].target_loss >= 0 and self.stages:
             raise CannotBatchError("a growing fit with target_loss tries its starts one by one")
         rows = None if self.batches is None else (self.batches.n_batches, self.batches.memory)

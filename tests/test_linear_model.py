@@ -11,14 +11,19 @@ from sklm import (
     LMClassifier,
     LMGridSearchCV,
     LMRegressor,
+    _base,
     _batching,
+    _choosing,
     _linear_model,
     _other_fits,
+    _penalty,
     _prepared,
     _solving,
     fit_many,
 )
+from sklm._base import BaseLM
 from sklm._depth import Result
+from sklm._prepared import CannotBatchError
 from sklm.optim import SearchInterrupted, Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -357,3 +362,76 @@ def test_a_further_fit_goes_on_with_the_line():
     model = LMRegressor(random_state=0).fit(X, LINE)
     model.partial_fit(X, LINE + 1)
     assert is_linear(model)
+
+
+# -- few units where rows are held out ---------------------------------------------------------------------------
+
+
+def many_columns(noise, n_rows=2500, seed=0):
+    own = np.random.default_rng(seed)
+    rows = own.uniform(-1, 1, (n_rows + 2000, 20))
+    true = np.sin(3 * rows[:, 0]) + 2 * rows[:, 1] * rows[:, 2] + rows[:, 3]
+    return rows[:n_rows], true[:n_rows] + noise * own.normal(size=n_rows), rows[n_rows:], true[n_rows:]
+
+
+@pytest.fixture
+def held_out(monkeypatch):
+    """Tables of this size have rows held out, as larger ones do."""
+    monkeypatch.setattr(_base, "SEARCHING_ROWS", 2.0)
+    monkeypatch.setattr(BaseLM, "_searching_rows", 2.0)
+    monkeypatch.setattr(_choosing, "SEARCH_WORK", 5e8)
+    monkeypatch.setattr(_penalty, "SEARCH_WORK", 5e8)
+    monkeypatch.setattr(_penalty, "QUICK_SEARCH_WORK", 3e8)
+
+
+@pytest.mark.usefixtures("held_out")
+def test_few_units_with_a_penalty_replace_many_with_rows_held_out():
+    rows, y, new, true = many_columns(0.6)
+    model = LMRegressor(random_state=0)
+    fit = model._ready(rows, y)[1]
+    assert fit.validation is not None
+    few = fit.narrower.core["architecture_"].hidden_layer_sizes
+    assert few[0] < fit.core["architecture_"].hidden_layer_sizes[0]
+    assert fit.narrower.validation is None
+    model.fit(rows, y)
+    assert model.architecture_.hidden_layer_sizes == few
+    assert model.alpha_scores_ is not None
+    assert model.validation_scores_ is None
+    many = LMRegressor(40, early_stopping=True, random_state=0).fit(rows, y)
+    errors = [np.mean((one.predict(new) - true) ** 2) for one in (model, many)]
+    assert errors[0] < 0.5 * errors[1]
+    with pytest.raises(CannotBatchError, match="one after the other"):
+        fit.key(None)
+
+
+@pytest.mark.usefixtures("held_out")
+def test_many_units_stay_where_nothing_is_left(monkeypatch):
+    rows, y, _, _ = many_columns(0.0)
+    monkeypatch.setattr(_other_fits.OtherFits, "_with_alpha_for_depth", None)  # would fail
+    model = LMRegressor(random_state=0, max_iter=100).fit(rows, y)
+    assert model.architecture_.hidden_layer_sizes[0] > 20
+    assert model.validation_scores_ is not None
+
+
+@pytest.mark.usefixtures("held_out")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_fault_among_few_units_leaves_many(monkeypatch, error):
+    def fail(*_):
+        raise error("here")
+
+    monkeypatch.setattr(_other_fits.OtherFits, "_with_alpha_for_depth", fail)
+    rows, y, _, _ = many_columns(0.6, 1500)
+    message = "interrupted by the user" if error is KeyboardInterrupt else "Fewer units could not be tried: here"
+    with pytest.warns(UserWarning, match=message):
+        model = LMRegressor(random_state=0).fit(rows, y)
+    assert model.validation_scores_ is not None
+    assert (model.status_ == "interrupted") is (error is KeyboardInterrupt)
+
+
+@pytest.mark.usefixtures("held_out")
+@pytest.mark.parametrize(
+    "options", [{"max_time": 100.0}, {"relevance": None}, {"early_stopping": True}, {"alpha": 0.0}]
+)
+def test_when_few_units_are_not_tried(options):
+    rows, y, _, _ = many_columns(0.6)
+    assert LMRegressor(random_state=0, **options)._ready(rows, y)[1].narrower is None
