@@ -144,7 +144,7 @@ def narrowed(
     try:
         held_out = many.fit.validation is not None
         known = float(many.solution.score[many.row]) if held_out else _mean_left_out(many)
-        if known is not None and known <= NOISELESS * float(many.fit.problem.null_loss()[0]):
+        if known is None or known <= NOISELESS * float(many.fit.problem.null_loss()[0]):
             return many
         (result,) = solve(search([few]))
         if result.cut_short is not None:
@@ -155,7 +155,7 @@ def narrowed(
     except (MemoryError, torch.OutOfMemoryError) as error:
         warnings.warn(f"Fewer units could not be tried: {error}", UserWarning, stacklevel=6)
         return many
-    return many if loss is None or known is None or not loss < known else result
+    return result if loss is not None and loss < known else many
 
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:

@@ -247,7 +247,8 @@ class Training(OtherFits):
         whole = like is None and relevance is None and not (folds is not None and folds.climbs)
         weighs = whole and self._weighs(architecture, network, data.X.shape[1])
         fit = Prepared(problem, validation, theta, options, seed, growth, batches, core, draw, alpha, None, scores)
-        if isinstance(self.alpha, str) and previous is None and not automatic and batches is None:
+        open_alpha = isinstance(self.alpha, str) and architecture.restarts and self._selection() is None
+        if open_alpha and previous is None and held_out is None and batches is None:
             fit = replace(fit, noise=self._noise(data, problem))
         if folds is None:
             return replace(fit, n_averaged=n_averaged)

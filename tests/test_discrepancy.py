@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sklm import LMRegressor, _discrepancy, fit_many
 from sklm._depth import Result
@@ -94,6 +95,23 @@ def test_noise_is_known_of_many_points(n_rows):
     assert fit.noise.is_certain
     assert fit.noise.mean == pytest.approx(0.02 * float(fit.problem.null_loss()[0]), rel=0.2)
     assert fit.wider is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"early_stopping": True},
+        {"alpha": 1e-3},
+        {"target_loss": 1e-3},
+        {"architecture": torch.nn.Linear(1, 1)},
+        {"batch_size": 500},
+        {"optimizer": "lbfgs"},
+        {"loss": "huber"},
+    ],
+)
+def test_what_you_have_chosen_is_left_alone(options):
+    x = np.random.default_rng(0).uniform(0, 20, 2000)
+    assert LMRegressor(random_state=0, **options)._ready(x[:, None], np.sin(2 * np.pi * x))[1].noise is None
 
 
 def test_how_long_it_may_take():
