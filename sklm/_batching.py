@@ -353,9 +353,9 @@ def _searched_alike(fits: list[Prepared], estimator: Training) -> list[Prepared]
 
 def _run_alike(fits: list[Prepared], estimator: Training) -> list[Result]:
     """Search for the penalties of fits of equal keys, where they have none, and fit them."""
-    may_differ = fits[0].rival is not None
+    may_differ = fits[0].rival is not None or fits[0].broader is not None
     fits = _searched_alike(fits, estimator)
-    # activations are not the same any more
+    # activations or units are not the same any more
     return _by_keys(fits, estimator, _solved_alike) if may_differ else _solved_alike(fits, estimator)
 
 

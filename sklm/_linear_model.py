@@ -28,6 +28,8 @@ OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
 HELD_OUT = 0.95
 #: ... and fewer units are not tried where no more than this share of the loss of zero outputs is left on them
 NOISELESS = 1e-4
+#: this share of the rows, those of the largest losses, does not count in that
+GROSS = 0.01
 #: for losses that are not squared, the least penalty of those that have up to so many times the least loss
 ABOUT_EQUAL = 1.02
 
@@ -142,20 +144,40 @@ def narrowed(
     if many.cut_short is not None:
         return many
     try:
-        held_out = many.fit.validation is not None
-        known = float(many.solution.score[many.row]) if held_out else _mean_left_out(many)
+        known = _of_most_rows(many)
         if known is None or known <= NOISELESS * float(many.fit.problem.null_loss()[0]):
             return many
         (result,) = solve(search([few]))
         if result.cut_short is not None:
             return many.ended(result.cut_short)
-        loss = _mean_left_out(result)
+        loss = _of_most_rows(result)
     except KeyboardInterrupt:
         return many.ended(Status.INTERRUPTED)
     except (MemoryError, torch.OutOfMemoryError) as error:
         warnings.warn(f"Fewer units could not be tried: {error}", UserWarning, stacklevel=6)
         return many
-    return result if loss is not None and loss < known else many
+    if loss is None:
+        return many
+    if few.problem.loss.is_squared:  # in the units of other rows
+        loss *= float(np.mean((result.fit.core["y_scale_"] / many.fit.core["y_scale_"]) ** 2))
+    return result if loss < known else many
+
+
+def _of_most_rows(result: Result) -> float | None:
+    """The mean loss of rows that are held out or left out, without the few of largest losses: they may be gross errors.
+
+    They are among one or the other by chance. None where it is not known.
+    """
+    fit, held_out = result.fit, result.fit.validation
+    if held_out is None:
+        losses = fit.losses_left_out(result.solution, result.row)
+    else:
+        fit = replace(fit, problem=held_out)
+        losses = fit.losses(result.solution, result.row)
+    if losses is None:
+        return None
+    most = losses <= np.quantile(losses, 1 - GROSS)
+    return float(np.average(losses[most], weights=fit.problem.weights[0].cpu().numpy()[most]))
 
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:

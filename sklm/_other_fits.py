@@ -119,7 +119,7 @@ class OtherFits(Streaming):
         if sizes is None or sizes[0] < LEAST_NARROW:
             return None
         made = self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed)
-        return None if made.folds is None or made.validation is not None else made
+        return made if made.folds is not None and made.has_rows_of_its_own else None
 
     def _linear(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Linear | None:
         """The same fit without a hidden layer, where rows left out may decide; not if the fit is to be gone on with."""

@@ -28,6 +28,20 @@ def long_fits(monkeypatch):
 
 
 @pytest.mark.usefixtures("long_fits")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_fits_that_come_to_have_other_units_are_not_run_together(recwarn):
+    X, y = table(500)
+    useless = np.random.default_rng(3).integers(0, 3, 500)
+    model = LMClassifier(activation="tanh", random_state=0, max_iter=5)
+    together = fit_many(model, X, [y, useless])
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+    for one, targets in zip(together, (y, useless), strict=True):
+        alone = LMClassifier(activation="tanh", random_state=0, max_iter=5).fit(X, targets)
+        assert one.architecture_ == alone.architecture_
+        np.testing.assert_allclose(one.predict_proba(X), alone.predict_proba(X), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.usefixtures("long_fits")
 def test_units_are_more_for_weighed_columns():
     X, y = table(500)
     X_new, y_new = table(4000, seed=1)

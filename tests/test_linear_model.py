@@ -405,6 +405,24 @@ def test_few_units_with_a_penalty_replace_many_with_rows_held_out():
 
 
 @pytest.mark.usefixtures("held_out")
+def test_a_gross_error_does_not_decide_on_units():
+    rows, y, new, true = many_columns(0.6)
+    y[7] += 30.0
+    model = LMRegressor(random_state=0).fit(rows, y)
+    assert model.validation_scores_ is None
+    assert np.mean((model.predict(new) - true) ** 2) < 0.4 * true.var()
+
+
+@pytest.mark.usefixtures("held_out")
+def test_few_units_are_not_tried_for_equal_rows():
+    rows, y, _, _ = many_columns(0.6)
+    rows[1::2] = rows[::2]
+    fit = LMRegressor(random_state=0)._ready(rows, y)[1]
+    assert fit.validation is not None
+    assert fit.narrower is None
+
+
+@pytest.mark.usefixtures("held_out")
 def test_many_units_stay_where_nothing_is_left(monkeypatch):
     rows, y, _, _ = many_columns(0.0)
     monkeypatch.setattr(_other_fits.OtherFits, "_with_alpha_for_depth", None)  # would fail
