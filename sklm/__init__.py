@@ -4,7 +4,7 @@ from ._classifier import LMClassifier
 from ._many import fit_many
 from ._regressor import LMRegressor
 from ._search import LMGridSearchCV, LMRandomizedSearchCV
-from .architectures import CNN, MLP
+from .architectures import CNN, MLP, Polynomial
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ __all__ = [
     "LMGridSearchCV",
     "LMRandomizedSearchCV",
     "LMRegressor",
+    "Polynomial",
     "__version__",
     "fit_many",
 ]

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 
 from ._sklearn import Interval, InvalidParameterError, Options, StrOptions
-from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, ModuleArchitecture, Network
+from .architectures import ACTIVATIONS, MLP, STARTS, Architecture, ModuleArchitecture, Network, Polynomial
 from .losses import Loss
 from .optim import (
     ACCELERATIONS,
@@ -226,11 +226,15 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
 
     # -- hyperparameters to objects ---------------------------------------------------------------------------
 
-    def _make_architecture(self, auto: MLP | None = None) -> Architecture:
+    def _make_architecture(self, auto: MLP | Polynomial | None = None) -> Architecture:
         """The architecture; where sizes or the activation are 'auto', these are those of another, if it is given."""
         auto, given = auto or MLP((AUTO_UNITS,)), self.hidden_layer_sizes
         automatic = isinstance(given, str)
         if self.architecture is None:
+            if isinstance(auto, Polynomial):
+                if automatic:
+                    return auto
+                auto = MLP(())
             given = tuple(given.tolist()) if isinstance(given, np.ndarray) and given.ndim else given
             activation = auto.activation if self.activation == "auto" else self.activation
             return MLP(auto.hidden_layer_sizes if automatic else given, activation)
@@ -246,9 +250,9 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         return self.architecture
 
     @staticmethod
-    def _auto_of(architecture: Architecture) -> MLP | None:
+    def _auto_of(architecture: Architecture) -> MLP | Polynomial | None:
         """What 'auto' meant in a fitted architecture, if it is one that has it."""
-        return architecture if isinstance(architecture, MLP) else None
+        return architecture if isinstance(architecture, MLP | Polynomial) else None
 
     def _own_architecture(
         self, n_units: float, shape: tuple[int, int, int], previous: Any = None, searches: bool = True
@@ -282,7 +286,7 @@ class BaseLM(CallbackSupportMixin, BaseEstimator):
         """Sizes of hidden layers that are fewer than usual, for so many columns that a search needs that."""
         return most_units(FEWER_UNITS, n_units, shape, affords)
 
-    def _own_copy(self, auto: MLP | None) -> Architecture:
+    def _own_copy(self, auto: MLP | Polynomial | None) -> Architecture:
         """A copy of the architecture, with sizes and activation of another where these are 'auto'."""
         with torch.inference_mode(False):
             return copy.deepcopy(self._make_architecture(auto))

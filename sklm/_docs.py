@@ -61,16 +61,17 @@ hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     Units of each hidden layer; ``()`` is a linear model. 'auto' is one layer of 20 units, and for more than one column
     and N rows ``20 sqrt(N / 500)`` of them, rounded to tens, from 20 to 50: 30 from 782 rows on, 40 from 1532, 50 from
     2532; with fewer than four rows a parameter (two classes: nine for each of 20 units) no more than make the search for
-    ``alpha`` quick, down to 4, or 2 where it is long even so, of many columns (user guide, "Many columns"). Whole sample weights count as rows. Classifiers of more than
-    two classes, or of several labels, have 20 or, in mini-batches, up to 100; of up to four also fewer. Where
-    ``alpha`` is open, ``LMRegressor`` fits a linear model, too, and keeps it where rows left out do not speak for a
-    hidden layer; where it finds little noise, also two equal layers, and keeps what is evidently better on these rows.
-    The fitted ``architecture_`` says what it is; a warm start keeps it.
+    ``alpha`` quick, down to 4, or 2 where it is long even so, of many columns (user guide, "Many columns"). Whole
+    sample weights count as rows. Classifiers of more than two classes, or of several labels, have 20 or, in
+    mini-batches, up to 100; of up to four also fewer. Where ``alpha`` is open, ``LMRegressor`` fits a linear model and
+    polynomials of low degree, too, and keeps one where rows left out do not speak for a hidden layer; where it finds
+    little noise, also two equal layers, and keeps what is evidently better on these rows. The fitted ``architecture_``
+    says what it is; a warm start keeps it.
 <activation>
 architecture : Architecture, torch.nn.Module or None, default=None
-    None builds an MLP from the two parameters above. ``sklm.CNN(...)`` is a convolutional network. A module that maps
-    (n, n_features) to (n,) or (n, n_outputs) is copied and trained from the values it carries; see the user guide,
-    "Your own formula".
+    None builds an MLP from the two parameters above. ``sklm.CNN(...)`` is a convolutional network,
+    ``sklm.Polynomial(degree)`` has products of columns. A module that maps (n, n_features) to (n,) or (n, n_outputs) is
+    copied and trained from the values it carries; see the user guide, "Your own formula".
 <loss>
 <alpha>
 relevance : 'auto', array-like of shape (n_features,) or None, default='auto'

@@ -1,7 +1,8 @@
-"""``hidden_layer_sizes='auto'`` of LMRegressor: no hidden layer, where rows left out do not speak for one."""
+"""``hidden_layer_sizes='auto'`` of LMRegressor: a line or a polynomial, where rows left out do not speak for more."""
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,14 +17,23 @@ from .optim._cross_validation import ALPHAS
 
 #: penalties of a linear model: with the largest it is the mean
 PENALTIES = (1e3, 10.0, 3.0, 1.0, 0.3, *ALPHAS)
+#: ... and of polynomials from the third degree on, which are for next to no noise, and so many rows a parameter
+FEW_PENALTIES, ROWS_OF_HIGH = (1e-2, 1e-4, 0.0), 2
 #: a linear model that leaves no more than this share of the loss of zero outputs on rows left out is all there is
 EXACT = 1e-20
+#: a polynomial of second degree is taken where it has less than this share of the loss of a line; of higher degrees,
+#: which swing in gaps and beyond the rows, where one has less than the second share of that of all others
+QUADRATIC, HIGHER = 0.95, 0.5
 #: it is kept where its leave-one-out loss is below that of a hidden layer, and below so many times that without this
 #: share of the rows, which neither predicts and which may outweigh all others
 OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
+#: ... and half of its rows have less than so many times what half of those of the hidden layer have
+OF_HALF = 1.5
 #: where that is not known, where its losses on the rows that folds leave out are less than so many times those of the
 #: hidden layer, in the mean and in the median of the folds: it has fewer chances to be better by luck
 OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
+#: ... and once more where there are a few levels of each column, between which a hidden layer may do anything
+OF_LEVELS = 1.5
 #: where rows are held out, where it is below so many times the loss on these, which are other rows
 HELD_OUT = 0.95
 #: ... and fewer units are not tried where no more than this share of the loss of zero outputs is left on them
@@ -39,31 +49,62 @@ def linear_models(
     search: Callable[[list[Prepared]], list[Prepared]],
     solve: Callable[[list[Prepared]], list[Result]],
 ) -> list[Result | None]:
-    """Fit the linear models of fits that have one; None for the others.
+    """Fit the models linear in their parameters of fits that have some, and return the best; None for the others.
 
     The leave-one-out loss, which is exact for squared errors, chooses the penalty where it is known. ``search`` finds
     it otherwise, and what folds say, where a hidden layer is compared with by that.
     """
-    numbers = [number for number, fit in enumerate(fits) if fit.linear is not None]
-    models = [_model(fits[number]) for number in numbers]
-    searching = [place for place, model in enumerate(models) if model.folds is not None]
-    for place, found in zip(
-        searching, search([models[place] for place in searching]) if searching else [], strict=True
-    ):
-        models[place] = found
-    tried = [_with_penalties(fits[number], model) for number, model in zip(numbers, models, strict=True)]
-    solved = iter(solve([model for some in tried for model in some]) if tried else [])
     results: list[Result | None] = [None] * len(fits)
-    for number, some in zip(numbers, tried, strict=True):
-        results[number] = _best([next(solved) for _ in some])
+    began = time.monotonic()
+    for place in range(max((len(fit.linear.makes) for fit in fits if fit.linear is not None), default=0)):
+        try:
+            numbers = [number for number, fit in enumerate(fits) if _goes_on(fit, results[number], place)]
+        except KeyboardInterrupt:
+            return [None if result is None else result.ended(Status.INTERRUPTED) for result in results]
+        models = [_model(fits[number], place, began) for number in numbers]
+        searching = [number for number, model in enumerate(models) if model.folds is not None]
+        found = search([models[number] for number in searching]) if searching else []
+        for number, model in zip(searching, found, strict=True):
+            models[number] = model
+        tried = [_with_penalties(fits[number], model) for number, model in zip(numbers, models, strict=True)]
+        solved = iter(solve([model for some in tried for model in some]) if tried else [])
+        for number, some in zip(numbers, tried, strict=True):
+            results[number] = _better(fits[number], results[number], _best([next(solved) for _ in some]))
     return results
 
 
-def _model(fit: Prepared) -> Prepared:
-    """The linear model of a fit, with folds to compare it by where nothing else is known."""
+def _goes_on(fit: Prepared, result: Result | None, place: int) -> bool:
+    """Whether the next model of a fit may be better than what there is."""
+    if fit.linear is None or place >= len(fit.linear.makes):
+        return False
+    return result is None or (result.cut_short is None and not is_exact(fit, result))
+
+
+def _better(fit: Prepared, low: Result | None, high: Result) -> Result:
+    """The model of a higher degree, if rows left out speak for it, or that of a lower one."""
+    if low is None:
+        return high
+    if high.cut_short is not None:
+        return low.ended(Status.INTERRUPTED) if high.cut_short is Status.INTERRUPTED else low
+    try:
+        losses = [_left_out(fit, result) for result in (low, high)]
+    except KeyboardInterrupt:
+        return low.ended(Status.INTERRUPTED)
+    if losses[0] is None or losses[1] is None:
+        return low
+    return high if losses[1] < (HIGHER if _is_high(high.fit) else QUADRATIC) * losses[0] else low
+
+
+def _is_high(model: Prepared) -> bool:
+    """Whether a model is a polynomial of the third degree or a higher one."""
+    return getattr(model.core["architecture_"], "degree", 1) > 2
+
+
+def _model(fit: Prepared, place: int, began: float) -> Prepared:
+    """A linear model of a fit, with folds to compare it by where nothing else is known."""
     assert fit.linear is not None
-    model, limit = fit.linear.make(), fit.options["stopping"].max_time
-    model = model.limited(max_time=limit)
+    model = fit.linear.makes[place]()
+    model = model.limited(max_time=fit.options["stopping"].left(began).max_time)
     return replace(model, folds=None) if fit.linear.by_rows and fit.predicts_rows else model
 
 
@@ -73,12 +114,12 @@ def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
     stopped = model.interrupted or model.options["stopping"].max_time <= 0
     if stopped or not (fit.linear.by_rows and model.predicts_rows):
         return [model]
-    return [replace(model, **model.penalised(alpha)) for alpha in PENALTIES]
+    return [replace(model, **model.penalised(alpha)) for alpha in (FEW_PENALTIES if _is_high(model) else PENALTIES)]
 
 
 def _best(results: list[Result]) -> Result:
     """The model with the least leave-one-out loss; if it is not known, or somebody stopped this, a usual penalty."""
-    usual = results[PENALTIES.index(ALPHAS[0]) if len(results) > 1 else 0]
+    usual = results[PENALTIES.index(ALPHAS[0]) if len(results) == len(PENALTIES) else 0]
     stopped = any(Status.INTERRUPTED in result.solution.status for result in results)
     if len(results) == 1 or stopped:
         return usual
@@ -89,7 +130,7 @@ def _best(results: list[Result]) -> Result:
     if None in losses:
         return usual
     known = np.array(losses, dtype=float)
-    scores = dict(zip(PENALTIES, known.tolist(), strict=True))
+    scores = dict(zip([result.fit.alpha for result in results], known.tolist(), strict=True))
     known[np.isnan(known)] = np.inf
     best = int(np.argmin(known))
     if not results[0].fit.problem.loss.is_squared:  # it is not exact then, and flat
@@ -106,13 +147,17 @@ def is_exact(fit: Prepared, linear: Result) -> bool:
     """Whether the linear model of a fit leaves nothing on rows left out, so that no hidden layer can be better."""
     if linear.cut_short is not None:
         return False
-    assert fit.linear is not None
-    loss, losses = None, linear.fit.searched_losses
-    if fit.linear.by_rows:
-        loss = _mean_left_out(linear)
-    elif losses is not None:
-        loss = float(np.mean(losses))
+    loss = _left_out(fit, linear)
     return loss is not None and loss <= EXACT * float(linear.fit.problem.null_loss()[0])
+
+
+def _left_out(fit: Prepared, linear: Result) -> float | None:
+    """The mean loss of a linear model on rows left out one by one, or by folds; None where it is not known."""
+    assert fit.linear is not None
+    losses = linear.fit.searched_losses
+    if fit.linear.by_rows:
+        return _mean_left_out(linear)
+    return None if losses is None else float(np.mean(losses))
 
 
 def simplest(fit: Prepared, linear: Result | None, one: Result) -> Result:
@@ -182,24 +227,29 @@ def _of_most_rows(result: Result) -> float | None:
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
     assert fit.linear is not None
+    share = HIGHER if _is_high(linear.fit) else 1.0
     if fit.validation is not None:
         ours = _mean_left_out(linear)
-        return ours is not None and ours < HELD_OUT * float(one.solution.score[one.row])
+        return ours is not None and ours < share * HELD_OUT * float(one.solution.score[one.row])
     if fit.linear.by_rows:
         left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
         if left_out[0] is not None and left_out[1] is not None:
             weights = fit.problem.weights[0].cpu().numpy()
-            return _is_less(left_out[0], left_out[1], weights)
+            return _is_less(left_out[0] / share, left_out[1], weights)
+    share *= OF_LEVELS if fit.linear.of_levels else 1.0
     folds = [result.fit.searched_losses for result in (linear, one)]
-    if folds[0] is None or folds[1] is None or not ratio_of_losses(*folds) < OF_FOLDS:
+    if folds[0] is None or folds[1] is None or not ratio_of_losses(*folds) < share * OF_FOLDS:
         return False
     same = min(len(folds[0]), len(folds[1]))
     with np.errstate(all="ignore"):
-        return bool(np.median(folds[0][:same] / folds[1][:same]) < OF_MOST_FOLDS)
+        return bool(np.median(folds[0][:same] / folds[1][:same]) < share * OF_MOST_FOLDS)
 
 
 def _is_less(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray) -> bool:
     """Whether leave-one-out losses (N,) are less in the mean, and not more without rows that nothing predicts."""
+    count = weights > 0
+    if np.median(ours[count]) > OF_HALF * np.median(theirs[count]):
+        return False
     least = np.minimum(ours, theirs)
     others = least <= np.quantile(least, 1 - FAR_OFF)
     mean, of_most = ((weights * part) @ (ours - limit * theirs) for part, limit in ((1.0, 1.0), (others, OF_MOST_ROWS)))

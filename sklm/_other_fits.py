@@ -7,6 +7,8 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -15,19 +17,23 @@ import torch
 from ._base import AUTO_UNITS, FEWER_UNITS, most_units
 from ._depth import Result, deepened, deeper_sizes, together
 from ._discrepancy import down_to_noise
-from ._linear_model import is_exact, linear_models, narrowed, simplest
+from ._linear_model import ROWS_OF_HIGH, is_exact, linear_models, narrowed, simplest
 from ._prepared import Prepared
 from ._rival import Linear, Rival, Rules
 from ._streaming import Streaming
 from ._training_set import TrainingSet
 from ._verbose import say
-from .architectures import MLP, Architecture
+from .architectures import MLP, Architecture, Polynomial
 from .optim import Progress, SearchInterrupted, Status, Stopping
 from .optim._growing import shifted
 from .optim._isolation import isolated
 
 #: a linear model is tried where its matrix and the factor of that take no more multiplications
 LINEAR_WORK = 1e9
+#: ... and polynomials up to these degrees, of one column and of more, where they take no more than this
+DEGREES_OF_CURVE, DEGREES, POLYNOMIAL_WORK = 5, 3, 1e8
+#: levels of the columns of a designed experiment
+MOST_LEVELS = 5
 #: ... in this share of ``max_time``
 LINEAR_TIME = 0.25
 #: fewer units than this are not compared with many, for which rows are held out
@@ -128,19 +134,28 @@ class OtherFits(Streaming):
         is_open &= self.relevance is None or isinstance(self.relevance, str)
         is_open &= self._is_lm and self._selection() is None and self.target_loss is None and not self.warm_start
         is_open &= not data.is_large and bool(np.ptp(data.y, axis=0).any()) and not self._asks_to_hold_out
-        n_parameters = (data.X.shape[1] + 1) * data.y.shape[1]
-        is_open &= len(data.X) * n_parameters**2 + n_parameters**3 <= LINEAR_WORK
         if not is_open or not (fit.batches is None or fit.validation is not None):
             return None
 
-        def make() -> Prepared:
-            model = self._prepared(data, meaning, None, MLP((), architecture.activation), seed)
+        def make(simple: Architecture) -> Prepared:
+            model = self._prepared(data, meaning, None, simple, seed)
             model = replace(model, n_averaged=1, n_noiseless=0, folds=None)  # it has one minimum
             if fit.folds is None:
                 return model
             return replace(model, folds=replace(fit.folds, start=model.theta[0], weighs=False, smaller=()))
 
-        return Linear(make, fit.has_rows_of_its_own or fit.validation is not None)
+        n_columns, n_outputs = data.X.shape[1], data.y.shape[1]
+        degrees, makes = DEGREES_OF_CURVE if n_columns == 1 else DEGREES, []
+        for degree in range(1, degrees + 1):
+            n_parameters = comb(n_columns + degree, degree) * n_outputs
+            if _work(len(data.X), n_parameters) > (LINEAR_WORK if degree == 1 else POLYNOMIAL_WORK):
+                break
+            if degree > 2 and data.n_units * n_outputs < ROWS_OF_HIGH * n_parameters:
+                break
+            simple = MLP((), architecture.activation) if degree == 1 else Polynomial(degree)
+            makes.append(partial(make, simple))
+        by_rows = fit.has_rows_of_its_own or fit.validation is not None
+        return Linear(tuple(makes), by_rows, _has_few_levels(np.asarray(data.X))) if makes else None
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -153,7 +168,7 @@ class OtherFits(Streaming):
         """The linear model of a fit, if it has one, and whether it is the fit: exact, or the user stopped it."""
         if fit.linear is None:
             return None, False
-        self._say("Trying a linear model ...")
+        self._say("Trying a line and polynomials ...")
         fit = fit.limited(max_time=LINEAR_TIME * fit.options["stopping"].max_time)
 
         def search(fits: list[Prepared]) -> list[Prepared]:
@@ -234,3 +249,13 @@ class OtherFits(Streaming):
         if not was_late:
             return fit
         return fit.limited(max_time=0.0)
+
+
+def _has_few_levels(X: np.ndarray) -> bool:
+    """Whether X (N, F) is like a designed experiment."""
+    return X.shape[1] > 1 and all(len(np.unique(column)) <= MOST_LEVELS for column in X.T)
+
+
+def _work(n_rows: int, n_parameters: int) -> float:
+    """Multiplications of a matrix and its factor."""
+    return n_rows * n_parameters**2 + n_parameters**3

@@ -64,10 +64,15 @@ class Rival:
 
 @dataclass(frozen=True)
 class Linear:
-    """The same fit without a hidden layer, which ``make`` prepares; ``by_rows``: rows left out one by one are known."""
+    """The same fit without a hidden layer: models that are linear in their parameters, a line and polynomials.
 
-    make: Callable[[], Prepared]
+    ``makes`` prepare them, those of lower degrees first; ``by_rows``: rows left out one by one are known;
+    ``of_levels``: X has a few levels of each column, so that rows left out say little of what is between these.
+    """
+
+    makes: tuple[Callable[[], Prepared], ...]
     by_rows: bool
+    of_levels: bool
 
 
 #: softplus draws long smooth borders with fewer units

@@ -8,9 +8,11 @@ from sklearn.linear_model import LinearRegression, PoissonRegressor, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold
 
 from sklm import (
+    MLP,
     LMClassifier,
     LMGridSearchCV,
     LMRegressor,
+    Polynomial,
     _base,
     _batching,
     _choosing,
@@ -35,7 +37,11 @@ WAVE = np.sin(2 * X[:, 0]) + X[:, 1]
 
 
 def is_linear(model):
-    return model.architecture_.hidden_layer_sizes == ()
+    return model.architecture_ == MLP((), model.architecture_.activation) if is_layered(model) else False
+
+
+def is_layered(model):
+    return isinstance(model.architecture_, MLP)
 
 
 # -- data that are linear -----------------------------------------------------------------------------------------
@@ -135,6 +141,142 @@ def test_there_is_one_minimum_and_no_mean_of_several(alpha, n_samples, loss):
     assert model.n_averaged_ == 1
 
 
+# -- polynomials ------------------------------------------------------------------------------------------------
+
+
+def degree(model):
+    """1 for a line, None for a hidden layer."""
+    return (
+        model.architecture_.degree if isinstance(model.architecture_, Polynomial) else 1 if is_linear(model) else None
+    )
+
+
+@pytest.mark.parametrize("n_samples", [12, 50, 300])
+@pytest.mark.parametrize(
+    ("expected", "curve"),
+    [(2, lambda x: 1e3 + x**2), (3, lambda x: x**3 - x), (4, lambda x: x**4 + x), (5, lambda x: x**5)],
+)
+def test_a_polynomial_of_one_column_is_found_to_rounding_and_at_once(expected, curve, n_samples, monkeypatch):
+    x = np.random.default_rng(n_samples).uniform(-1, 2, n_samples)
+    monkeypatch.setattr(LMRegressor, "_with_alpha", None)  # a hidden layer is not tried
+    model = LMRegressor(random_state=0).fit(x[:, None], curve(x))
+    assert degree(model) == expected
+    new = np.linspace(-2, 3, 100)
+    np.testing.assert_allclose(model.predict(new[:, None]), curve(new), rtol=1e-8, atol=1e-8 * np.ptp(curve(new)))
+    assert model.converged_
+
+
+def surface(n_samples, n_inputs, noise, seed=0):
+    """A response surface: rows, targets, new rows and their noise-free targets, of variance 1."""
+    own = np.random.default_rng(seed)
+    rows, form, slopes = own.uniform(-1, 1, (n_samples + 2000, n_inputs)), own.normal(size=(n_inputs, n_inputs)), None
+    slopes = own.normal(size=n_inputs)
+    true = rows @ slopes + np.einsum("ij,jk,ik->i", rows, form, rows)
+    true /= true.std()
+    return rows[:n_samples], true[:n_samples] + noise * own.normal(size=n_samples), rows[n_samples:], true[n_samples:]
+
+
+@pytest.mark.parametrize(("n_samples", "n_inputs"), [(40, 2), (100, 6), (200, 8)])
+def test_a_noisy_response_surface(n_samples, n_inputs):
+    rows, y, new, true = surface(n_samples, n_inputs, 0.1)
+    model = LMRegressor(random_state=0).fit(rows, y)
+    assert degree(model) == 2
+    n_terms = (n_inputs + 1) * (n_inputs + 2) / 2
+    assert np.mean((model.predict(new) - true) ** 2) < 3 * 0.1**2 * n_terms / n_samples
+    predicted, deviation = model.predict(new, return_std=True)
+    targets = true + 0.1 * np.random.default_rng(1).normal(size=len(new))
+    assert 0.9 < np.mean(np.abs(targets - predicted) < 1.96 * deviation) < 0.99
+
+
+def test_few_rows_of_a_design_are_judged_by_folds():
+    """Three levels of three factors, 27 rows for 101 parameters of 20 units."""
+    grid = np.array(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3)).reshape(3, -1).T
+    y = 1 + grid @ [1.0, 0.5, 0.0] - grid[:, 0] ** 2 + grid[:, 0] * grid[:, 1]
+    y = y + 0.1 * np.random.default_rng(0).normal(size=27)
+    model = LMRegressor(random_state=0)
+    fit = model._ready(grid, y)[1]
+    assert not fit.predicts_rows
+    assert fit.linear.of_levels
+    assert not model._ready(rng.normal(size=(27, 3)), y)[1].linear.of_levels
+    assert not model._ready(grid[:, :1], y)[1].linear.of_levels  # a curve
+    assert degree(model.fit(grid, y)) == 2
+
+
+def test_several_outputs_of_polynomials():
+    rows, y, new, true = surface(150, 3, 0.05)
+    Y = np.c_[y, rows[:, 0] * rows[:, 1]]
+    model = LMRegressor(random_state=0).fit(rows, Y)
+    assert degree(model) == 2
+    np.testing.assert_allclose(model.predict(new)[:, 0], true, atol=0.1)
+
+
+def test_higher_degrees_are_for_few_terms():
+    sizes = {(200, 1): [1, 2, 3, 4, 5], (200, 2): [1, 2, 3], (200, 20): [1, 2], (200, 60): [1], (30, 3): [1, 2]}
+    for (n_samples, n_inputs), degrees in sizes.items():
+        wide = rng.normal(size=(n_samples, n_inputs))
+        fit = LMRegressor(random_state=0)._ready(wide, wide[:, 0])[1]
+        made = [make().core["architecture_"] for make in fit.linear.makes]
+        assert [getattr(one, "degree", 1) for one in made] == degrees
+
+
+def test_a_line_is_not_replaced_by_a_polynomial_by_chance():
+    degrees = []
+    for seed in range(20):
+        own = np.random.default_rng(seed)
+        rows = own.normal(size=(60, 2))
+        fit = LMRegressor(random_state=0)._ready(rows, rows @ [1.0, 2.0] + own.normal(size=60))
+        degrees.append(getattr(fit[0]._linear_result(fit[1])[0].fit.core["architecture_"], "degree", 1))
+    assert degrees.count(1) >= 17
+
+
+@pytest.mark.parametrize("status", [Status.TIME, Status.INTERRUPTED])
+def test_a_polynomial_that_is_cut_short_leaves_the_line(monkeypatch, status):
+    rows, y, _, _ = surface(100, 2, 0.1)
+    original = _prepared.levenberg_marquardt
+
+    def cut(problem, theta, **options):
+        solution = original(problem, theta, **options)
+        if problem.network.n_parameters == 3:
+            return solution
+        return replace(solution, status=[status] * len(solution.status))
+
+    monkeypatch.setattr(_prepared, "levenberg_marquardt", cut)
+    shadow, fit = LMRegressor(random_state=0, growing=False)._ready(rows, y)
+    linear, is_final = shadow._linear_result(fit)
+    assert linear.fit.core["architecture_"] == MLP(())
+    assert is_final is (status is Status.INTERRUPTED)
+    assert linear.cut_short is (status if is_final else None)
+
+
+def test_many_polynomials_are_those_one_by_one():
+    rows, y, _, _ = surface(80, 2, 0.1)
+    targets = [y, rows[:, 0] ** 2, rows @ [1.0, 2.0], np.sin(5 * rows[:, 0]) + 0.1 * y]
+    together = fit_many(LMRegressor(random_state=0, max_iter=50), rows, targets)
+    assert [degree(model) for model in together] == [2, 2, 1, None]
+    for model, one in zip(together, targets, strict=True):
+        alone = LMRegressor(random_state=0, max_iter=50).fit(rows, one)
+        np.testing.assert_allclose(model.predict(rows), alone.predict(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_a_further_fit_goes_on_with_a_polynomial():
+    rows, y, _, _ = surface(80, 2, 0.1)
+    model = LMRegressor(random_state=0).fit(rows, y)
+    model.partial_fit(rows, y + 1)
+    assert degree(model) == 2
+    model.set_params(warm_start=True).fit(rows, y)
+    assert degree(model) == 2
+    with pytest.raises(ValueError, match="warm_start needs the same architecture"):
+        model.set_params(hidden_layer_sizes=3).fit(rows, y)
+
+
+def test_a_warm_start_does_not_take_coefficients_for_weights():
+    x = np.linspace(-1, 1, 30)[:, None]
+    model = LMRegressor(architecture=Polynomial(3), warm_start=True).fit(x, x[:, 0])
+    model.set_params(architecture=None, hidden_layer_sizes=1)  # as many parameters
+    with pytest.raises(ValueError, match="warm_start cannot go on with other units"):
+        model.fit(x, x[:, 0])
+
+
 # -- data that are not ----------------------------------------------------------------------------------------------
 
 
@@ -166,6 +308,7 @@ def test_one_row_that_outweighs_all_others_does_not_speak_for_a_line(glitch, n_s
         ([1.0] * 99 + [1e6], [0.5] * 99 + [1.1e6], False),  # one row speaks for it
         ([1.0] * 99 + [1e6], [1.0] * 99 + [1.1e6], True),
         ([1.0] * 99 + [1.0], [0.5] * 99 + [1e6], False),
+        ([1e-2] * 90 + [1.0] * 10, [1e-8] * 90 + [2.0] * 10, False),  # most rows are predicted far better
     ],
 )
 def test_rows_left_out_decide_without_the_few_that_outweigh_them(ours, theirs, expected):
@@ -245,7 +388,7 @@ def test_a_grid_search_scores_as_scikit_learns():
 def test_it_says_what_it_does(capsys):
     LMRegressor(random_state=0, verbose=1).fit(X, NOISY)
     shown = capsys.readouterr().err
-    assert "Trying a linear model ..." in shown
+    assert "Trying a line and polynomials ..." in shown
     assert "No hidden layer is kept." in shown
 
 

@@ -379,7 +379,7 @@ def test_folds_decide_where_rows_cannot(options, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LMRegressor(random_state=0, max_iter=150, **options).fit(X, y)
-    assert not calls
+    assert not [fits for fits, _ in calls if fits[0].problem.network.n_parameters > len(X)]  # polynomials have few
     assert model.score(X, y) > 0.99
 
 

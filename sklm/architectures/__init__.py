@@ -6,6 +6,7 @@ from ._cnn import CNN
 from ._cnn_network import CNNNetwork
 from ._mlp import MLP, MLPNetwork
 from ._module import ModuleArchitecture, ModuleNetwork, ScaledModule
+from ._polynomial import Polynomial, PolynomialNetwork
 from ._starts import STARTS, Inputs
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "ModuleArchitecture",
     "ModuleNetwork",
     "Network",
+    "Polynomial",
+    "PolynomialNetwork",
     "ScaledModule",
 ]
