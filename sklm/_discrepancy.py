@@ -15,6 +15,7 @@ from ._noise import Noise
 from ._penalty import linearisation
 from ._prepared import ATTEMPTS, Prepared
 from .optim import Status, Stopping
+from .optim._isolation import isolated
 
 #: a fit is too stiff where it leaves more than the first number, and so many standard errors, times the mean of what
 #: neighbours leave, or more than the third times its median, which few points where a curve jumps do not change
@@ -24,6 +25,10 @@ LOOSE = 0.5
 #: ... or where it has no penalty and no more rows than parameters, and leaves more than this share of the loss of zero
 #: outputs: of a function without noise it would leave less
 UNBOUND = 1e-8
+#: ... or where it has spikes between the points: at so many places between any two it is so far outside of what it is
+#: at four points, and as much or a deviation of the targets on either side, that the mean of the squares is more than
+#: this share of their variance
+PLACES, SPIKES = 16, 1e-3
 #: with another penalty it may leave so much of the mean, and of the median; in the end, from all starts, so many times
 #: as much of both, else the next smaller penalty has its turn, ``ATTEMPTS`` in all
 MEAN, MEDIAN, AT_LAST = 1.0, 1.2, 1.25
@@ -45,15 +50,22 @@ class _Case:
     noise: Noise
     fit: Prepared
     may_widen: bool
+    has_spikes: bool
     widened: int = 0
     least: float = np.inf  # loss, with the units before
     losses: dict[float, float] = field(default_factory=dict)
     passed: dict[float, bool] = field(default_factory=dict)
+    spikes: dict[float, bool] = field(default_factory=dict)
 
     @property
     def enough(self) -> list[float]:
-        """Penalties that are small enough, the largest first."""
-        return sorted((alpha for alpha, passed in self.passed.items() if passed), reverse=True)
+        """Penalties that are small enough, the largest first; against spikes then others without, the least first."""
+        small = sorted(
+            (alpha for alpha, passed in self.passed.items() if passed and not self.spikes[alpha]), reverse=True
+        )
+        if not self.has_spikes:
+            return small
+        return small + sorted(alpha for alpha, spikes in self.spikes.items() if not spikes and alpha not in small)
 
 
 class _Ended(Exception):
@@ -109,13 +121,14 @@ def down_to_noise(
                 for (case, alpha), result in zip(asked, done, strict=True):
                     losses = result.fit.losses(result.solution, result.row)
                     case.losses[alpha], case.passed[alpha] = float(losses.mean()), _is_noise(losses, case.noise)
+                    case.spikes[alpha] = _has_spikes(result)
             going = [case for case in going if not case.enough and _widened(case)]
         open_cases = [case for case in cases if case.enough]
         for attempt in range(ATTEMPTS):
             open_cases = [case for case in open_cases if len(case.enough) > attempt]
             done = run(solve, [_with(case.fit, case.enough[attempt]) for case in open_cases])
             for case, result in zip(list(open_cases), done, strict=True):
-                if _is_better(result, results[case.number], case.noise):
+                if _is_better(result, results[case.number], case):
                     chosen[case.number] = result
                     open_cases.remove(case)
     except _Ended as end:
@@ -141,12 +154,13 @@ def _case(number: int, result: Result) -> _Case | None:
     in_the_middle = noise.limits_median and np.median(losses) > STIFF_IN_THE_MIDDLE * noise.median > 0
     loose = noise.is_certain and mean < LOOSE * noise.mean
     loose |= fit.alpha == 0 and not fit.predicts_rows and mean > UNBOUND * float(fit.problem.null_loss()[0])
-    if not (stiff or in_the_middle or loose):
+    has_spikes = _has_spikes(result)
+    if not (stiff or in_the_middle or loose or has_spikes):
         return None
     n_starts = min(len(fit.theta), max(fit.n_averaged, 1))
     anew = replace(fit.of_starts(n_starts), growth=None)
     # jumps of a few points ask for a smaller penalty, but more units only follow the noise beside them
-    return _Case(number, noise, anew, bool(stiff) and fit.wider is not None)
+    return _Case(number, noise, anew, bool(stiff) and fit.wider is not None, has_spikes)
 
 
 def _work(fit: Prepared) -> float:
@@ -191,14 +205,37 @@ def _widened(case: _Case) -> bool:
     wide = wider(TIMES[case.widened + 1])
     if _work(wide) > MOST_WORK:
         return False
-    case.widened, case.least, case.losses, case.passed = case.widened + 1, least, {}, {}
+    case.widened, case.least, case.losses, case.passed, case.spikes = case.widened + 1, least, {}, {}, {}
     case.fit = replace(wide, noise=case.noise, wider=wider, alpha_scores=case.fit.alpha_scores)
     return True
 
 
-def _is_better(new: Result, old: Result, noise: Noise) -> bool:
-    """Whether a fit is at the level of the noise, and not worse on rows left out, where that is known."""
-    if not _is_noise(new.fit.losses(new.solution, new.row) / AT_LAST, noise):
+def _is_better(new: Result, old: Result, case: _Case) -> bool:
+    """Whether a fit has no spikes, is at the level of the noise, and not worse on rows left out, where that is known.
+
+    Where the old one had spikes the first is enough: rows left out know nothing of them.
+    """
+    if _has_spikes(new):
+        return False
+    if case.has_spikes:
+        return True
+    if not _is_noise(new.fit.losses(new.solution, new.row) / AT_LAST, case.noise):
         return False
     losses = [result.fit.leave_one_out(result.solution, result.row) for result in (new, old)]
     return losses[0] is None or losses[1] is None or losses[0] < losses[1]
+
+
+def _has_spikes(result: Result) -> bool:
+    """Whether a curve swings between points of which no row knows."""
+    problem, theta = result.fit.members(result.solution, np.array([result.row]))
+    with isolated(problem.y.device):
+        x = problem.rows.X[0].sort().values
+        shares = (torch.arange(PLACES, dtype=x.dtype, device=x.device) + 0.5) / PLACES
+        places = torch.cat([x, torch.lerp(x[1:-2, None], x[2:-1, None], shares).flatten()])
+        outputs = problem.network.forward(theta, places[None], derivatives=False).outputs[0]
+        windows, inside = outputs[:, : len(x)].unfold(-1, 4, 1), outputs[:, len(x) :].unflatten(-1, (-1, PLACES))
+        y = problem.y if problem.y.ndim == 2 else problem.y[0]
+        low, high = windows.amin(-1, keepdim=True), windows.amax(-1, keepdim=True)
+        margin = torch.maximum(high - low, y.std(1)[:, None, None])
+        outside = torch.maximum(low - inside, inside - high).sub_(margin).clamp_min_(0)
+        return bool((outside**2).mean((1, 2)).sum() > SPIKES * y.var(1).sum())

@@ -85,6 +85,66 @@ def test_a_decay_of_fewer_points_than_parameters_has_no_spikes(seed):
     assert model.alpha_ > 0
 
 
+def steps(seed):
+    rng = np.random.default_rng(seed)
+    jumps, levels = np.sort(rng.uniform(0, 1, 6)), rng.normal(size=7)
+    x = rng.uniform(0, 1, 500)
+    return x[:, None], levels[np.searchsorted(jumps, x)]
+
+
+@pytest.mark.parametrize("slope", [0.0, 2.0])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_what_a_spike_is(slope, noise):
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(-1, 1, 60))
+    y = slope * x + np.sin(3 * x) + noise * rng.normal(size=60)
+    fit = LMRegressor(3, random_state=0)._ready(x[:, None], y)[1].of_starts(1)
+    solution = LMRegressor(3, random_state=0)._solve(fit.limited(max_iter=1), None)[0]
+    network, gap = fit.problem.network, np.argmax(np.diff(x))
+    steepness, place = 20 / np.diff(x)[gap], (x[gap] + x[gap + 1]) / 2
+
+    def has_spikes(height):
+        """Of a straight line and two units that are a hump of so many deviations in the widest gap."""
+        theta = torch.zeros_like(solution.theta)
+        inputs, biases, outputs = network.layers[0].weight, network.layers[0].bias, network.layers[1].weight
+        scale, mean = fit.core["x_inverse_scale_"][0], fit.core["x_mean_"][0]
+        for unit, sign in enumerate((1.0, -1.0)):
+            theta[:, inputs.start + unit] = steepness / scale
+            theta[:, biases.start + unit] = sign - steepness * (place - mean)
+            theta[:, outputs.start + unit] = sign * height / (2 * np.tanh(1.0))
+        theta[:, inputs.start + 2], theta[:, outputs.start + 2] = 1e-3, 1e3 * slope
+        return _discrepancy._has_spikes(Result(fit, replace(solution, theta=theta), 0))
+
+    assert not has_spikes(0.0)
+    assert not has_spikes(0.5)
+    assert has_spikes(10.0)
+    assert has_spikes(-10.0)
+
+
+@pytest.mark.parametrize("seed", [4])
+def test_steps_without_noise_have_no_spikes(seed, monkeypatch):
+    X, y = steps(seed)
+    errors = {}
+    for name in ("after", "before"):
+        if name == "before":
+            monkeypatch.setattr(_discrepancy, "SPIKES", np.inf)
+        model = LMRegressor(20, random_state=0, max_iter=300).fit(X, y)
+        new = np.linspace(X.min(), X.max(), 5000)
+        jumps = np.interp(new, np.sort(X[:, 0]), y[np.argsort(X[:, 0])])
+        errors[name] = np.abs(model.predict(new[:, None]) - jumps).max() / y.std()
+    assert errors["after"] < 4
+    assert errors["before"] >= errors["after"]
+
+
+def test_of_spikes_the_least_penalty_is_tried_first_where_none_is_at_the_noise():
+    case = _discrepancy._Case(0, Noise(1.0, 1.0, True), None, False, has_spikes=True)
+    case.passed = {1e-2: False, 1e-4: False, 1e-6: True, 1e-8: True}
+    case.spikes = {1e-2: False, 1e-4: False, 1e-6: False, 1e-8: True}
+    assert case.enough == [1e-6, 1e-4, 1e-2]
+    case.has_spikes = False
+    assert case.enough == [1e-6]
+
+
 @pytest.mark.parametrize("n_rows", [2000, 7000])
 def test_noise_is_known_of_many_points(n_rows):
     """A search takes a part of them, whose points are near each other; of very many there is none."""
