@@ -19,7 +19,7 @@ from joblib import effective_n_jobs, wrap_non_picklable_objects
 from ._alpha_search import choose_alphas
 from ._depth import Result, deepened, together
 from ._discrepancy import down_to_noise
-from ._linear_model import is_exact, linear_models, simplest
+from ._linear_model import is_exact, linear_models, simplest, waves_if_better
 from ._prepared import CannotBatchError, Prepared
 from ._training import Training
 from .optim import Status
@@ -314,6 +314,9 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
         others = [number for number, result in enumerate(results) if result is None]
         found = _run_alike([fits[number] for number in others], estimator) if others else []
         stopping = fits[0].options["stopping"]
+        found = [
+            waves_if_better(fits[number], linear[number], result) for number, result in zip(others, found, strict=True)
+        ]
         found = down_to_noise(found, stopping, solve, solve)
         for number, result in zip(others, found, strict=True):
             results[number] = simplest(fits[number], linear[number], result)

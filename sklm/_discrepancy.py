@@ -229,7 +229,7 @@ def _has_spikes(result: Result) -> bool:
     """Whether a curve swings between points of which no row knows."""
     problem, theta = result.fit.members(result.solution, np.array([result.row]))
     with isolated(problem.y.device):
-        x = problem.rows.X[0].sort().values
+        x = problem.rows.chunk(0, problem.n_samples)[0].sort().values
         shares = (torch.arange(PLACES, dtype=x.dtype, device=x.device) + 0.5) / PLACES
         places = torch.cat([x, torch.lerp(x[1:-2, None], x[2:-1, None], shares).flatten()])
         outputs = problem.network.forward(theta, places[None], derivatives=False).outputs[0]

@@ -64,9 +64,9 @@ hidden_layer_sizes : int, sequence of int or 'auto', default='auto'
     ``alpha`` quick, down to 4, or 2 where it is long even so, of many columns (user guide, "Many columns"). Whole
     sample weights count as rows. Classifiers of more than two classes, or of several labels, have 20 or, in
     mini-batches, up to 100; of up to four also fewer. Where ``alpha`` is open, ``LMRegressor`` fits a linear model and
-    polynomials of low degree, too, and keeps one where rows left out do not speak for a hidden layer; where it finds
-    little noise, also two equal layers, and keeps what is evidently better on these rows. The fitted ``architecture_``
-    says what it is; a warm start keeps it.
+    polynomials of low degree, too, and sines to curves with waves, and keeps one where rows left out do not speak for
+    the usual hidden layer; where it finds little noise, also two equal layers, and keeps what is evidently better on
+    these rows. The fitted ``architecture_`` says what it is; a warm start keeps it.
 <activation>
 architecture : Architecture, torch.nn.Module or None, default=None
     None builds an MLP from the two parameters above. ``sklm.CNN(...)`` is a convolutional network,

@@ -24,6 +24,8 @@ EXACT = 1e-20
 #: a polynomial of second degree is taken where it has less than this share of the loss of a line; of higher degrees,
 #: which swing in gaps and beyond the rows, where one has less than the second share of that of all others
 QUADRATIC, HIGHER = 0.95, 0.5
+#: ... and waves, which go on outside of the rows, where they have less than this share of that of all others
+WAVES = 0.9
 #: it is kept where its leave-one-out loss is below that of a hidden layer, and below so many times that without this
 #: share of the rows, which neither predicts and which may outweigh all others
 OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
@@ -92,12 +94,23 @@ def _better(fit: Prepared, low: Result | None, high: Result) -> Result:
         return low.ended(Status.INTERRUPTED)
     if losses[0] is None or losses[1] is None:
         return low
-    return high if losses[1] < (HIGHER if _is_high(high.fit) else QUADRATIC) * losses[0] else low
+    return high if losses[1] < min(_share(high.fit), QUADRATIC) * losses[0] else low
 
 
 def _is_high(model: Prepared) -> bool:
     """Whether a model is a polynomial of the third degree or a higher one."""
     return getattr(model.core["architecture_"], "degree", 1) > 2
+
+
+def _has_waves(model: Prepared) -> bool:
+    return getattr(model.core["architecture_"], "activation", None) == "sin"
+
+
+def _share(model: Prepared) -> float:
+    """What share of the loss of another model it must be below."""
+    if _has_waves(model):
+        return WAVES
+    return HIGHER if _is_high(model) else 1.0
 
 
 def _model(fit: Prepared, place: int, began: float) -> Prepared:
@@ -114,14 +127,17 @@ def _with_penalties(fit: Prepared, model: Prepared) -> list[Prepared]:
     stopped = model.interrupted or model.options["stopping"].max_time <= 0
     if stopped or not (fit.linear.by_rows and model.predicts_rows):
         return [model]
-    return [replace(model, **model.penalised(alpha)) for alpha in (FEW_PENALTIES if _is_high(model) else PENALTIES)]
+    penalties: tuple[float, ...] = FEW_PENALTIES if _is_high(model) else PENALTIES
+    if _has_waves(model):
+        penalties = (0.0,)
+    return [replace(model, **model.penalised(alpha)) for alpha in penalties]
 
 
 def _best(results: list[Result]) -> Result:
     """The model with the least leave-one-out loss; if it is not known, or somebody stopped this, a usual penalty."""
     usual = results[PENALTIES.index(ALPHAS[0]) if len(results) == len(PENALTIES) else 0]
     stopped = any(Status.INTERRUPTED in result.solution.status for result in results)
-    if len(results) == 1 or stopped:
+    if (len(results) == 1 and not _has_waves(usual.fit)) or stopped:
         return usual
     try:
         losses = [_mean_left_out(result) for result in results]
@@ -176,6 +192,11 @@ def simplest(fit: Prepared, linear: Result | None, one: Result) -> Result:
     return linear if one.cut_short is None else linear.ended(one.cut_short)
 
 
+def waves_if_better(fit: Prepared, linear: Result | None, one: Result) -> Result:
+    """The same before a curve is fitted further, where the linear model has waves: these are evidently better then."""
+    return simplest(fit, linear, one) if linear is not None and _has_waves(linear.fit) else one
+
+
 def narrowed(
     few: Prepared,
     many: Result,
@@ -227,7 +248,7 @@ def _of_most_rows(result: Result) -> float | None:
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
     assert fit.linear is not None
-    share = HIGHER if _is_high(linear.fit) else 1.0
+    share = _share(linear.fit)
     if fit.validation is not None:
         ours = _mean_left_out(linear)
         return ours is not None and ours < share * HELD_OUT * float(one.solution.score[one.row])

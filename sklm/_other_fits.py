@@ -17,12 +17,13 @@ import torch
 from ._base import AUTO_UNITS, FEWER_UNITS, most_units
 from ._depth import Result, deepened, deeper_sizes, together
 from ._discrepancy import down_to_noise
-from ._linear_model import ROWS_OF_HIGH, is_exact, linear_models, narrowed, simplest
+from ._linear_model import ROWS_OF_HIGH, is_exact, linear_models, narrowed, simplest, waves_if_better
 from ._prepared import Prepared
 from ._rival import Linear, Rival, Rules
 from ._streaming import Streaming
 from ._training_set import TrainingSet
 from ._verbose import say
+from ._waves import as_parameters, find_waves, losses_left_out
 from .architectures import MLP, Architecture, Polynomial
 from .optim import Progress, SearchInterrupted, Status, Stopping
 from .optim._growing import shifted
@@ -145,7 +146,8 @@ class OtherFits(Streaming):
             return replace(model, folds=replace(fit.folds, start=model.theta[0], weighs=False, smaller=()))
 
         n_columns, n_outputs = data.X.shape[1], data.y.shape[1]
-        degrees, makes = DEGREES_OF_CURVE if n_columns == 1 else DEGREES, []
+        degrees = DEGREES_OF_CURVE if n_columns == 1 else DEGREES
+        makes: list[Callable[[], Prepared]] = []
         for degree in range(1, degrees + 1):
             n_parameters = comb(n_columns + degree, degree) * n_outputs
             if _work(len(data.X), n_parameters) > (LINEAR_WORK if degree == 1 else POLYNOMIAL_WORK):
@@ -155,7 +157,34 @@ class OtherFits(Streaming):
             simple = MLP((), architecture.activation) if degree == 1 else Polynomial(degree)
             makes.append(partial(make, simple))
         by_rows = fit.has_rows_of_its_own or fit.validation is not None
+        if n_columns == 1 and self.activation == "auto":
+            makes[1:1] = self._waves(fit, data, make)
         return Linear(tuple(makes), by_rows, _has_few_levels(np.asarray(data.X))) if makes else None
+
+    def _waves(
+        self, fit: Prepared, data: TrainingSet, make: Callable[[Architecture], Prepared]
+    ) -> list[Callable[[], Prepared]]:
+        """The same fit with sines that start from the waves of a curve, if it has some."""
+        problem = fit.problem
+        if not problem.loss.is_squared or problem.y.ndim > 2:
+            return []
+        x, Y = (part.cpu().double().numpy() for part in (problem.rows.chunk(0, len(data.X))[0], problem.y.mT))
+        waves, losses = find_waves(x, Y, data.weights), None
+        if waves is not None and not (fit.predicts_rows and fit.has_rows_of_its_own):
+            if fit.folds is None:
+                return []
+            rows = fit.folds.rows
+            losses = losses_left_out(x[rows], Y[rows], data.weights[rows], fit.folds.of_row, fit.folds.n_held_out)
+            waves = waves if losses is not None else None
+        if waves is None:
+            return []
+
+        def made() -> Prepared:
+            model = make(MLP((waves.n_units(Y.shape[1]),), "sin"))
+            theta = as_parameters(waves, x, Y, data.weights)[None]
+            return replace(model.of_starts(1), theta=theta, growth=None, noise=None, folds=None, searched_losses=losses)
+
+        return [made]
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -168,7 +197,7 @@ class OtherFits(Streaming):
         """The linear model of a fit, if it has one, and whether it is the fit: exact, or the user stopped it."""
         if fit.linear is None:
             return None, False
-        self._say("Trying a line and polynomials ...")
+        self._say("Trying simple models ...")
         fit = fit.limited(max_time=LINEAR_TIME * fit.options["stopping"].max_time)
 
         def search(fits: list[Prepared]) -> list[Prepared]:
@@ -219,13 +248,17 @@ class OtherFits(Streaming):
             shown.append(self._with_alpha_for_depth(fits[0]))
             return shown[-1:]
 
+        result = waves_if_better(asked, plain, result)
+        if result.fit is not fit:
+            self._say(f"{result.fit.core['architecture_']} is kept.")
+            fit = result.fit
         (result,) = down_to_noise([result], stopping, lambda fits: together(fits, self.jacobian_max_rows), solve)
         if result.fit is not fit:
             number = result.fit.problem.network.n_parameters
             self._say(f"alpha = {result.fit.alpha:.3g}, with {number} parameters, by the noise between neighbours.")
         one, result = result, simplest(asked, plain, result)
         if result.fit is not one.fit:
-            self._say("No hidden layer is kept.")
+            self._say(f"{result.fit.core['architecture_']} is kept.")
         if one.fit.narrower is not None:
             before, result = result, narrowed(one.fit.narrower, result, search, solve)
             if result.fit is not before.fit:

@@ -34,7 +34,8 @@ activation : {'auto', 'tanh', 'logistic', 'relu', 'softplus', 'elu', 'silu', 'si
     Activation of the hidden layers. Smooth ones suit the method. 'auto' is 'tanh'; but with two columns or more, where
     'auto' or 'cv' leaves rows out for ``alpha``, 'sin' if that has at most 0.9 of the loss on them (0.3 where tanh
     finds no penalty or leaves less than 0.01 of the loss of zero outputs; it is not tried below 0.001 or
-    above 0.7). The fitted ``architecture_.activation`` says what it is; a warm start keeps it.
+    above 0.7); and for curves that are sums of waves. The fitted ``architecture_.activation`` says what it is; a warm
+    start keeps it.
 """,
     loss="""
 loss : {'squared_error', 'huber', 'absolute_error', 'quantile', 'poisson', 'gamma'} or Loss, default='squared_error'

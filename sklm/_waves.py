@@ -1,0 +1,154 @@
+"""Curves that are sums of waves: frequencies by least squares, and the network of sines that a fit starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: noise would have a peak as high with less than this probability; so many waves at most, and points a parameter
+CHANCE, MOST_WAVES, POINTS_PER_PARAMETER = 1e-3, 12, 3
+#: less than this share of the sum of squares is nothing
+NOTHING = 1e-26
+#: one of the waves goes up and down at least so many times between the first point and the last
+LEAST_CYCLES = 2.0
+#: frequencies are looked for up to this share of half a wave a point, in so many steps for each wave over the range
+HIGHEST, STEPS = 0.98, 4
+#: cells that the range is divided into for that: for each point, and at most
+CELLS, MOST_CELLS = 16, 2**20
+#: corrections of all frequencies after each further wave
+CORRECTIONS = 10
+#: a slope is a sine that turns by so many radians within the range; it counts where the logarithm of the likelihood
+#: rises by so much
+TURN, LIKELIER = 0.05, 5.0
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Angular frequencies (m,) of waves, and whether there is a slope."""
+
+    frequencies: np.ndarray
+    slopes: bool
+
+    def n_units(self, n_outputs: int) -> int:
+        """Sines that the waves and the slope are made of."""
+        return len(self.frequencies) * min(n_outputs, 2) + self.slopes
+
+
+def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | None:
+    """The waves that Y (N, K) over x (N,) consists of, with weights (N,) of the points; None if it does not.
+
+    Notes
+    -----
+    One wave after the other is added at the peak of the periodogram of what is left, and the frequencies of all are
+    corrected together (Gauss-Newton on the separable problem: Golub & Pereyra 1973, SIAM Journal on Numerical Analysis
+    10, pp. 413-432). A wave counts if noise would seldom have a peak as high: with p parameters a share of z of what is
+    left is explained by chance with the probability ``(1 - z)^((N - p) / 2)`` at each of about N frequencies (Scargle
+    1982, Astrophysical Journal 263, pp. 835-853, for known variances).
+    """
+    n_points, n_outputs = Y.shape
+    length, root = np.ptp(x), np.sqrt(weights)[:, None]
+    total = float(np.sum(weights[:, None] * (Y - np.average(Y, axis=0, weights=weights)) ** 2))
+    if length == 0 or total == 0:
+        return None
+    found = np.empty(0)
+    left = _fitted(x, Y, root, found, slopes=True)[1]
+    while len(found) < MOST_WAVES and np.sum(left**2) > NOTHING * total:
+        n_parameters = 2 + 3 * (len(found) + 1)
+        if n_points < POINTS_PER_PARAMETER * n_parameters:
+            break
+        tried = _corrected(x, Y, root, np.append(found, _peak(x, root * left)))
+        now = _fitted(x, Y, root, tried, slopes=True)[1]
+        share, freedom = np.sum(now**2) / np.sum(left**2), (n_points - n_parameters) * n_outputs / 2
+        if not np.log(n_points) + freedom * np.log(max(share, 1e-300)) < np.log(CHANCE):
+            break
+        found, left = tried, now
+    if not len(found) or np.abs(found).max() * length < 2 * np.pi * LEAST_CYCLES:
+        return None
+    flat, sloping = (
+        np.sum(_fitted(x, Y, root, found, slopes=slopes)[1] ** 2) + NOTHING * total for slopes in (False, True)
+    )
+    return Waves(found, bool(n_points * n_outputs / 2 * np.log(flat / sloping) > LIKELIER))
+
+
+def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Parameters (P,) of a hidden layer of ``waves.n_units`` sines and a linear output layer that are the waves."""
+    n_outputs, n_waves = Y.shape[1], len(waves.frequencies)
+    coefficients = _fitted(x, Y, np.sqrt(weights)[:, None], waves.frequencies, waves.slopes)[0]
+    constant, slopes = coefficients[0], coefficients[1 : 1 + waves.slopes]
+    sines, cosines = coefficients[1 + waves.slopes :].reshape(2, n_waves, n_outputs)
+    inputs, zero = waves.frequencies, np.zeros(n_waves)
+    if n_outputs == 1:
+        biases, outputs = np.arctan2(cosines[:, 0], sines[:, 0]), np.hypot(sines, cosines)
+    else:
+        inputs, biases, outputs = np.tile(inputs, 2), np.r_[zero, zero + np.pi / 2], np.vstack([sines, cosines])
+    if waves.slopes:
+        turn = TURN / np.ptp(x)
+        inputs, biases, outputs = np.r_[inputs, turn], np.r_[biases, 0.0], np.vstack([outputs, slopes / turn])
+    return np.r_[inputs, biases, outputs.T.ravel(), constant]
+
+
+def losses_left_out(
+    x: np.ndarray, Y: np.ndarray, weights: np.ndarray, of_row: np.ndarray, n_held_out: int
+) -> np.ndarray | None:
+    """Mean losses (n_held_out,), half the squares, of folds left out, by the waves of the other points.
+
+    ``of_row`` (N,) are the numbers of the folds. None if the others have none.
+    """
+    losses = []
+    for fold in range(n_held_out):
+        out = of_row == fold
+        rest = (x[~out], Y[~out], weights[~out])
+        waves = find_waves(*rest)
+        if waves is None:
+            return None
+        coefficients = _fitted(rest[0], rest[1], np.sqrt(rest[2])[:, None], waves.frequencies, waves.slopes)[0]
+        errors = Y[out] - _columns(x[out], waves.frequencies, waves.slopes) @ coefficients
+        losses.append(np.average(np.mean(errors**2, axis=1) / 2, weights=weights[out]))
+    return np.array(losses)
+
+
+def _fitted(
+    x: np.ndarray, Y: np.ndarray, root: np.ndarray, frequencies: np.ndarray, slopes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of the columns of :func:`_columns`, and what they leave of Y, both times roots (N, 1) of weights."""
+    columns = root * _columns(x, frequencies, slopes)
+    coefficients = np.linalg.lstsq(columns, root * Y, rcond=None)[0]
+    return coefficients, root * Y - columns @ coefficients
+
+
+def _columns(x: np.ndarray, frequencies: np.ndarray, slopes: bool) -> np.ndarray:
+    """A constant, x where there are slopes, the sines and the cosines: (N, 1 or 2 + 2 m)."""
+    phases = x[:, None] * frequencies
+    return np.hstack([np.ones((len(x), 1)), x[:, None][:, : int(slopes)], np.sin(phases), np.cos(phases)])
+
+
+def _peak(x: np.ndarray, left: np.ndarray) -> float:
+    """The frequency of the highest peak of the periodogram of weighted residuals (N, K), from a fine histogram."""
+    n_cells = 2 ** int(np.ceil(np.log2(min(CELLS * len(x), MOST_CELLS))))
+    step = np.ptp(x) / (n_cells - 1)
+    cells = np.rint((x - x.min()) / step).astype(int)
+    histograms = [np.bincount(cells, column, n_cells) for column in left.T]
+    power = np.sum(np.abs(np.fft.rfft(histograms, STEPS * n_cells)) ** 2, axis=0)
+    highest = int(min(HIGHEST * STEPS * len(x) / 2, STEPS * n_cells / 2))
+    place = 1 + int(np.argmax(power[1 : highest + 1]))
+    return 2 * np.pi * place / (STEPS * n_cells * step)
+
+
+def _corrected(x: np.ndarray, Y: np.ndarray, root: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Frequencies that leave less, by Gauss-Newton steps."""
+    coefficients, left = _fitted(x, Y, root, frequencies, slopes=True)
+    for _ in range(CORRECTIONS):
+        columns = root * _columns(x, frequencies, slopes=True)
+        sines, cosines = columns[:, 2:].reshape(len(x), 2, -1).swapaxes(0, 1)
+        by_sine, by_cosine = coefficients[2:].reshape(2, len(frequencies), -1)
+        moved = x[:, None, None] * (cosines[:, :, None] * by_sine - sines[:, :, None] * by_cosine)
+        basis = np.linalg.qr(columns)[0]
+        moved -= np.tensordot(basis, np.tensordot(basis, moved, (0, 0)), (1, 0))
+        matrix = moved.swapaxes(1, 2).reshape(-1, len(frequencies))
+        tried = frequencies + np.linalg.lstsq(matrix, left.ravel(), rcond=None)[0]
+        new_coefficients, now = _fitted(x, Y, root, tried, slopes=True)
+        if not np.sum(now**2) < np.sum(left**2):
+            break
+        frequencies, coefficients, left = tried, new_coefficients, now
+    return frequencies

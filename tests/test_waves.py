@@ -1,0 +1,239 @@
+"""Curves that are sums of waves: frequencies by least squares, and fits that start from these."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import least_squares
+from sklearn.model_selection import GridSearchCV, KFold
+
+from sklm import MLP, LMGridSearchCV, LMRegressor, fit_many
+from sklm._waves import Waves, _corrected, as_parameters, find_waves, losses_left_out
+from sklm.optim import Status
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def times(n_points, seed=0, even=False):
+    return np.linspace(0, 1, n_points) if even else np.sort(np.random.default_rng(seed).uniform(0, 1, n_points))
+
+
+def signal(x, cycles=(7.3,), heights=(1.0,), phases=(0.5,), slope=0.0):
+    parts = zip(cycles, heights, phases, strict=True)
+    return slope * x + 3 + sum(height * np.sin(2 * np.pi * number * x + phase) for number, height, phase in parts)
+
+
+def found_in(x, y, weights=None):
+    Y = y[:, None] if y.ndim == 1 else y
+    return find_waves(x, Y, np.ones(len(x)) if weights is None else weights)
+
+
+def has_waves(model):
+    return getattr(model.architecture_, "activation", None) == "sin"
+
+
+# -- frequencies ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slope", [0.0, 4.0])
+@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize("n_points", [40, 200, 5000])
+def test_without_noise_frequencies_are_found_to_rounding(n_points, even, slope):
+    x, cycles = times(n_points, even=even), (2.7, 11.4)
+    waves = found_in(x, signal(x, cycles, (1.0, 0.3), (0.5, 2.0), slope))
+    np.testing.assert_allclose(np.sort(waves.frequencies), 2 * np.pi * np.array(cycles), rtol=1e-9)
+    assert waves.slopes is (slope != 0)
+
+
+@pytest.mark.parametrize("n_points", [60, 300])
+def test_with_noise_frequencies_are_those_of_least_squares(n_points):
+    x = times(n_points)
+    y = signal(x) + 0.3 * np.random.default_rng(1).normal(size=n_points)
+    (frequency,) = found_in(x, y).frequencies
+
+    def errors(p):
+        return p[0] + p[1] * x + p[2] * np.sin(p[3] * x + p[4]) - y
+
+    known = least_squares(errors, [3, 0, 1, 2 * np.pi * 7.3, 0.5], xtol=1e-12, ftol=1e-14, gtol=1e-12)
+    assert frequency == pytest.approx(known.x[3], rel=1e-5)
+
+
+def test_corrections_go_downhill_only():
+    x = times(50)
+    y = signal(x)[:, None]
+    far = np.array([2 * np.pi * 20.0])  # from another valley
+    near = _corrected(x, y, np.ones((50, 1)), np.array([2 * np.pi * 7.0]))
+    np.testing.assert_allclose(near, 2 * np.pi * 7.3, rtol=1e-9)
+    assert np.isfinite(_corrected(x, y, np.ones((50, 1)), far)).all()
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_noise_has_no_waves(even):
+    hits = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        hits += found_in(times(80, seed, even), rng.normal(size=80)) is not None
+    assert hits <= 3
+
+
+@pytest.mark.parametrize("curve", [lambda x: x, np.exp, lambda x: 1 / (1 + 25 * (x - 0.5) ** 2), lambda x: 0 * x])
+def test_less_than_two_cycles_are_no_waves(curve):
+    x = times(100)
+    waves = found_in(x, curve(x) + 0.05 * np.random.default_rng(0).normal(size=100))
+    assert waves is None or waves.frequencies.max() >= 4 * np.pi
+
+
+def test_too_few_points_have_none():
+    x = times(14)
+    assert found_in(x, signal(x, (2.5,))) is None
+    assert found_in(np.ones(50), np.arange(50.0)) is None
+    assert found_in(times(50), np.ones(50)) is None
+
+
+def test_points_without_weight_do_not_count():
+    x = times(100)
+    y, weights = signal(x), np.ones(100)
+    y[::7], weights[::7] = 50.0, 1e-12
+    np.testing.assert_allclose(found_in(x, y, weights).frequencies, 2 * np.pi * 7.3, rtol=1e-6)
+
+
+def test_outputs_share_frequencies():
+    x = times(80)
+    Y = np.c_[signal(x), signal(x, phases=(2.0,), heights=(0.2,)), np.zeros(80)]
+    waves = found_in(x, Y)
+    np.testing.assert_allclose(waves.frequencies, [2 * np.pi * 7.3], rtol=1e-9)
+    assert waves.n_units(3) == 2
+
+
+@pytest.mark.parametrize("slopes", [False, True])
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_parameters_are_the_waves(n_outputs, slopes):
+    x, rng = times(60), np.random.default_rng(0)
+    waves, weights = Waves(2 * np.pi * np.array([3.3, 8.1]), slopes), rng.uniform(0.5, 2, 60)
+    Y = rng.normal(size=(60, n_outputs))
+    network = MLP((waves.n_units(n_outputs),), "sin").build(1, n_outputs)
+    theta = as_parameters(waves, x, Y, weights)
+    outputs = network.forward(torch.from_numpy(theta)[None], torch.from_numpy(x)[None]).outputs[0].mT.numpy()
+    phases = x[:, None] * waves.frequencies
+    columns = np.c_[np.ones(60), np.sin(phases), np.cos(phases)]
+    columns = np.c_[columns, x] if slopes else columns
+    root = np.sqrt(weights)[:, None]
+    expected = columns @ np.linalg.lstsq(root * columns, root * Y, rcond=None)[0]
+    np.testing.assert_allclose(outputs, expected, atol=2e-3 if slopes else 1e-12)
+
+
+def test_losses_of_folds_are_of_points_that_nobody_saw():
+    x = times(60)
+    y = signal(x)[:, None]
+    of_row = np.arange(60) % 5
+    np.testing.assert_allclose(losses_left_out(x, y, np.ones(60), of_row, 5), 0, atol=1e-20)
+    y[of_row == 2] += 1.0
+    losses = losses_left_out(x, y, np.ones(60), of_row, 5)
+    assert losses[2] == pytest.approx(0.5, rel=0.3)
+    assert losses_left_out(x, np.random.default_rng(0).normal(size=(60, 1)), np.ones(60), of_row, 5) is None
+
+
+# -- fits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_points", [30, 62, 400])
+@pytest.mark.parametrize("cycles", [(3.2,), (11.0, 4.3)])
+def test_without_noise_waves_are_the_fit_at_once(n_points, cycles, monkeypatch):
+    monkeypatch.setattr(LMRegressor, "_with_alpha", None)  # a hidden layer is not tried
+    if n_points == 30:
+        cycles = cycles[-1:]
+    x, own = times(n_points), (np.ones(len(cycles)), np.arange(len(cycles)))
+    model = LMRegressor(random_state=0).fit(x[:, None], signal(x, cycles, *own))
+    new = np.linspace(-1, 2, 300)  # beyond the points, too
+    assert has_waves(model)
+    np.testing.assert_allclose(model.predict(new[:, None]), signal(new, cycles, *own), atol=1e-9)
+    assert model.converged_
+
+
+@pytest.mark.parametrize(("n_points", "number"), [(20, 3.0), (40, 6.0), (300, 30.0), (2500, 80.0)])
+def test_with_noise_the_error_is_that_of_few_parameters(n_points, number):
+    x, new = times(n_points, 1), np.linspace(0.02, 0.98, 1000)
+    y = signal(x, (number,)) + 0.2 * np.random.default_rng(2).normal(size=n_points)
+    model = LMRegressor(random_state=0).fit(x[:, None], y)
+    assert has_waves(model)
+    assert np.mean((model.predict(new[:, None]) - signal(new, (number,))) ** 2) < 4 * 0.2**2 * 5 / n_points
+
+
+def test_error_bars_are_those_of_the_formula():
+    x = times(100)
+    y = signal(x) + 0.2 * np.random.default_rng(3).normal(size=100)
+    model = LMRegressor(random_state=0).fit(x[:, None], y)
+    assert has_waves(model)
+    assert model.noise_std_ == pytest.approx(0.2, rel=0.25)
+    new = np.linspace(0, 1, 500)
+    predicted, deviation = model.predict(new[:, None], return_std=True)
+    targets = signal(new) + 0.2 * np.random.default_rng(4).normal(size=500)
+    assert 0.91 < np.mean(np.abs(targets - predicted) < 1.96 * deviation) < 0.98
+
+
+def test_a_season_on_a_slope_with_several_outputs():
+    x = times(150)
+    Y = np.c_[signal(x, slope=5.0), signal(x, phases=(2.0,))] + 0.1 * np.random.default_rng(0).normal(size=(150, 2))
+    model = LMRegressor(random_state=0).fit(x[:, None], Y)
+    assert has_waves(model)
+    true = np.c_[signal(x, slope=5.0), signal(x, phases=(2.0,))]
+    assert np.sqrt(np.mean((model.predict(x[:, None]) - true) ** 2)) < 0.05
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        lambda x: np.exp(-50 * (x - 0.4) ** 2),
+        lambda x: np.floor(4 * x) ** 2,
+        lambda x: np.sqrt(x * (1 - x)) * np.sin(2.1 * np.pi / (x + 0.05)),
+        lambda x: np.sin(3 * x),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.02, 0.2])
+def test_other_curves_keep_their_hidden_layer(curve, noise):
+    x = times(200)
+    y = curve(x) / np.std(curve(x)) + noise * np.random.default_rng(0).normal(size=200)
+    assert not has_waves(LMRegressor(random_state=0, max_iter=200).fit(x[:, None], y))
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation": "tanh"}, {"hidden_layer_sizes": 5}, {"alpha": 1e-3}, {"loss": "huber"}]
+)
+def test_what_you_have_chosen_stays(options):
+    x = times(60)
+    assert not has_waves(LMRegressor(random_state=0, max_iter=50, **options).fit(x[:, None], signal(x)))
+
+
+def test_many_fits_are_those_one_by_one():
+    x, rng = times(80), np.random.default_rng(0)
+    targets = [signal(x), signal(x, (12.0,)) + 0.2 * rng.normal(size=80), np.exp(x) + 0.1 * rng.normal(size=80)]
+    together = fit_many(LMRegressor(random_state=0), x[:, None], targets)
+    assert [has_waves(model) for model in together] == [True, True, False]
+    for model, y in zip(together, targets, strict=True):
+        alone = LMRegressor(random_state=0).fit(x[:, None], y)
+        np.testing.assert_allclose(model.predict(x[:, None]), alone.predict(x[:, None]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_grid_search_scores_as_scikit_learns():
+    x = times(90)
+    y = signal(x) + 0.2 * np.random.default_rng(0).normal(size=90)
+    grid, cv = {"max_iter": [50, 100]}, KFold(3, shuffle=True, random_state=0)
+    ours = LMGridSearchCV(LMRegressor(random_state=0), grid, cv=cv).fit(x[:, None], y)
+    theirs = GridSearchCV(LMRegressor(random_state=0), grid, cv=cv).fit(x[:, None], y)
+    assert has_waves(ours.best_estimator_)
+    for name in ("split0_test_score", "split1_test_score", "split2_test_score"):
+        np.testing.assert_allclose(ours.cv_results_[name], theirs.cv_results_[name], rtol=1e-8)
+
+
+def test_it_is_said(capsys):
+    x = times(80)
+    LMRegressor(random_state=0, verbose=1).fit(x[:, None], signal(x) + 0.2 * np.random.default_rng(0).normal(size=80))
+    assert "MLP(hidden_layer_sizes=(1,), activation='sin') is kept." in capsys.readouterr().err
+
+
+def test_a_further_fit_goes_on_with_the_waves():
+    x = times(80)
+    model = LMRegressor(random_state=0, warm_start=False).fit(x[:, None], signal(x))
+    model.set_params(warm_start=True).fit(x[:, None], signal(x) + 0.5)
+    assert has_waves(model)
+    assert model.score(x[:, None], signal(x) + 0.5) > 1 - 1e-6
+    assert model.status_ != Status.MAX_ITER.value
