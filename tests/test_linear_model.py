@@ -388,8 +388,8 @@ def test_a_grid_search_scores_as_scikit_learns():
 def test_it_says_what_it_does(capsys):
     LMRegressor(random_state=0, verbose=1).fit(X, NOISY)
     shown = capsys.readouterr().err
-    assert "Trying a line and polynomials ..." in shown
-    assert "No hidden layer is kept." in shown
+    assert "Trying simple models ..." in shown
+    assert "MLP(hidden_layer_sizes=(), activation='tanh') is kept." in shown
 
 
 def test_an_interrupt_of_its_search_keeps_what_it_has(monkeypatch):
