@@ -198,7 +198,7 @@ def waves_if_better(fit: Prepared, linear: Result | None, one: Result) -> Result
 
 
 def narrowed(
-    few: Prepared,
+    narrower: Callable[[], Prepared | None],
     many: Result,
     search: Callable[[list[Prepared]], list[Prepared]],
     solve: Callable[[list[Prepared]], list[Result]],
@@ -212,6 +212,9 @@ def narrowed(
     try:
         known = _of_most_rows(many)
         if known is None or known <= NOISELESS * float(many.fit.problem.null_loss()[0]):
+            return many
+        few = narrower()
+        if few is None:
             return many
         (result,) = solve(search([few]))
         if result.cut_short is not None:

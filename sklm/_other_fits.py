@@ -117,7 +117,9 @@ class OtherFits(Streaming):
 
         return wider
 
-    def _narrower(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Prepared | None:
+    def _narrower(
+        self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int
+    ) -> Callable[[], Prepared | None] | None:
         """The same fit with so few units that rows can be left out in a search, if there is such a number."""
         affords = self._affords()
         if affords is None or self.max_time is not None or not isinstance(self.relevance, str):
@@ -125,8 +127,12 @@ class OtherFits(Streaming):
         sizes = most_units((AUTO_UNITS, *FEWER_UNITS), data.n_units, data.shape, affords)
         if sizes is None or sizes[0] < LEAST_NARROW:
             return None
-        made = self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed)
-        return made if made.folds is not None and made.has_rows_of_its_own else None
+
+        def narrower() -> Prepared | None:
+            made = self._prepared(data, meaning, None, self._own_copy(MLP(sizes)), seed)
+            return made if made.folds is not None and made.has_rows_of_its_own else None
+
+        return narrower
 
     def _linear(self, fit: Prepared, data: TrainingSet, meaning: dict, seed: int) -> Linear | None:
         """The same fit without a hidden layer, where rows left out may decide; not if the fit is to be gone on with."""

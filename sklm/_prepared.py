@@ -105,8 +105,9 @@ class Prepared(RowsLeftOut):
     broader : callable or None
         ``broader(fit)`` returns the same fit with more units, for columns weighed as in ``fit``, where a search with
         as many would take too long.
-    narrower : Prepared or None
-        The same fit with so few units that a search is affordable, where rows are held out because it is not.
+    narrower : callable or None
+        ``narrower()`` returns the same fit with so few units that a search is affordable, where rows are held out
+        because it is not; or None, where these would not tell.
     interrupted : bool
         The user stopped before the first iteration: no step is taken from ``theta``.
     watcher : callable or None
@@ -137,7 +138,7 @@ class Prepared(RowsLeftOut):
     noise: Noise | None = None
     wider: Callable[[int], Prepared] | None = None
     broader: Callable[[Prepared], Prepared] | None = None
-    narrower: Prepared | None = None
+    narrower: Callable[[], Prepared | None] | None = None
     interrupted: bool = False
     watcher: Callable[[Progress], None] | None = None
 

@@ -533,9 +533,10 @@ def test_few_units_with_a_penalty_replace_many_with_rows_held_out():
     model = LMRegressor(random_state=0)
     fit = model._ready(rows, y)[1]
     assert fit.validation is not None
-    few = fit.narrower.core["architecture_"].hidden_layer_sizes
+    narrower = fit.narrower()
+    few = narrower.core["architecture_"].hidden_layer_sizes
     assert few[0] < fit.core["architecture_"].hidden_layer_sizes[0]
-    assert fit.narrower.validation is None
+    assert narrower.validation is None
     model.fit(rows, y)
     assert model.architecture_.hidden_layer_sizes == few
     assert model.alpha_scores_ is not None
@@ -562,7 +563,7 @@ def test_few_units_are_not_tried_for_equal_rows():
     rows[1::2] = rows[::2]
     fit = LMRegressor(random_state=0)._ready(rows, y)[1]
     assert fit.validation is not None
-    assert fit.narrower is None
+    assert fit.narrower() is None
 
 
 @pytest.mark.usefixtures("held_out")
