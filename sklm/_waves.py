@@ -12,10 +12,12 @@ CHANCE, MOST_WAVES, POINTS_PER_PARAMETER = 1e-3, 12, 3
 NOTHING = 1e-26
 #: one of the waves goes up and down at least so many times between the first point and the last
 LEAST_CYCLES = 2.0
-#: frequencies are looked for up to this share of half a wave a point, in so many steps for each wave over the range
+#: frequencies are looked for up to this share of half a wave a place, in so many steps for each wave over the range
 HIGHEST, STEPS = 0.98, 4
 #: cells that the range is divided into for that: for each point, and at most
 CELLS, MOST_CELLS = 16, 2**20
+#: points nearer to each other than this share of the mean distance are one place: what is between places nobody knows
+APART = 0.1
 #: corrections of all frequencies after each further wave
 CORRECTIONS = 10
 #: a slope is a sine that turns by so many radians within the range; it counts where the logarithm of the likelihood
@@ -46,20 +48,23 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
     left is explained by chance with the probability ``(1 - z)^((N - p) / 2)`` at each of about N frequencies (Scargle
     1982, Astrophysical Journal 263, pp. 835-853, for known variances).
     """
-    n_points, n_outputs = Y.shape
+    n_points = len(x)
     length, root = np.ptp(x), np.sqrt(weights)[:, None]
     total = float(np.sum(weights[:, None] * (Y - np.average(Y, axis=0, weights=weights)) ** 2))
     if length == 0 or total == 0:
         return None
+    n_places = 1 + int(np.sum(np.diff(np.sort(x)) > APART * length / n_points))
     found = np.empty(0)
     left = _fitted(x, Y, root, found, slopes=True)[1]
     while len(found) < MOST_WAVES and np.sum(left**2) > NOTHING * total:
         n_parameters = 2 + 3 * (len(found) + 1)
-        if n_points < POINTS_PER_PARAMETER * n_parameters:
+        if n_places < POINTS_PER_PARAMETER * n_parameters:
             break
-        tried = _corrected(x, Y, root, np.append(found, _peak(x, root * left)))
+        tried = _corrected(x, Y, root, np.append(found, _peak(x, root * left, n_places)))
+        if np.abs(tried).max() * length > np.pi * n_places:
+            break
         now = _fitted(x, Y, root, tried, slopes=True)[1]
-        share, freedom = np.sum(now**2) / np.sum(left**2), (n_points - n_parameters) * n_outputs / 2
+        share, freedom = np.sum(now**2) / np.sum(left**2), (n_points - n_parameters) / 2  # outputs may have one noise
         if not np.log(n_points) + freedom * np.log(max(share, 1e-300)) < np.log(CHANCE):
             break
         found, left = tried, now
@@ -68,7 +73,7 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
     flat, sloping = (
         np.sum(_fitted(x, Y, root, found, slopes=slopes)[1] ** 2) + NOTHING * total for slopes in (False, True)
     )
-    return Waves(found, bool(n_points * n_outputs / 2 * np.log(flat / sloping) > LIKELIER))
+    return Waves(found, bool(n_points / 2 * np.log(flat / sloping) > LIKELIER))
 
 
 def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -123,14 +128,14 @@ def _columns(x: np.ndarray, frequencies: np.ndarray, slopes: bool) -> np.ndarray
     return np.hstack([np.ones((len(x), 1)), x[:, None][:, : int(slopes)], np.sin(phases), np.cos(phases)])
 
 
-def _peak(x: np.ndarray, left: np.ndarray) -> float:
+def _peak(x: np.ndarray, left: np.ndarray, n_places: int) -> float:
     """The frequency of the highest peak of the periodogram of weighted residuals (N, K), from a fine histogram."""
     n_cells = 2 ** int(np.ceil(np.log2(min(CELLS * len(x), MOST_CELLS))))
     step = np.ptp(x) / (n_cells - 1)
     cells = np.rint((x - x.min()) / step).astype(int)
     histograms = [np.bincount(cells, column, n_cells) for column in left.T]
     power = np.sum(np.abs(np.fft.rfft(histograms, STEPS * n_cells)) ** 2, axis=0)
-    highest = int(min(HIGHEST * STEPS * len(x) / 2, STEPS * n_cells / 2))
+    highest = int(min(HIGHEST * STEPS * n_places / 2, STEPS * n_cells / 2))
     place = 1 + int(np.argmax(power[1 : highest + 1]))
     return 2 * np.pi * place / (STEPS * n_cells * step)
 

@@ -82,6 +82,20 @@ def test_less_than_two_cycles_are_no_waves(curve):
     assert waves is None or waves.frequencies.max() >= 4 * np.pi
 
 
+@pytest.mark.parametrize("jitter", [0.0, 1e-5])
+@pytest.mark.parametrize("cycles", [2.3, 6.0])
+def test_frequencies_that_repeated_places_cannot_tell_are_not_looked_for(cycles, jitter):
+    """At 20 places, ten points each, a wave of 2.3 cycles is also one of 16.7, of 21.3, ..."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.linspace(0, 1, 20, endpoint=False), 10) + jitter * rng.normal(size=200)
+    y = signal(x, (cycles,)) + 0.3 * rng.normal(size=200)
+    waves = found_in(x, y)
+    np.testing.assert_allclose(waves.frequencies, 2 * np.pi * cycles, rtol=0.05)
+    model = LMRegressor(random_state=0).fit(x[:, None], y)
+    new = np.linspace(0, 0.95, 500)
+    assert np.mean((model.predict(new[:, None]) - signal(new, (cycles,))) ** 2) < 0.02
+
+
 def test_too_few_points_have_none():
     x = times(14)
     assert found_in(x, signal(x, (2.5,))) is None
@@ -102,6 +116,14 @@ def test_outputs_share_frequencies():
     waves = found_in(x, Y)
     np.testing.assert_allclose(waves.frequencies, [2 * np.pi * 7.3], rtol=1e-9)
     assert waves.n_units(3) == 2
+
+
+def test_noise_that_outputs_share_is_no_wave():
+    hits = 0
+    for seed in range(100):
+        noise = np.random.default_rng(seed).normal(size=(80, 1))
+        hits += found_in(times(80, seed), noise @ [[1.0, 2.0, -1.0, 0.5]]) is not None
+    assert hits <= 2
 
 
 @pytest.mark.parametrize("slopes", [False, True])
