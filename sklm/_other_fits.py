@@ -23,7 +23,7 @@ from ._rival import Linear, Rival, Rules
 from ._streaming import Streaming
 from ._training_set import TrainingSet
 from ._verbose import say
-from ._waves import as_parameters, find_waves, losses_left_out
+from ._waves import MOST_POINTS, as_parameters, find_waves, losses_left_out
 from .architectures import MLP, Architecture, Polynomial
 from .optim import Progress, SearchInterrupted, Status, Stopping
 from .optim._growing import shifted
@@ -175,7 +175,8 @@ class OtherFits(Streaming):
         if not problem.loss.is_squared or problem.y.ndim > 2:
             return []
         x, Y = (part.cpu().double().numpy() for part in (problem.rows.chunk(0, len(data.X))[0], problem.y.mT))
-        waves, losses = find_waves(x, Y, data.weights), None
+        some = np.random.default_rng(0).permutation(len(x))[:MOST_POINTS] if len(x) > MOST_POINTS else slice(None)
+        waves, losses = find_waves(x[some], Y[some], data.weights[some]), None
         if waves is not None and not (fit.predicts_rows and fit.has_rows_of_its_own):
             if fit.folds is None:
                 return []

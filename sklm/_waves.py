@@ -8,6 +8,8 @@ import numpy as np
 
 #: noise would have a peak as high with less than this probability; so many waves at most, and points a parameter
 CHANCE, MOST_WAVES, POINTS_PER_PARAMETER = 1e-3, 12, 3
+#: waves of more points are looked for in so many of them, drawn at random
+MOST_POINTS = 4000
 #: less than this share of the sum of squares is nothing
 NOTHING = 1e-26
 #: one of the waves goes up and down at least so many times between the first point and the last

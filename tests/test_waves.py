@@ -171,7 +171,7 @@ def test_without_noise_waves_are_the_fit_at_once(n_points, cycles, monkeypatch):
     assert model.converged_
 
 
-@pytest.mark.parametrize(("n_points", "number"), [(20, 3.0), (40, 6.0), (300, 30.0), (2500, 80.0)])
+@pytest.mark.parametrize(("n_points", "number"), [(20, 3.0), (40, 6.0), (300, 30.0), (2500, 80.0), (20_000, 500.0)])
 def test_with_noise_the_error_is_that_of_few_parameters(n_points, number):
     x, new = times(n_points, 1), np.linspace(0.02, 0.98, 1000)
     y = signal(x, (number,)) + 0.2 * np.random.default_rng(2).normal(size=n_points)
