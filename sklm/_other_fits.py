@@ -172,7 +172,7 @@ class OtherFits(Streaming):
     ) -> list[Callable[[], Prepared]]:
         """The same fit with sines that start from the waves of a curve, if it has some."""
         problem = fit.problem
-        if not problem.loss.is_squared or problem.y.ndim > 2:
+        if fit.validation is not None or not problem.loss.is_squared or problem.y.ndim > 2:
             return []
         x, Y = (part.cpu().double().numpy() for part in (problem.rows.chunk(0, len(data.X))[0], problem.y.mT))
         some = np.random.default_rng(0).permutation(len(x))[:MOST_POINTS] if len(x) > MOST_POINTS else slice(None)

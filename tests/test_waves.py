@@ -225,6 +225,14 @@ def test_what_you_have_chosen_stays(options):
     assert not has_waves(LMRegressor(random_state=0, max_iter=50, **options).fit(x[:, None], signal(x)))
 
 
+def test_with_rows_held_out_waves_are_not_looked_for():
+    x, rng = np.random.default_rng(0).uniform(0, 1, (2000, 1)), np.random.default_rng(1)
+    Y = np.sin(x * rng.uniform(10, 40, 50)) + 0.05 * rng.normal(size=(2000, 50))
+    fit = LMRegressor(random_state=0)._ready(x, Y)[1]
+    assert fit.validation is not None
+    assert {getattr(make().core["architecture_"], "activation", None) for make in fit.linear.makes} == {"tanh", None}
+
+
 def test_many_fits_are_those_one_by_one():
     x, rng = times(80), np.random.default_rng(0)
     targets = [signal(x), signal(x, (12.0,)) + 0.2 * rng.normal(size=80), np.exp(x) + 0.1 * rng.normal(size=80)]
