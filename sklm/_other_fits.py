@@ -156,7 +156,9 @@ class OtherFits(Streaming):
         makes: list[Callable[[], Prepared]] = []
         for degree in range(1, degrees + 1):
             n_parameters = comb(n_columns + degree, degree) * n_outputs
-            if _work(len(data.X), n_parameters) > (LINEAR_WORK if degree == 1 else POLYNOMIAL_WORK):
+            if degree == 1 and _work(len(data.X), n_parameters) > LINEAR_WORK:
+                break
+            if degree > 1 and _work(len(data.X) * n_outputs, n_parameters) > POLYNOMIAL_WORK:
                 break
             if degree > 2 and data.n_units * n_outputs < ROWS_OF_HIGH * n_parameters:
                 break
