@@ -161,6 +161,12 @@ class Scaling:
     low: np.ndarray
     high: np.ndarray
 
+    @classmethod
+    def none(cls, n: int) -> Scaling:
+        """The scaling that leaves n columns as they are."""
+        zero, one = np.zeros(n), np.ones(n)
+        return cls(zero, one, one, zero, zero)
+
     def apply(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Standardise (N, F), into ``out`` (float64) if given."""
         result = np.subtract(array, self.mean, out=out)

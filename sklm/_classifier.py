@@ -113,7 +113,8 @@ class LMClassifier(ClassProbabilities):
         parameters, and for a fit that ended at its ``target_loss``.
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer for raw X. The last layer gives the log-odds of two classes or of each label, or the
-        unnormalised log-probabilities of several classes.
+        unnormalised log-probabilities of several classes. Of a polynomial ``coefs_[0]`` are the coefficients of the
+        products of columns, in the order of ``sklearn.preprocessing.PolynomialFeatures(degree, include_bias=False)``.
     intercepts_ : list of ndarray of shape (n_out,)
     alpha_ : float
         The penalty of the fit.

@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._arrays import Scaling, flatten_images, output_scaling, refuse_text_and_dates
-from .architectures import Architecture, MLPNetwork, Network, ScaledModule
+from .architectures import Architecture, MLPNetwork, Network, PolynomialNetwork, ScaledModule
 from .losses import Loss
 from .optim._data import samples_last
 from .optim._isolation import isolated
@@ -84,23 +84,23 @@ class FittedNetwork:
         return output_scaling(self._fitted_loss.target_scaling, self._stored_scalings()[1])
 
     def _layers(self) -> tuple[MLPNetwork, list[np.ndarray], list[np.ndarray]]:
-        """The network with weights (n_out, n_in) and biases for raw inputs and outputs."""
+        """The network, or that of a polynomial's terms, with weights (n_out, n_in) and biases for raw X and outputs."""
         check_is_fitted(self)
         network = self.architecture_.build(self.n_features_in_, self.n_outputs_)
-        if not isinstance(network, MLPNetwork):
-            raise AttributeError("coefs_ and intercepts_ exist for MLP architectures; use to_module() for others.")
-        weights = [np.array(self.theta_[la.weight]).reshape(la.fan_out, la.fan_in) for la in network.layers]
-        biases = [np.array(self.theta_[layer.bias]) for layer in network.layers]
-        weights[0] = weights[0] * self.x_inverse_scale_
-        biases[0] = biases[0] - weights[0] @ self.x_mean_
-        outside = self._output_scaling()
-        weights[-1] = weights[-1] * outside.scale[:, None]
-        biases[-1] = biases[-1] * outside.scale + outside.mean
-        return network, weights, biases
+        layered = network.head if isinstance(network, PolynomialNetwork) else network
+        if not isinstance(layered, MLPNetwork):
+            raise AttributeError(
+                "coefs_ and intercepts_ exist for MLP and Polynomial architectures; use to_module() for others."
+            )
+        inside, outside = self._stored_scalings()[0], self._output_scaling()
+        raw = (Scaling.none(self.n_features_in_), Scaling.none(self.n_outputs_))
+        theta = network.rescale(self.theta_, inside, raw[0], outside, raw[1])
+        weights = [theta[layer.weight].reshape(layer.fan_out, layer.fan_in) for layer in layered.layers]
+        return layered, weights, [theta[layer.bias] for layer in layered.layers]
 
     @property
     def coefs_(self) -> list[np.ndarray]:
-        """Weights of each layer for raw X and y, (n_in, n_out)."""
+        """Weights of each layer for raw X and y, (n_in, n_out); of a polynomial the coefficients of its products."""
         return [weight.T for weight in self._layers()[1]]
 
     @property

@@ -95,6 +95,8 @@ class LMRegressor(RegressorMixin, MultiOutputMixin, ErrorBars):
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer for raw X and raw y: with ``a = X``, every hidden layer is
         ``a = activation(a @ coefs_[i] + intercepts_[i])`` and the prediction is ``a @ coefs_[-1] + intercepts_[-1]``.
+        Of a polynomial ``coefs_[0]`` are the coefficients of the products of columns, in the order of
+        ``sklearn.preprocessing.PolynomialFeatures(degree, include_bias=False)``.
     intercepts_ : list of ndarray of shape (n_out,)
         Biases of each layer, likewise.
     loss_ : float

@@ -164,3 +164,26 @@ def test_solvers_agree(options):
     full = LMRegressor(architecture=Polynomial(), alpha=0.01).fit(X, y)
     rtol = 0.05 if "batch_size" in options else 1e-5
     np.testing.assert_allclose(model.predict(X), full.predict(X), rtol=rtol, atol=rtol * np.std(y))
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_coefficients_are_of_raw_products(n_outputs):
+    rng = np.random.default_rng(2)
+    X = rng.uniform(-1, 1, (60, 3)) * [1, 50, 1e-3] + [0, 300, 2]
+    X[:, 0] = 4.0  # says nothing
+    y = (X**3 @ rng.normal(size=(3, n_outputs)))[:, : n_outputs if n_outputs > 1 else None].squeeze()
+    model = LMRegressor(architecture=Polynomial(3), alpha=1e-3).fit(X, y)
+    terms = PolynomialFeatures(3, include_bias=False).fit_transform(X)
+    by_hand = terms @ model.coefs_[0] + model.intercepts_[0]
+    np.testing.assert_allclose(by_hand.squeeze(), model.predict(X), rtol=1e-7)
+    assert model.coefs_[0].shape == (19, n_outputs)
+    assert model.intercepts_[0].shape == (n_outputs,)
+    assert not model.coefs_[0][0].any()
+
+
+def test_coefficients_of_a_default_fit_are_the_formula():
+    X = np.random.default_rng(0).uniform(0, 10, (40, 2))
+    y = 3 + X @ [1.0, -2.0] + 0.5 * X[:, 0] * X[:, 1]
+    model = LMRegressor().fit(X, y)
+    np.testing.assert_allclose(model.coefs_[0][:, 0], [1, -2, 0, 0.5, 0], atol=1e-10)
+    np.testing.assert_allclose(model.intercepts_[0], 3, rtol=1e-10)
