@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ._depth import Result
-from ._prepared import Prepared, ratio_of_losses
+from ._prepared import NO_PENALTY, Prepared, ratio_of_losses
 from .optim import Status
 from .optim._cross_validation import ALPHAS
 
@@ -21,14 +21,17 @@ PENALTIES = (1e3, 10.0, 3.0, 1.0, 0.3, *ALPHAS)
 FEW_PENALTIES, ROWS_OF_HIGH = (1e-2, 1e-4, 0.0), 2
 #: a linear model that leaves no more than this share of the loss of zero outputs on rows left out is all there is
 EXACT = 1e-20
-#: a polynomial of second degree is taken where it has less than this share of the loss of a line; of higher degrees,
-#: which swing in gaps and beyond the rows, where one has less than the second share of that of all others
-QUADRATIC, HIGHER = 0.95, 0.5
-#: ... and waves, which go on outside of the rows, where they have less than this share of that of all others
-WAVES = 0.9
+#: a polynomial or waves are taken where they have less than this share of the loss of lines and lower degrees
+EVIDENT = 0.95
+#: polynomials from the third degree on, which swing in gaps and beyond the rows, where they have less than the first
+#: share of the loss of all others; but not those of curves with so many places a parameter, no gap of so much of their
+#: range, and a hidden layer that has a penalty: without noise it has no end to come to
+HIGHER, PLACES_OF_HIGH, GAP = 0.5, 4, 0.2
 #: it is kept where its leave-one-out loss is below that of a hidden layer, and below so many times that without this
 #: share of the rows, which neither predicts and which may outweigh all others
 OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
+#: ... a line, which has the fewest parameters, also where it is above by so many standard errors of the difference
+ERRORS_OF_LINE = 0.5
 #: ... and half of its rows have less than so many times what half of those of the hidden layer have
 OF_HALF = 1.5
 #: where that is not known, where its losses on the rows that folds leave out are less than so many times those of the
@@ -94,7 +97,7 @@ def _better(fit: Prepared, low: Result | None, high: Result) -> Result:
         return low.ended(Status.INTERRUPTED)
     if losses[0] is None or losses[1] is None:
         return low
-    return high if losses[1] < min(_share(high.fit), QUADRATIC) * losses[0] else low
+    return high if losses[1] < min(_share(high.fit), EVIDENT) * losses[0] else low
 
 
 def _is_high(model: Prepared) -> bool:
@@ -106,11 +109,21 @@ def _has_waves(model: Prepared) -> bool:
     return getattr(model.core["architecture_"], "activation", None) == "sin"
 
 
-def _share(model: Prepared) -> float:
-    """What share of the loss of another model it must be below."""
-    if _has_waves(model):
-        return WAVES
-    return HIGHER if _is_high(model) else 1.0
+def _share(model: Prepared, one: Prepared | None = None) -> float:
+    """What share of the loss of another model, or of a hidden layer ``one``, it must be below."""
+    if not _is_high(model) or (_is_covered(model) and (one is None or one.alpha > NO_PENALTY)):
+        return 1.0
+    return HIGHER
+
+
+def _is_covered(model: Prepared) -> bool:
+    """Whether a polynomial is of one column, with places enough and no gap between them."""
+    problem = model.problem
+    X = problem.rows.chunk(0, problem.n_samples)
+    x = X[0].unique()
+    if len(X) > 1 or len(x) * problem.network.n_outputs < PLACES_OF_HIGH * problem.network.n_parameters:
+        return False
+    return bool(x.diff().max() <= GAP * (x[-1] - x[0]))
 
 
 def _model(fit: Prepared, place: int, began: float) -> Prepared:
@@ -251,7 +264,7 @@ def _of_most_rows(result: Result) -> float | None:
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
     assert fit.linear is not None
-    share = _share(linear.fit)
+    share = _share(linear.fit, one.fit)
     if fit.validation is not None:
         ours = _mean_left_out(linear)
         return ours is not None and ours < share * HELD_OUT * float(one.solution.score[one.row])
@@ -259,7 +272,8 @@ def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
         left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
         if left_out[0] is not None and left_out[1] is not None:
             weights = fit.problem.weights[0].cpu().numpy()
-            return _is_less(left_out[0] / share, left_out[1], weights)
+            is_line = not (_has_waves(linear.fit) or hasattr(linear.fit.core["architecture_"], "degree"))
+            return _is_less(left_out[0] / share, left_out[1], weights, ERRORS_OF_LINE if is_line else 0.0)
     share *= OF_LEVELS if fit.linear.of_levels else 1.0
     folds = [result.fit.searched_losses for result in (linear, one)]
     if folds[0] is None or folds[1] is None or not ratio_of_losses(*folds) < share * OF_FOLDS:
@@ -269,12 +283,17 @@ def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
         return bool(np.median(folds[0][:same] / folds[1][:same]) < share * OF_MOST_FOLDS)
 
 
-def _is_less(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray) -> bool:
-    """Whether leave-one-out losses (N,) are less in the mean, and not more without rows that nothing predicts."""
+def _is_less(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray, errors: float = 0.0) -> bool:
+    """Whether leave-one-out losses (N,) are less in the mean, and not more without rows that nothing predicts.
+
+    That may be so many standard ``errors`` more.
+    """
     count = weights > 0
     if np.median(ours[count]) > OF_HALF * np.median(theirs[count]):
         return False
     least = np.minimum(ours, theirs)
     others = least <= np.quantile(least, 1 - FAR_OFF)
     mean, of_most = ((weights * part) @ (ours - limit * theirs) for part, limit in ((1.0, 1.0), (others, OF_MOST_ROWS)))
-    return bool(mean < 0 and of_most < 0)
+    difference = ours - theirs
+    deviation = np.sqrt(np.sum((weights * (difference - np.average(difference, weights=weights))) ** 2))
+    return bool(mean < errors * deviation and of_most < 0)

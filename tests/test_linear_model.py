@@ -166,6 +166,36 @@ def test_a_polynomial_of_one_column_is_found_to_rounding_and_at_once(expected, c
     assert model.converged_
 
 
+@pytest.mark.parametrize("n_samples", [60, 100, 300])
+@pytest.mark.parametrize(("expected", "roots"), [(3, [-0.8, 0.1, 0.7]), (5, [-0.95, -0.6, 0.0, 0.6, 0.95])])
+def test_noise_does_not_hide_a_polynomial_behind_a_hidden_layer(expected, roots, n_samples):
+    own, new = np.random.default_rng(n_samples), np.linspace(-1, 1, 1000)
+    size = np.std(np.polyval(np.poly(roots), new))
+    x = own.uniform(-1, 1, n_samples)
+    y = np.polyval(np.poly(roots), x) / size + 0.1 * own.normal(size=n_samples)
+    model = LMRegressor(random_state=0).fit(x[:, None], y)
+    assert degree(model) == expected
+    left = model.predict(new[:, None]) - np.polyval(np.poly(roots), new) / size
+    assert np.mean(left**2) < 4 * 0.1**2 * (expected + 1) / n_samples
+
+
+def test_polynomials_of_gaps_and_few_places_have_to_be_evident():
+    own = np.random.default_rng(0)
+    whole = own.uniform(0, 1, 100)
+    gap = np.where(whole < 0.5, 0.35 * whole / 0.5, 0.65 + 0.35 * (whole - 0.5) / 0.5)
+    shares = []
+    for x in (whole, gap, whole[:15], whole.round(1)):
+        fit = LMRegressor(random_state=0)._ready(x[:, None], np.sin(7 * x) + 0.05 * own.normal(size=len(x)))[1]
+        models = [make() for make in fit.linear.makes]
+        shares.append([_linear_model._share(model) for model in models if not _linear_model._has_waves(model)])
+    assert shares[0] == [1.0] * 5
+    assert shares[1] == [1.0, 1.0, 0.5, 0.5, 0.5]
+    assert shares[2] == [1.0, 1.0, 0.5, 0.5, 0.5]
+    assert shares[3] == [1.0, 1.0, 0.5, 0.5, 0.5]
+    rough = replace(fit, alpha=1e-9)  # a hidden layer that may go on for ever
+    assert _linear_model._share(LMRegressor()._ready(whole[:, None], whole)[1].linear.makes[-1](), rough) == 0.5
+
+
 def surface(n_samples, n_inputs, noise, seed=0):
     """A response surface: rows, targets, new rows and their noise-free targets, of variance 1."""
     own = np.random.default_rng(seed)
@@ -313,6 +343,17 @@ def test_one_row_that_outweighs_all_others_does_not_speak_for_a_line(glitch, n_s
 )
 def test_rows_left_out_decide_without_the_few_that_outweigh_them(ours, theirs, expected):
     assert _linear_model._is_less(np.array(ours), np.array(theirs), np.full(100, 0.01)) is expected
+
+
+def test_a_line_may_be_worse_by_half_a_standard_error():
+    difference = np.random.default_rng(0).normal(size=100)
+    difference = (difference - difference.mean()) / difference.std()
+    for above, expected in ((0.04, True), (0.06, False)):
+        ours, theirs = 10 + above + difference / 2, 10 - difference / 2
+        assert _linear_model._is_less(ours, theirs, np.full(100, 0.01), errors=0.5) is expected
+        assert not _linear_model._is_less(ours, theirs, np.full(100, 0.01))
+    theirs[3] = np.nan
+    assert not _linear_model._is_less(ours, theirs, np.full(100, 0.01), errors=0.5)
 
 
 def test_rows_without_weight_do_not_count():

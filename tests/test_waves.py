@@ -180,6 +180,16 @@ def test_with_noise_the_error_is_that_of_few_parameters(n_points, number):
     assert np.mean((model.predict(new[:, None]) - signal(new, (number,))) ** 2) < 4 * 0.2**2 * 5 / n_points
 
 
+@pytest.mark.parametrize("n_points", [300, 1000])
+@pytest.mark.parametrize("number", [3.3, 7.6])
+def test_they_are_kept_where_a_hidden_layer_is_near_the_noise_by_itself(n_points, number):
+    x, new = times(n_points, 3), np.linspace(0.02, 0.98, 1000)
+    y = signal(x, (number,)) + 0.3 * np.random.default_rng(2).normal(size=n_points)
+    model = LMRegressor(random_state=0).fit(x[:, None], y)
+    assert has_waves(model)
+    assert np.mean((model.predict(new[:, None]) - signal(new, (number,))) ** 2) < 4 * 0.3**2 * 5 / n_points
+
+
 def test_error_bars_are_those_of_the_formula():
     x = times(100)
     y = signal(x) + 0.2 * np.random.default_rng(3).normal(size=100)
