@@ -19,7 +19,7 @@ from joblib import effective_n_jobs, wrap_non_picklable_objects
 from ._alpha_search import choose_alphas
 from ._depth import Result, deepened, together
 from ._discrepancy import down_to_noise
-from ._linear_model import is_exact, linear_models, simplest, waves_if_better
+from ._linear_model import is_all_there_is, linear_models, simplest, waves_if_better
 from ._prepared import CannotBatchError, Prepared
 from ._training import Training
 from .optim import Status
@@ -309,7 +309,8 @@ def _run(bucket: list[_Waiting], n_threads: int | None = None) -> tuple[list[Res
         if any(one is not None and Status.INTERRUPTED in one.solution.status for one in linear):
             raise KeyboardInterrupt
         results = [
-            one if one is not None and is_exact(fit, one) else None for fit, one in zip(fits, linear, strict=True)
+            one if one is not None and is_all_there_is(fit, one) else None
+            for fit, one in zip(fits, linear, strict=True)
         ]
         others = [number for number, result in enumerate(results) if result is None]
         found = _run_alike([fits[number] for number in others], estimator) if others else []

@@ -39,6 +39,10 @@ OF_HALF = 1.5
 OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
 #: ... and once more where there are a few levels of each column, between which a hidden layer may do anything
 OF_LEVELS = 1.5
+#: of such a design with few runs it is all there is where it leaves less than this share of the variance, of a line and
+#: of second degree, for each of at least so many runs more than parameters: a hidden layer has runs enough to be found
+#: better by folds, but not to be better
+LEAVES_LITTLE, RUNS_TO_TELL = (1e-2, 1e-4), 3
 #: where rows are held out, where it is below so many times the loss on these, which are other rows
 HELD_OUT = 0.95
 #: ... and fewer units are not tried where no more than this share of the loss of zero outputs is left on them
@@ -107,6 +111,10 @@ def _is_high(model: Prepared) -> bool:
 
 def _has_waves(model: Prepared) -> bool:
     return getattr(model.core["architecture_"], "activation", None) == "sin"
+
+
+def _is_line(model: Prepared) -> bool:
+    return not (_has_waves(model) or hasattr(model.core["architecture_"], "degree"))
 
 
 def _share(model: Prepared, one: Prepared | None = None) -> float:
@@ -178,6 +186,24 @@ def is_exact(fit: Prepared, linear: Result) -> bool:
         return False
     loss = _left_out(fit, linear)
     return loss is not None and loss <= EXACT * float(linear.fit.problem.null_loss()[0])
+
+
+def is_all_there_is(fit: Prepared, linear: Result) -> bool:
+    """Whether a linear model need not be compared with a hidden layer: it is exact, or fits a design well enough."""
+    return is_exact(fit, linear) or (linear.cut_short is None and _fits_design(fit, linear))
+
+
+def _fits_design(fit: Prepared, linear: Result) -> bool:
+    """Whether it leaves next to nothing of a design with fewer runs than a hidden layer has parameters."""
+    assert fit.linear is not None
+    model, problem = linear.fit, linear.fit.problem
+    n_targets, n_parameters = problem.n_samples * problem.network.n_outputs, problem.network.n_parameters
+    few = fit.linear.of_levels and problem.loss.is_squared and fit.problem.network.n_parameters >= n_targets
+    if not few or _is_high(model) or fit.validation is not None or n_targets - n_parameters < RUNS_TO_TELL:
+        return False
+    loss = float(problem.weights[0].cpu().numpy() @ model.losses(linear.solution, linear.row))
+    limit = LEAVES_LITTLE[0 if _is_line(model) else 1] * float(problem.null_loss()[0])
+    return loss * n_targets / (n_targets - n_parameters) < limit
 
 
 def _left_out(fit: Prepared, linear: Result) -> float | None:
@@ -272,8 +298,8 @@ def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
         left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
         if left_out[0] is not None and left_out[1] is not None:
             weights = fit.problem.weights[0].cpu().numpy()
-            is_line = not (_has_waves(linear.fit) or hasattr(linear.fit.core["architecture_"], "degree"))
-            return _is_less(left_out[0] / share, left_out[1], weights, ERRORS_OF_LINE if is_line else 0.0)
+            errors = ERRORS_OF_LINE if _is_line(linear.fit) else 0.0
+            return _is_less(left_out[0] / share, left_out[1], weights, errors)
     share *= OF_LEVELS if fit.linear.of_levels else 1.0
     folds = [result.fit.searched_losses for result in (linear, one)]
     if folds[0] is None or folds[1] is None or not ratio_of_losses(*folds) < share * OF_FOLDS:

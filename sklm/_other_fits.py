@@ -17,7 +17,7 @@ import torch
 from ._base import AUTO_UNITS, FEWER_UNITS, most_units
 from ._depth import Result, deepened, deeper_sizes, together
 from ._discrepancy import down_to_noise
-from ._linear_model import ROWS_OF_HIGH, is_exact, linear_models, narrowed, simplest, waves_if_better
+from ._linear_model import ROWS_OF_HIGH, is_all_there_is, linear_models, narrowed, simplest, waves_if_better
 from ._prepared import Prepared
 from ._rival import Linear, Rival, Rules
 from ._streaming import Streaming
@@ -224,7 +224,7 @@ class OtherFits(Streaming):
         if result is None:
             return None, False
         try:
-            is_final = Status.INTERRUPTED in result.solution.status or is_exact(fit, result)
+            is_final = Status.INTERRUPTED in result.solution.status or is_all_there_is(fit, result)
         except KeyboardInterrupt:
             result, is_final = result.ended(Status.INTERRUPTED), True
         if result.cut_short is Status.INTERRUPTED:

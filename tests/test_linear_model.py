@@ -232,6 +232,47 @@ def test_few_rows_of_a_design_are_judged_by_folds():
     assert degree(model.fit(grid, y)) == 2
 
 
+def box_behnken(n_factors, n_centres):
+    runs = [
+        {first: a, second: b} for first in range(n_factors) for second in range(first) for a in (-1, 1) for b in (-1, 1)
+    ]
+    corners = np.array([[run.get(factor, 0) for factor in range(n_factors)] for run in runs])
+    return np.r_[corners, np.zeros((n_centres, n_factors))].astype(float)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+@pytest.mark.parametrize("n_centres", [1, 3])
+@pytest.mark.parametrize("n_factors", [3, 4])
+def test_a_design_that_a_polynomial_fits_well_is_not_compared_with_a_hidden_layer(
+    n_factors, n_centres, noise, monkeypatch
+):
+    monkeypatch.setattr(LMRegressor, "_with_alpha", None)
+    runs, own = box_behnken(n_factors, n_centres), np.random.default_rng(5)
+    slopes, form = own.normal(size=n_factors), own.normal(size=(n_factors, n_factors))
+    y = runs @ slopes + np.einsum("ij,jk,ik->i", runs, form, runs)
+    y_noisy = y + noise * y.std() * own.normal(size=len(runs))
+    model = LMRegressor(random_state=0).fit(runs, y_noisy)
+    assert degree(model) == 2
+    new = own.uniform(-1, 1, (1000, n_factors))
+    true = new @ slopes + np.einsum("ij,jk,ik->i", new, form, new)
+    assert np.std(model.predict(new) - true) <= 1e-5 + 3 * noise * y.std()
+    (together,) = fit_many(LMRegressor(random_state=0), runs, [y_noisy])
+    np.testing.assert_allclose(together.predict(new), model.predict(new), rtol=1e-6, atol=1e-9)
+
+
+def test_a_design_that_a_line_leaves_something_of_is_compared():
+    runs = box_behnken(3, 3)
+    curved = np.exp(runs @ [1.0, 0.5, -0.8])
+    assert degree(LMRegressor(random_state=0).fit(runs, curved)) is None
+    line = runs @ [1.0, 0.5, -0.8] + 0.05 * np.random.default_rng(0).normal(size=len(runs))
+    for y, expected in ((line, True), (curved, False), (np.tile(curved, 20), False)):
+        X = np.tile(runs, (len(y) // len(runs), 1))
+        model = LMRegressor(random_state=0)
+        fit = model._ready(X, y)[1]
+        result = model._linear_result(fit)[0]
+        assert _linear_model._fits_design(fit, result) is expected
+
+
 def test_several_outputs_of_polynomials():
     rows, y, new, true = surface(150, 3, 0.05)
     Y = np.c_[y, rows[:, 0] * rows[:, 1]]
