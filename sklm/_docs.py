@@ -149,7 +149,8 @@ standardize : bool or 'auto', default='auto'
     channel. 'auto' does so for MLPs and CNNs and not for modules, whose parameters have units.
 init : {'auto', 'nguyen_widrow', 'glorot', 'uniform', 'normal', 'data'}, default='auto'
     Kind of random start. 'auto' is 'nguyen_widrow' for the first start of an MLP, 'normal', 'data' and 'glorot' for the
-    next ones in turn; 'uniform' for a CNN; and the carried values for modules.
+    next ones in turn; 'uniform' for a CNN; and the carried values for modules. With ``activation='sin'``, one hidden
+    layer, one column and the squared error the first start has the waves of the curve, if it has some.
 n_init : int or 'auto', default='auto'
     Number of starts, fitted as one batch, of which the best is kept. Start k is the same for every ``n_init`` above k.
 <starts>

@@ -23,7 +23,7 @@ from ._rival import Linear, Rival, Rules
 from ._streaming import Streaming
 from ._training_set import TrainingSet
 from ._verbose import say
-from ._waves import MOST_POINTS, as_parameters, find_waves, losses_left_out
+from ._waves import as_parameters, losses_left_out
 from .architectures import MLP, Architecture, Polynomial
 from .optim import Progress, SearchInterrupted, Status, Stopping
 from .optim._growing import shifted
@@ -174,19 +174,17 @@ class OtherFits(Streaming):
     ) -> list[Callable[[], Prepared]]:
         """The same fit with sines that start from the waves of a curve, if it has some."""
         problem = fit.problem
-        if fit.validation is not None or not problem.loss.is_squared or problem.y.ndim > 2:
+        if fit.validation is not None or not problem.loss.is_squared or problem.y.ndim > 2 or data.waves is None:
             return []
         x, Y = (part.cpu().double().numpy() for part in (problem.rows.chunk(0, len(data.X))[0], problem.y.mT))
-        some = np.random.default_rng(0).permutation(len(x))[:MOST_POINTS] if len(x) > MOST_POINTS else slice(None)
-        waves, losses = find_waves(x[some], Y[some], data.weights[some]), None
-        if waves is not None and not (fit.predicts_rows and fit.has_rows_of_its_own):
+        waves, losses = data.waves.times(fit.core["x_inverse_scale_"][0]), None
+        if not (fit.predicts_rows and fit.has_rows_of_its_own):
             if fit.folds is None:
                 return []
             rows = fit.folds.rows
             losses = losses_left_out(x[rows], Y[rows], data.weights[rows], fit.folds.of_row, fit.folds.n_held_out)
-            waves = waves if losses is not None else None
-        if waves is None:
-            return []
+            if losses is None:
+                return []
 
         def made() -> Prepared:
             model = make(MLP((waves.n_units(Y.shape[1]),), "sin"))

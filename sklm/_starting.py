@@ -9,7 +9,8 @@ import numpy as np
 from ._arrays import Scaling, check_relevance, mean_scaling, no_scaling, output_scaling, standard_scaling
 from ._solving import Solving
 from ._training_set import TrainingSet
-from .architectures import Architecture, Network
+from ._waves import as_start
+from .architectures import MLP, Architecture, MLPNetwork, Network
 from .losses import Loss
 
 
@@ -90,6 +91,10 @@ class Starting(Solving):
     ) -> np.ndarray:
         """Start vectors (number, P); with a warm start, the first one, or ones, are fitted."""
         theta = self._random_starts(architecture, network, data, x, seed, number)
+        if previous is None and self._may_have_waves(architecture, loss, data) and data.waves is not None:
+            assert isinstance(network, MLPNetwork)
+            waves, inputs = data.waves.times(x.inverse[0]), x.apply(np.asarray(data.X))[:, 0]
+            as_start(theta[0], waves, network.layers[0].fan_out, inputs, y.apply(data.y), data.weights)
         if previous is not None:
             old_x, old_y = previous._stored_scalings()
             before = output_scaling(previous._fitted_loss.target_scaling, old_y)
@@ -100,6 +105,14 @@ class Starting(Solving):
         if len(constant) and network.output_places is not None:  # weights that fade away would become denormal numbers
             theta[:, network.output_places[constant]] = 0.0
         return theta
+
+    def _may_have_waves(self, architecture: Architecture, loss: Loss, data: TrainingSet) -> bool:
+        """Whether the first start is looked for in a periodogram: of a curve by one layer of sines."""
+        if not (isinstance(architecture, MLP) and architecture.activation == "sin" and self.init == "auto"):
+            return False
+        if np.size(architecture.hidden_layer_sizes) != 1:
+            return False
+        return data.X.shape[1] == 1 and self._numeric_targets and loss.is_squared and not data.is_large
 
     def _check_continues(self, previous: Any, architecture: Architecture, network: Network, n_inputs: int) -> None:
         if previous._going_on(network).shape[1] != network.n_parameters or previous.n_features_in_ != n_inputs:

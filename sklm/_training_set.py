@@ -10,6 +10,7 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from ._arrays import RowView, Scaling, far_outside, float_blocks, sorted_rows, standard_scaling
+from ._waves import MOST_POINTS, Waves, find_waves
 from .architectures import Inputs
 from .optim._memory import available_bytes
 from .optim._problem import are_counts
@@ -61,6 +62,14 @@ class TrainingSet:
         if self.is_large:
             return np.zeros(len(self.X), dtype=bool)
         return far_outside(np.asarray(self.X), self.scaling_weights, self.scaling)
+
+    @cached_property
+    def waves(self) -> Waves | None:
+        """The waves that a curve consists of; None if it does not."""
+        x, Y = self.scaling.apply(np.asarray(self.X)), standard_scaling(self.y, self.scaling_weights).apply(self.y)
+        some = np.random.default_rng(0).permutation(len(x))[:MOST_POINTS] if len(x) > MOST_POINTS else slice(None)
+        found = find_waves(x[some, 0], Y[some], self.weights[some])
+        return None if found is None else found.times(self.scaling.scale[0])
 
     def take(self, index: np.ndarray) -> TrainingSet:
         """Rows ``index``; large X are not copied."""

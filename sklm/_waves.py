@@ -38,6 +38,16 @@ class Waves:
         """Sines that the waves and the slope are made of."""
         return len(self.frequencies) * min(n_outputs, 2) + self.slopes
 
+    def times(self, factor: float) -> Waves:
+        """The same for x that is multiplied by a factor."""
+        return Waves(self.frequencies / factor, self.slopes)
+
+    def within(self, n_units: int, n_outputs: int) -> Waves:
+        """As many of them, the highest first, as so many sines are enough for."""
+        frequencies = self.frequencies[: n_units // min(n_outputs, 2)]
+        slopes = self.slopes and len(frequencies) > 0 and Waves(frequencies, True).n_units(n_outputs) <= n_units
+        return Waves(frequencies, slopes)
+
 
 def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | None:
     """The waves that Y (N, K) over x (N,) consists of, with weights (N,) of the points; None if it does not.
@@ -93,6 +103,24 @@ def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarra
         turn = TURN / np.ptp(x)
         inputs, biases, outputs = np.r_[inputs, turn], np.r_[biases, 0.0], np.vstack([outputs, slopes / turn])
     return np.r_[inputs, biases, outputs.T.ravel(), constant]
+
+
+def as_start(theta: np.ndarray, waves: Waves, n_units: int, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
+    """Put waves into the parameters (P,) of a hidden layer of ``n_units`` sines, in place; other units are silent.
+
+    Nothing is done where it has fewer units than one wave takes.
+    """
+    n_outputs = Y.shape[1]
+    waves = waves.within(n_units, n_outputs)
+    used = waves.n_units(n_outputs)
+    if not used:
+        return
+    found = as_parameters(waves, x, Y, weights)
+    inputs, biases, outputs, constants = np.split(found, used * np.array([1, 2, 2 + n_outputs]))
+    theta[:used], theta[n_units : n_units + used] = inputs, biases
+    heights = np.zeros((n_outputs, n_units))
+    heights[:, :used] = outputs.reshape(n_outputs, used)
+    theta[2 * n_units :] = np.r_[heights.ravel(), constants]
 
 
 def losses_left_out(

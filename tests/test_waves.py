@@ -7,7 +7,7 @@ from scipy.optimize import least_squares
 from sklearn.model_selection import GridSearchCV, KFold
 
 from sklm import MLP, LMGridSearchCV, LMRegressor, fit_many
-from sklm._waves import Waves, _corrected, as_parameters, find_waves, losses_left_out
+from sklm._waves import Waves, _corrected, as_parameters, as_start, find_waves, losses_left_out
 from sklm.optim import Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -29,6 +29,48 @@ def found_in(x, y, weights=None):
 
 def has_waves(model):
     return getattr(model.architecture_, "activation", None) == "sin"
+
+
+# -- when they are asked for ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", ["auto", 0])
+@pytest.mark.parametrize(("n_units", "n_outputs"), [(1, 1), (2, 1), (20, 1), (2, 2), (7, 3)])
+def test_sines_start_from_the_waves(n_units, n_outputs, alpha):
+    x = times(200)
+    Y = np.column_stack([signal(x, (12.3,), phases=(phase,)) for phase in range(n_outputs)])
+    Y = Y + 0.1 * np.random.default_rng(0).normal(size=Y.shape)
+    model = LMRegressor(n_units, activation="sin", alpha=alpha, random_state=0).fit(x[:, None], Y.squeeze())
+    true = np.column_stack([signal(x, (12.3,), phases=(phase,)) for phase in range(n_outputs)])
+    assert np.mean((model.predict(x[:, None]).reshape(200, -1) - true) ** 2) < 0.1**2 * 3 * n_units * 2 / 200 + 1e-4
+
+
+def test_a_start_has_the_highest_waves_that_its_units_are_enough_for():
+    x, own = times(300), np.random.default_rng(0)
+    Y = np.column_stack([signal(x, (30.0, 9.2, 4.1), (0.3, 1.0, 0.6), (0, 1, 2), slope=2.0), signal(x, (9.2,))])
+    waves, weights = found_in(x, Y), own.uniform(0.5, 1, 300)
+    np.testing.assert_allclose(waves.frequencies / (2 * np.pi), [9.2, 4.1, 30.0], rtol=1e-8)
+    assert [waves.within(number, 2).n_units(2) for number in (1, 2, 3, 4, 7, 10)] == [0, 2, 3, 4, 7, 7]
+    for n_units, left in ((2, 3.0), (3, 2.0), (7, 2e-3), (10, 2e-3)):  # the slope is a sine
+        theta = own.normal(size=2 * n_units + 2 * (n_units + 1))
+        as_start(theta, waves, n_units, x, Y, weights)
+        network = MLP((n_units,), "sin").build(1, 2)
+        outputs = network.forward(torch.tensor(theta)[None], torch.tensor(x)[None], derivatives=False).outputs[0]
+        assert 0 < np.abs(outputs.numpy().T - Y).max() < left
+        if n_units == 10:  # the others are silent, and may become what they like
+            assert not theta[20:40].reshape(2, 10)[:, 7:].any()
+            assert theta[7:10].all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"init": "normal"}, {"activation": "tanh"}, {"hidden_layer_sizes": (2, 2)}, {"loss": "huber"}]
+)
+def test_other_starts_stay(options):
+    x = times(100)
+    model = LMRegressor(**{"hidden_layer_sizes": 2, "activation": "sin", "random_state": 0, **options})
+    fit = model._ready(x[:, None], signal(x, (12.3,)))[1]
+    frequency = np.abs(fit.theta[0, 0]) * fit.core["x_inverse_scale_"][0] / (2 * np.pi)
+    assert not 12 < frequency < 12.6
 
 
 # -- frequencies ----------------------------------------------------------------------------------------------------
