@@ -552,14 +552,14 @@ def test_levels_that_occur_once_say_nothing_about_the_penalty():
         ("_is_enough", MemoryError),
         ("_mean_left_out", KeyboardInterrupt),
         ("_mean_left_out", MemoryError),
-        ("is_exact", KeyboardInterrupt),
+        ("is_all_there_is", KeyboardInterrupt),
     ],
 )
 def test_a_fault_in_the_comparison_leaves_a_model(monkeypatch, where, error):
     def fail(*_):
         raise error("here")
 
-    monkeypatch.setattr(_other_fits if where == "is_exact" else _linear_model, where, fail)
+    monkeypatch.setattr(_other_fits if where == "is_all_there_is" else _linear_model, where, fail)
     message = "interrupted by the user" if error is KeyboardInterrupt else "linear model could not be .*here"
     with pytest.warns(UserWarning, match=message):
         model = LMRegressor(random_state=0).fit(X, NOISY)
