@@ -27,6 +27,8 @@ EVIDENT = 0.95
 #: share of the loss of all others; but not those of curves with so many places a parameter, no gap of so much of their
 #: range, and a hidden layer that has a penalty: without noise it has no end to come to
 HIGHER, PLACES_OF_HIGH, GAP = 0.5, 4, 0.2
+#: ... and waves of which there are more, where they have less than this share
+FEW_OF_MANY = 0.5
 #: it is kept where its leave-one-out loss is below that of a hidden layer, and below so many times that without this
 #: share of the rows, which neither predicts and which may outweigh all others
 OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
@@ -34,6 +36,8 @@ OF_MOST_ROWS, FAR_OFF = 1.05, 0.05
 ERRORS_OF_LINE = 0.5
 #: ... and half of its rows have less than so many times what half of those of the hidden layer have
 OF_HALF = 1.5
+#: near rows say what each other should be, but not to a hidden layer of a curve of so many places a parameter
+MANY_PLACES = 10
 #: where that is not known, where its losses on the rows that folds leave out are less than so many times those of the
 #: hidden layer, in the mean and in the median of the folds: it has fewer chances to be better by luck
 OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
@@ -101,7 +105,7 @@ def _better(fit: Prepared, low: Result | None, high: Result) -> Result:
         return low.ended(Status.INTERRUPTED)
     if losses[0] is None or losses[1] is None:
         return low
-    return high if losses[1] < min(_share(high.fit), EVIDENT) * losses[0] else low
+    return high if losses[1] < min(_share(fit, high.fit), EVIDENT) * losses[0] else low
 
 
 def _is_high(model: Prepared) -> bool:
@@ -117,8 +121,11 @@ def _is_line(model: Prepared) -> bool:
     return not (_has_waves(model) or hasattr(model.core["architecture_"], "degree"))
 
 
-def _share(model: Prepared, one: Prepared | None = None) -> float:
+def _share(fit: Prepared, model: Prepared, one: Prepared | None = None) -> float:
     """What share of the loss of another model, or of a hidden layer ``one``, it must be below."""
+    assert fit.linear is not None
+    if _has_waves(model):
+        return FEW_OF_MANY if fit.linear.has_more_waves else 1.0
     if not _is_high(model) or (_is_covered(model) and (one is None or one.alpha > NO_PENALTY)):
         return 1.0
     return HIGHER
@@ -132,6 +139,12 @@ def _is_covered(model: Prepared) -> bool:
     if len(X) > 1 or len(x) * problem.network.n_outputs < PLACES_OF_HIGH * problem.network.n_parameters:
         return False
     return bool(x.diff().max() <= GAP * (x[-1] - x[0]))
+
+
+def _has_many_places(fit: Prepared) -> bool:
+    """Whether a curve has so many that one left out says what it should, however near the next one is."""
+    X = fit.problem.rows.chunk(0, fit.problem.n_samples)
+    return len(X) == 1 and len(X[0].unique()) >= MANY_PLACES * fit.problem.network.n_parameters
 
 
 def _model(fit: Prepared, place: int, began: float) -> Prepared:
@@ -290,11 +303,11 @@ def _of_most_rows(result: Result) -> float | None:
 
 def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
     assert fit.linear is not None
-    share = _share(linear.fit, one.fit)
+    share = _share(fit, linear.fit, one.fit)
     if fit.validation is not None:
         ours = _mean_left_out(linear)
         return ours is not None and ours < share * HELD_OUT * float(one.solution.score[one.row])
-    if fit.linear.by_rows:
+    if fit.linear.by_rows or _has_many_places(fit):
         left_out = [result.fit.losses_left_out(result.solution, result.row) for result in (linear, one)]
         if left_out[0] is not None and left_out[1] is not None:
             weights = fit.problem.weights[0].cpu().numpy()

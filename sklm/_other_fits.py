@@ -165,9 +165,10 @@ class OtherFits(Streaming):
             simple = MLP((), architecture.activation) if degree == 1 else Polynomial(degree)
             makes.append(partial(make, simple))
         by_rows = fit.has_rows_of_its_own or fit.validation is not None
-        if n_columns == 1 and self.activation == "auto":
-            makes[1:1] = self._waves(fit, data, make)
-        return Linear(tuple(makes), by_rows, _has_few_levels(np.asarray(data.X))) if makes else None
+        waves = self._waves(fit, data, make) if n_columns == 1 and self.activation == "auto" else []
+        has_more_waves = bool(waves) and data.waves is not None and not data.waves.are_all
+        makes[1:1] = waves
+        return Linear(tuple(makes), by_rows, _has_few_levels(np.asarray(data.X)), has_more_waves) if makes else None
 
     def _waves(
         self, fit: Prepared, data: TrainingSet, make: Callable[[Architecture], Prepared]

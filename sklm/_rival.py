@@ -67,12 +67,14 @@ class Linear:
     """The same fit without a hidden layer: models that are linear in their parameters, a line and polynomials.
 
     ``makes`` prepare them, those of lower degrees first; ``by_rows``: rows left out one by one are known;
-    ``of_levels``: X has a few levels of each column, so that rows left out say little of what is between these.
+    ``of_levels``: X has a few levels of each column, so that rows left out say little of what is between these;
+    ``has_more_waves``: a curve has more than its model has.
     """
 
     makes: tuple[Callable[[], Prepared], ...]
     by_rows: bool
     of_levels: bool
+    has_more_waves: bool = False
 
 
 #: softplus draws long smooth borders with fewer units

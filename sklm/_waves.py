@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 #: noise would have a peak as high with less than this probability; so many waves at most, and points a parameter
-CHANCE, MOST_WAVES, POINTS_PER_PARAMETER = 1e-3, 12, 3
+CHANCE, MOST_WAVES, POINTS_PER_PARAMETER = 1e-3, 24, 3
 #: waves of more points are looked for in so many of them, drawn at random
 MOST_POINTS = 4000
 #: less than this share of the sum of squares is nothing
@@ -29,10 +29,11 @@ TURN, LIKELIER = 0.05, 5.0
 
 @dataclass(frozen=True)
 class Waves:
-    """Angular frequencies (m,) of waves, and whether there is a slope."""
+    """Angular frequencies (m,) of waves, whether there is a slope, and whether these are all that there are."""
 
     frequencies: np.ndarray
     slopes: bool
+    are_all: bool = True
 
     def n_units(self, n_outputs: int) -> int:
         """Sines that the waves and the slope are made of."""
@@ -40,13 +41,13 @@ class Waves:
 
     def times(self, factor: float) -> Waves:
         """The same for x that is multiplied by a factor."""
-        return Waves(self.frequencies / factor, self.slopes)
+        return replace(self, frequencies=self.frequencies / factor)
 
     def within(self, n_units: int, n_outputs: int) -> Waves:
         """As many of them, the highest first, as so many sines are enough for."""
         frequencies = self.frequencies[: n_units // min(n_outputs, 2)]
-        slopes = self.slopes and len(frequencies) > 0 and Waves(frequencies, True).n_units(n_outputs) <= n_units
-        return Waves(frequencies, slopes)
+        flat = Waves(frequencies, False)
+        return replace(flat, slopes=self.slopes and 0 < flat.n_units(n_outputs) < n_units)
 
 
 def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | None:
@@ -66,12 +67,10 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
     if length == 0 or total == 0:
         return None
     n_places = 1 + int(np.sum(np.diff(np.sort(x)) > APART * length / n_points))
-    found = np.empty(0)
+    found, are_all = np.empty(0), True
     left = _fitted(x, Y, root, found, slopes=True)[1]
-    while len(found) < MOST_WAVES and np.sum(left**2) > NOTHING * total:
+    while np.sum(left**2) > NOTHING * total:
         n_parameters = 2 + 3 * (len(found) + 1)
-        if n_places < POINTS_PER_PARAMETER * n_parameters:
-            break
         tried = _corrected(x, Y, root, np.append(found, _peak(x, root * left, n_places)))
         if np.abs(tried).max() * length > np.pi * n_places:
             break
@@ -79,13 +78,16 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
         share, freedom = np.sum(now**2) / np.sum(left**2), (n_points - n_parameters) / 2  # outputs may have one noise
         if not np.log(n_points) + freedom * np.log(max(share, 1e-300)) < np.log(CHANCE):
             break
+        if n_places < POINTS_PER_PARAMETER * n_parameters or len(found) == MOST_WAVES:
+            are_all = False
+            break
         found, left = tried, now
     if not len(found) or np.abs(found).max() * length < 2 * np.pi * LEAST_CYCLES:
         return None
     flat, sloping = (
         np.sum(_fitted(x, Y, root, found, slopes=slopes)[1] ** 2) + NOTHING * total for slopes in (False, True)
     )
-    return Waves(found, bool(n_points / 2 * np.log(flat / sloping) > LIKELIER))
+    return Waves(found, bool(n_points / 2 * np.log(flat / sloping) > LIKELIER), are_all)
 
 
 def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -187,13 +187,14 @@ def test_polynomials_of_gaps_and_few_places_have_to_be_evident():
     for x in (whole, gap, whole[:15], whole.round(1)):
         fit = LMRegressor(random_state=0)._ready(x[:, None], np.sin(7 * x) + 0.05 * own.normal(size=len(x)))[1]
         models = [make() for make in fit.linear.makes]
-        shares.append([_linear_model._share(model) for model in models if not _linear_model._has_waves(model)])
+        shares.append([_linear_model._share(fit, model) for model in models if not _linear_model._has_waves(model)])
     assert shares[0] == [1.0] * 5
     assert shares[1] == [1.0, 1.0, 0.5, 0.5, 0.5]
     assert shares[2] == [1.0, 1.0, 0.5, 0.5, 0.5]
     assert shares[3] == [1.0, 1.0, 0.5, 0.5, 0.5]
     rough = replace(fit, alpha=1e-9)  # a hidden layer that may go on for ever
-    assert _linear_model._share(LMRegressor()._ready(whole[:, None], whole)[1].linear.makes[-1](), rough) == 0.5
+    fit = LMRegressor()._ready(whole[:, None], whole)[1]
+    assert _linear_model._share(fit, fit.linear.makes[-1](), rough) == 0.5
 
 
 def surface(n_samples, n_inputs, noise, seed=0):

@@ -232,6 +232,38 @@ def test_they_are_kept_where_a_hidden_layer_is_near_the_noise_by_itself(n_points
     assert np.mean((model.predict(new[:, None]) - signal(new, (number,))) ** 2) < 4 * 0.3**2 * 5 / n_points
 
 
+def heartbeat(x, periods=5.0):
+    return np.exp(-0.5 * (((x * periods) % 1 - 0.5) / 0.03) ** 2)
+
+
+def test_a_pulse_a_period_is_many_waves():
+    x, new = times(300, 4), np.linspace(0.02, 0.98, 1000)
+    y = heartbeat(x) + 0.005 * np.random.default_rng(0).normal(size=300)
+    model = LMRegressor(random_state=0).fit(x[:, None], y)
+    assert has_waves(model)
+    assert np.mean((model.predict(new[:, None]) - heartbeat(new)) ** 2) < 0.005**2
+
+
+@pytest.mark.parametrize(("n_points", "are_all"), [(60, False), (300, True)])
+def test_it_is_known_whether_there_are_more(n_points, are_all):
+    x = times(n_points, 4)
+    waves = found_in(x, np.exp(2 * np.sin(2 * np.pi * 3 * x)))
+    assert waves.are_all is are_all
+    assert 3 * (2 + 3 * len(waves.frequencies)) <= n_points
+    assert waves.times(2.0).are_all is are_all
+
+
+def test_more_waves_than_there_may_be_have_to_be_far_better():
+    x = times(3000)
+    y = sum(1 / (1 + ((x - centre) / 0.01) ** 2) for centre in (0.1, 0.25, 0.4, 0.62, 0.7, 0.9))
+    y = y + 0.02 * np.random.default_rng(0).normal(size=3000)
+    model = LMRegressor(random_state=0)
+    fit = model._ready(x[:, None], y)[1]
+    assert fit.linear.has_more_waves
+    assert not fit.linear.by_rows  # near points
+    assert not has_waves(model.fit(x[:, None], y))
+
+
 def test_error_bars_are_those_of_the_formula():
     x = times(100)
     y = signal(x) + 0.2 * np.random.default_rng(3).normal(size=100)
