@@ -41,6 +41,8 @@ MANY_PLACES = 10
 #: where that is not known, where its losses on the rows that folds leave out are less than so many times those of the
 #: hidden layer, in the mean and in the median of the folds: it has fewer chances to be better by luck
 OF_FOLDS, OF_MOST_FOLDS = 1.1, 1.3
+#: ... a line also where it is above by no more than the standard error of the mean difference, and so many times that
+NEAR = 1.3
 #: ... and once more where there are a few levels of each column, between which a hidden layer may do anything
 OF_LEVELS = 1.5
 #: of such a design with few runs it is all there is where it leaves less than this share of the variance, of a line and
@@ -314,12 +316,20 @@ def _is_enough(fit: Prepared, linear: Result, one: Result) -> bool:
             errors = ERRORS_OF_LINE if _is_line(linear.fit) else 0.0
             return _is_less(left_out[0] / share, left_out[1], weights, errors)
     share *= OF_LEVELS if fit.linear.of_levels else 1.0
-    folds = [result.fit.searched_losses for result in (linear, one)]
-    if folds[0] is None or folds[1] is None or not ratio_of_losses(*folds) < share * OF_FOLDS:
+    of_line, of_one = linear.fit.searched_losses, one.fit.searched_losses
+    if of_line is None or of_one is None:
         return False
-    same = min(len(folds[0]), len(folds[1]))
+    ratio, same = ratio_of_losses(of_line, of_one), min(len(of_line), len(of_one))
+    of_line, of_one = of_line[:same], of_one[:same]
+    if _is_line(linear.fit) and ratio < NEAR and _is_within_error(of_line - of_one):
+        return True
     with np.errstate(all="ignore"):
-        return bool(np.median(folds[0][:same] / folds[1][:same]) < share * OF_MOST_FOLDS)
+        return ratio < share * OF_FOLDS and bool(np.median(of_line / of_one) < share * OF_MOST_FOLDS)
+
+
+def _is_within_error(differences: np.ndarray) -> bool:
+    """Whether the mean of differences (H,) of folds is below its standard error."""
+    return len(differences) > 1 and bool(np.mean(differences) < np.std(differences, ddof=1) / np.sqrt(len(differences)))
 
 
 def _is_less(ours: np.ndarray, theirs: np.ndarray, weights: np.ndarray, errors: float = 0.0) -> bool:

@@ -398,6 +398,30 @@ def test_a_line_may_be_worse_by_half_a_standard_error():
     assert not _linear_model._is_less(ours, theirs, np.full(100, 0.01), errors=0.5)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "for_line", "for_others"),
+    [
+        ([1.0, 1.0, 1.0], [1.0, 1.1, 0.9], True, True),
+        ([1.3, 1.0, 1.2], [1.0, 1.2, 0.9], True, False),  # 1.13 times, with an error of 0.17
+        ([1.2, 1.2, 1.2], [1.0, 1.0, 1.0], False, False),  # all alike
+        ([2.0, 1.0, 1.5], [1.0, 1.5, 0.9], False, False),  # 1.32 times
+        ([1.2], [1.0], False, False),
+        ([1.0], [1.0, 9.0], True, True),
+    ],
+)
+def test_folds_decide_with_the_errors_of_their_means(ours, theirs, for_line, for_others):
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    fit = LMRegressor(random_state=0)._ready(x, x[:, 0])[1]
+    fit = replace(fit, linear=replace(fit.linear, by_rows=False))
+
+    def judged(made):
+        simple = Result(replace(made, searched_losses=np.array(ours)), None, 0)
+        return _linear_model._is_enough(fit, simple, Result(replace(fit, searched_losses=np.array(theirs)), None, 0))
+
+    assert judged(fit.linear.makes[0]()) is for_line
+    assert judged(fit.linear.makes[1]()) is for_others
+
+
 def test_rows_without_weight_do_not_count():
     ours, theirs = np.full(100, 1.0), np.full(100, 0.5)
     theirs[:50] = 2.0

@@ -55,6 +55,25 @@ def cubic(rng):
     return x, x[:, 0] ** 3 - x[:, 0], 0.0, 20, least_squares_on_terms(3)
 
 
+def noisy_cubic(rng):
+    x, coefficients = rng.uniform(-1, 1, (100 + N_NEW, 1)), rng.normal(size=4)
+    return x, np.polynomial.chebyshev.chebval(x[:, 0], coefficients), 0.1, 100, least_squares_on_terms(3)
+
+
+def box_behnken(rng):
+    pairs = [(first, second) for first in range(3) for second in range(first)]
+    runs = np.zeros((13, 3))
+    for number, (pair, signs) in enumerate((pair, signs) for pair in pairs for signs in np.ndindex(2, 2)):
+        runs[number, list(pair)] = 2 * np.array(signs) - 1
+    X = np.vstack([runs, rng.uniform(-1, 1, (N_NEW, 3))])
+    slopes, form = rng.normal(size=3), rng.normal(size=(3, 3))
+    return X, X @ slopes + np.einsum("ij,jk,ik->i", X, form, X), 0.01, 13, least_squares_on_terms(2)
+
+
+def heartbeat(x):
+    return np.exp(-0.5 * (((5 * x) % 1 - 0.5) / 0.03) ** 2)
+
+
 def waves(n_rows, cycles, heights, noise, slope=0.0):
     def draw(rng):
         x, phases = rng.uniform(0, 1, (n_rows + N_NEW, 1)), rng.uniform(0, 6, len(cycles))
@@ -103,14 +122,18 @@ CASES = {
     "response surface, 200 x 10, noise 0.1": surface(200, 10, 0.1),
     "response surface, 100 x 8": surface(100, 8, 0.0),
     "three levels of three factors, noise 0.05": design,
+    "13 runs of three factors (Box-Behnken), noise 0.01": box_behnken,
     "parabola, 12 points, noise 0.1": parabola(12, 0.1),
     "parabola, 50 points, noise 0.3": parabola(50, 0.3),
     "cubic, 20 points": cubic,
+    "cubic, 100 points, noise 0.1": noisy_cubic,
     "one wave of 6 cycles, 30 points, noise 0.1": waves(30, (6.0,), (1.0,), 0.1),
     "one wave of 30 cycles, 300 points, noise 0.2": waves(300, (30.0,), (1.0,), 0.2),
+    "one wave of 5 cycles, 500 points, noise 0.3": waves(500, (5.0,), (1.0,), 0.3),
     "two waves, 100 points, noise 0.1": waves(100, (5.8, 6.3), (1.0, 0.4), 0.1),
     "three waves on a slope, 300 points, noise 0.3": waves(300, (4.2, 8.4, 25.0), (1.0, 0.4, 0.3), 0.3, 3.0),
     "two waves, 400 points": waves(400, (11.0, 27.3), (1.0, 0.5), 0.0),
+    "five heartbeats, 300 points, noise 0.02": other(heartbeat, 300, 1, 0.02),
     "exp(-x) sin, 200 points, noise 0.05": other(lambda x: np.exp(-3 * x) * np.sin(40 * x), 200, 1, 0.05),
     "chirp, 200 points, noise 0.1": other(lambda x: np.sin(40 * x**2), 200, 1, 0.1),
     "peak, 100 points, noise 0.1": other(lambda x: np.exp(-200 * (x - 0.4) ** 2), 100, 1, 0.1),
