@@ -106,8 +106,8 @@ param_selection : {'random', 'layers'}, bool array-like (n_parameters,), Paramet
 solver : {'auto', 'cholesky', 'qr', 'eigh', 'dual', 'cg'}, default='auto'
     How the damped system is solved: 'cholesky' and 'eigh' on the P x P normal equations, 'qr' without forming them, for
     ill-conditioned problems, 'dual' in the space of the rows, 'cg' by conjugate gradients, without a matrix. 'auto' is
-    'qr' for modules, otherwise 'dual' when there are fewer rows times outputs than parameters, else 'cholesky'; and
-    'cg' where that does not fit into memory.
+    'qr' for modules, and for polynomials fitted by least squares to all rows; otherwise 'dual' when there are fewer
+    rows times outputs than parameters, else 'cholesky'; and 'cg' where that does not fit into memory.
 <batch>
     Rows over which mini-batches average the curvature; iterates are averaged over twice as many, and a step goes the
     share of the way that its batch has in the memory. Where curvature is drawn, a step uses half of its batch, the rows

@@ -118,6 +118,9 @@ class Solving(Choosing):
         rows = self._batch_rows(network, n_samples)
         if averages and solver == "auto" and not self._averages_matrix(network, n_samples, rows):
             solver = "dual"
+        is_tall = n_samples * network.n_outputs >= network.n_parameters
+        if solver == "auto" and network.loses_digits and batches is None and problem.loss.is_squared and is_tall:
+            solver = "qr"
         free = _free(device)
         if self.solver == "auto" and not averages and self._need(problem, "cg") <= free < self._need(problem, solver):
             solver = "cg"

@@ -20,6 +20,14 @@ HIGHEST, STEPS = 0.98, 4
 CELLS, MOST_CELLS = 16, 2**20
 #: points nearer to each other than this share of the mean distance are one place: what is between places nobody knows
 APART = 0.1
+#: up to so many gaps that are so many times as wide as the next one are no part of the range that points cover
+GAPS, WIDE = 3, 10.0
+#: ... if it is no more than so many times as long
+MOST_STRETCH = 1000.0
+#: beside a peak, waves are tried in so many steps for each over the range, some at once
+LOBE_STEPS, LOBES_AT_ONCE = 8, 256
+#: ... of every second point, or third ..., where these times points are more, as long as there are so many
+NEARBY_WORK, LEAST_NEARBY = 4_000_000, 300
 #: corrections of all frequencies after each further wave
 CORRECTIONS = 10
 #: a slope is a sine that turns by so many radians within the range; it counts where the logarithm of the likelihood
@@ -61,28 +69,31 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
     left is explained by chance with the probability ``(1 - z)^((N - p) / 2)`` at each of about N frequencies (Scargle
     1982, Astrophysical Journal 263, pp. 835-853, for known variances).
     """
-    n_points = len(x)
-    length, root = np.ptp(x), np.sqrt(weights)[:, None]
-    total = float(np.sum(weights[:, None] * (Y - np.average(Y, axis=0, weights=weights)) ** 2))
-    if length == 0 or total == 0:
+    x, Y, weights = _distinct(x - _middle(x), Y, weights)
+    root, total = np.sqrt(weights)[:, None], _spread(Y, weights)
+    if np.ptp(x) == 0 or total == 0:
         return None
-    n_places = 1 + int(np.sum(np.diff(np.sort(x)) > APART * length / n_points))
+    n_points = weights.sum() ** 2 / np.sum(weights**2)  # as many of equal weights say as much
+    covered, n_places = _covered(x, n_points)
+    stretch = np.ptp(x) / covered
     found, are_all = np.empty(0), True
     left = _fitted(x, Y, root, found, slopes=True)[1]
     while np.sum(left**2) > NOTHING * total:
         n_parameters = 2 + 3 * (len(found) + 1)
-        tried = _corrected(x, Y, root, np.append(found, _peak(x, root * left, n_places)))
-        if np.abs(tried).max() * length > np.pi * n_places:
+        peak = _peak(x, root * left, n_places, stretch)
+        peak = _highest_nearby(x, left, root * _columns(x, found, slopes=True), root, peak, covered)
+        tried = _corrected(x, Y, root, np.append(found, peak))
+        if np.abs(tried).max() * covered > np.pi * n_places:
             break
         now = _fitted(x, Y, root, tried, slopes=True)[1]
         share, freedom = np.sum(now**2) / np.sum(left**2), (n_points - n_parameters) / 2  # outputs may have one noise
-        if not np.log(n_points) + freedom * np.log(max(share, 1e-300)) < np.log(CHANCE):
+        if not np.log(n_points * stretch) + freedom * np.log(max(share, 1e-300)) < np.log(CHANCE):
             break
         if n_places < POINTS_PER_PARAMETER * n_parameters or len(found) == MOST_WAVES:
             are_all = False
             break
         found, left = tried, now
-    if not len(found) or np.abs(found).max() * length < 2 * np.pi * LEAST_CYCLES:
+    if not len(found) or np.abs(found).max() * covered < 2 * np.pi * LEAST_CYCLES:
         return None
     flat, sloping = (
         np.sum(_fitted(x, Y, root, found, slopes=slopes)[1] ** 2) + NOTHING * total for slopes in (False, True)
@@ -92,8 +103,8 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
 
 def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Parameters (P,) of a hidden layer of ``waves.n_units`` sines and a linear output layer that are the waves."""
-    n_outputs, n_waves = Y.shape[1], len(waves.frequencies)
-    coefficients = _fitted(x, Y, np.sqrt(weights)[:, None], waves.frequencies, waves.slopes)[0]
+    n_outputs, n_waves, middle = Y.shape[1], len(waves.frequencies), _middle(x)
+    coefficients = _fitted(x - middle, Y, np.sqrt(weights)[:, None], waves.frequencies, waves.slopes)[0]
     constant, slopes = coefficients[0], coefficients[1 : 1 + waves.slopes]
     sines, cosines = coefficients[1 + waves.slopes :].reshape(2, n_waves, n_outputs)
     inputs, zero = waves.frequencies, np.zeros(n_waves)
@@ -104,7 +115,7 @@ def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarra
     if waves.slopes:
         turn = TURN / np.ptp(x)
         inputs, biases, outputs = np.r_[inputs, turn], np.r_[biases, 0.0], np.vstack([outputs, slopes / turn])
-    return np.r_[inputs, biases, outputs.T.ravel(), constant]
+    return np.r_[inputs, biases - inputs * middle, outputs.T.ravel(), constant]
 
 
 def as_start(theta: np.ndarray, waves: Waves, n_units: int, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
@@ -132,7 +143,7 @@ def losses_left_out(
 
     ``of_row`` (N,) are the numbers of the folds. None if the others have none.
     """
-    losses = []
+    x, losses = x - _middle(x), []
     for fold in range(n_held_out):
         out = of_row == fold
         rest = (x[~out], Y[~out], weights[~out])
@@ -143,6 +154,32 @@ def losses_left_out(
         errors = Y[out] - _columns(x[out], waves.frequencies, waves.slopes) @ coefficients
         losses.append(np.average(np.mean(errors**2, axis=1) / 2, weights=weights[out]))
     return np.array(losses)
+
+
+def _middle(x: np.ndarray) -> float:
+    return float(x.min() + x.max()) / 2
+
+
+def _spread(Y: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted sum of squares of Y (N, K) around its means."""
+    return float(np.sum(weights[:, None] * (Y - np.average(Y, axis=0, weights=weights)) ** 2))
+
+
+def _distinct(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points that differ, with the sums of their weights: a row that is repeated says no more than one that weighs."""
+    rows, which = np.unique(np.c_[x, Y], axis=0, return_inverse=True)
+    return rows[:, 0], rows[:, 1:], np.bincount(which.reshape(-1), weights, len(rows))
+
+
+def _covered(x: np.ndarray, n_points: float) -> tuple[float, float]:
+    """The length of the range of sorted x (N,) without a few wide gaps, and the number of places in it."""
+    gaps = np.diff(x)
+    widest = np.sort(gaps)[::-1][: GAPS + 1]
+    wide = widest[:-1][widest[:-1] > WIDE * widest[-1]] if len(gaps) > GAPS and widest[-1] > 0 else np.empty(0)
+    covered = float(gaps.sum() - wide.sum())
+    if gaps.sum() > MOST_STRETCH * covered:
+        covered = float(gaps.sum())
+    return covered, min(1.0 + int(np.sum(gaps > APART * covered / len(x))), n_points)
 
 
 def _fitted(
@@ -160,16 +197,51 @@ def _columns(x: np.ndarray, frequencies: np.ndarray, slopes: bool) -> np.ndarray
     return np.hstack([np.ones((len(x), 1)), x[:, None][:, : int(slopes)], np.sin(phases), np.cos(phases)])
 
 
-def _peak(x: np.ndarray, left: np.ndarray, n_places: int) -> float:
-    """The frequency of the highest peak of the periodogram of weighted residuals (N, K), from a fine histogram."""
-    n_cells = 2 ** int(np.ceil(np.log2(min(CELLS * len(x), MOST_CELLS))))
+def _peak(x: np.ndarray, left: np.ndarray, n_places: float, stretch: float) -> float:
+    """The frequency of the highest peak of the periodogram of weighted residuals (N, K), from a fine histogram.
+
+    The range of x is so many times what points cover.
+    """
+    n_cells = 2 ** int(np.ceil(np.log2(min(CELLS * len(x) * stretch, MOST_CELLS))))
     step = np.ptp(x) / (n_cells - 1)
     cells = np.rint((x - x.min()) / step).astype(int)
     histograms = [np.bincount(cells, column, n_cells) for column in left.T]
     power = np.sum(np.abs(np.fft.rfft(histograms, STEPS * n_cells)) ** 2, axis=0)
-    highest = int(min(HIGHEST * STEPS * n_places / 2, STEPS * n_cells / 2))
+    highest = int(min(HIGHEST * STEPS * n_places * stretch / 2, STEPS * n_cells / 2))
     place = 1 + int(np.argmax(power[1 : highest + 1]))
     return 2 * np.pi * place / (STEPS * n_cells * step)
+
+
+def _highest_nearby(
+    x: np.ndarray, left: np.ndarray, columns: np.ndarray, root: np.ndarray, peak: float, covered: float
+) -> float:
+    """The frequency by which a wave explains most of what columns (N, q) leave, with roots of weights (N, 1).
+
+    Across wide gaps the periodogram has many peaks of about one height beside each other.
+    """
+    number = int(np.ceil(LOBE_STEPS * np.ptp(x) / covered))
+    if number <= 2 * LOBE_STEPS:
+        return peak
+    step = 2 * np.pi / (LOBE_STEPS * np.ptp(x))
+    near = peak + step * np.arange(-number, number + 1)
+    near = near[near > 0]
+    every = max(min(len(x) * len(near) // NEARBY_WORK, len(x) // LEAST_NEARBY), 1)
+    x, left, columns, root = (part[::every] for part in (x, left, columns, root))
+    basis, gains = np.linalg.qr(columns)[0], []
+    for some in np.array_split(near, -(-len(near) // LOBES_AT_ONCE)):
+        parts = np.stack([root * np.sin(x[:, None] * some), root * np.cos(x[:, None] * some)])  # (2, N, m)
+        parts -= basis @ (basis.T @ parts)
+        products, matrix = np.einsum("inm,nk->mik", parts, left), np.einsum("inm,jnm->mij", parts, parts)
+        matrix += np.finfo(float).eps * np.trace(matrix, axis1=1, axis2=2).max() * np.eye(2)
+        gains.append(np.einsum("mik,mik->m", products, np.linalg.solve(matrix, products)))
+    gain = np.concatenate(gains)
+    bend, rise = gain[:-2] - 2 * gain[1:-1] + gain[2:], gain[2:] - gain[:-2]  # of parabolas
+    top = (gain[1:-1] >= gain[:-2]) & (gain[1:-1] >= gain[2:]) & (bend < 0)
+    if not top.any():
+        return float(near[gain.argmax()])
+    vertex = np.where(top, -rise / (2 * np.where(top, bend, -1.0)), 0.0)
+    best = int(np.where(top, gain[1:-1] + rise * vertex / 4, -np.inf).argmax())
+    return float(near[1 + best] + step * vertex[best])
 
 
 def _corrected(x: np.ndarray, Y: np.ndarray, root: np.ndarray, frequencies: np.ndarray) -> np.ndarray:

@@ -152,6 +152,45 @@ def test_points_without_weight_do_not_count():
     np.testing.assert_allclose(found_in(x, y, weights).frequencies, 2 * np.pi * 7.3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("decades", [0.5, 1.0, 3.0])
+def test_points_of_little_weight_are_no_evidence(decades):
+    for seed in range(10):
+        own = np.random.default_rng(seed)
+        x, weights, noise = times(200, seed), 10 ** own.uniform(-decades, decades, 200), own.normal(size=200)
+        assert found_in(x, noise, weights) is None
+        assert found_in(x, noise / np.sqrt(weights), weights) is None
+        waves = found_in(x, signal(x) + 0.2 * noise / np.sqrt(weights / np.median(weights)), weights)
+        np.testing.assert_allclose(waves.frequencies, [2 * np.pi * 7.3], rtol=0.01)
+
+
+def test_a_point_that_is_repeated_is_one_that_weighs():
+    x, own = times(60), np.random.default_rng(1)
+    y, counts = signal(x) + 0.3 * own.normal(size=60), own.integers(1, 6, 60)
+    weighed = LMRegressor(random_state=0).fit(x[:, None], y, sample_weight=counts)
+    repeated = LMRegressor(random_state=0).fit(np.repeat(x, counts)[:, None], np.repeat(y, counts))
+    assert weighed.architecture_ == repeated.architecture_ == MLP((1,), "sin")
+    np.testing.assert_allclose(weighed.predict(x[:, None]), repeated.predict(x[:, None]), atol=1e-8)
+    noise = np.repeat(own.normal(size=40), 5)
+    assert found_in(np.repeat(times(40), 5), noise) is None
+
+
+@pytest.mark.parametrize("far", [[3.0], [10.0, 11.0], 1000 + np.linspace(0, 1, 150)])
+def test_gaps_do_not_count(far):
+    x = np.r_[np.linspace(0, 1, 150), far]
+    waves = found_in(x, signal(x) + 0.1 * np.random.default_rng(0).normal(size=len(x)))
+    np.testing.assert_allclose(waves.frequencies, [2 * np.pi * 7.3], rtol=0.01)
+
+
+def test_a_slope_far_from_zero():
+    x = times(100) + 1e4
+    y = signal(x - 1e4, slope=3.0)
+    waves = found_in(x, y)
+    theta = as_parameters(waves, x, y[:, None], np.ones(100))
+    network = MLP((waves.n_units(1),), "sin").build(1, 1)
+    outputs = network.forward(torch.tensor(theta)[None], torch.tensor(x)[None], derivatives=False).outputs[0, 0]
+    np.testing.assert_allclose(outputs.numpy(), y, atol=2e-3)  # the slope is a sine
+
+
 def test_outputs_share_frequencies():
     x = times(80)
     Y = np.c_[signal(x), signal(x, phases=(2.0,), heights=(0.2,)), np.zeros(80)]

@@ -113,6 +113,8 @@ class Network(ABC):
     #: whether memory is laid out samples first (the shapes stay): inputs as a view of (n, F), ``out`` of ``pullback``
     #: as one of (B, n, R, P)
     samples_first = False
+    #: whether rows may differ so much in size that normal equations lose digits
+    loses_digits = False
     layer_floats: int | None = None
     output_places: np.ndarray | None = None
     input_weights: slice | None = None

@@ -71,6 +71,8 @@ class Polynomial(Parameters, Architecture):
 class PolynomialNetwork(Network):
     """The function a :class:`Polynomial` defines: one linear layer on T products of inputs."""
 
+    loses_digits = True  # powers of a row that is far from the others
+
     def __init__(self, n_inputs: int, n_outputs: int, degree: int):
         self.n_inputs = n_inputs
         #: the factors of every product
