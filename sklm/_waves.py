@@ -12,8 +12,9 @@ CHANCE, MOST_WAVES, POINTS_PER_PARAMETER = 1e-3, 24, 3
 MOST_POINTS = 4000
 #: less than this share of the sum of squares is nothing
 NOTHING = 1e-26
-#: one of the waves goes up and down at least so many times between the first point and the last
-LEAST_CYCLES = 2.0
+#: waves that go up and down at least so many times between the first point and the last explain at least this share of
+#: what a line leaves: decays and saturations are sums of slower ones and of some that count for little
+LEAST_CYCLES, OSCILLATES = 2.0, 0.02
 #: frequencies are looked for up to this share of half a wave a place, in so many steps for each wave over the range
 HIGHEST, STEPS = 0.98, 4
 #: cells that the range is divided into for that: for each point, and at most
@@ -93,7 +94,11 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
             are_all = False
             break
         found, left = tried, now
-    if not len(found) or np.abs(found).max() * covered < 2 * np.pi * LEAST_CYCLES:
+    slow = found[np.abs(found) * covered < 2 * np.pi * LEAST_CYCLES]
+    if len(slow) == len(found):
+        return None
+    of_line, of_slow = (np.sum(_fitted(x, Y, root, some, slopes=True)[1] ** 2) for some in (found[:0], slow))
+    if of_slow - np.sum(left**2) < OSCILLATES * of_line:
         return None
     flat, sloping = (
         np.sum(_fitted(x, Y, root, found, slopes=slopes)[1] ** 2) + NOTHING * total for slopes in (False, True)

@@ -124,6 +124,18 @@ def test_less_than_two_cycles_are_no_waves(curve):
     assert waves is None or waves.frequencies.max() >= 4 * np.pi
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize(
+    "curve", [lambda x: np.exp(-3 * x), lambda x: x / (0.3 + x), lambda x: np.tanh(4 * (x - 0.4)), lambda x: x**3]
+)
+def test_what_does_not_oscillate_is_no_wave(curve, noise):
+    x = times(300)
+    y = curve(x) + noise * np.random.default_rng(0).normal(size=300)
+    assert found_in(x, y) is None
+    waves = found_in(x, y + 0.2 * np.sin(2 * np.pi * 9.0 * x))  # on top of that
+    assert np.min(np.abs(waves.frequencies / (2 * np.pi) - 9.0)) < 0.1
+
+
 @pytest.mark.parametrize("jitter", [0.0, 1e-5])
 @pytest.mark.parametrize("cycles", [2.3, 6.0])
 def test_frequencies_that_repeated_places_cannot_tell_are_not_looked_for(cycles, jitter):
