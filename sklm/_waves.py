@@ -25,6 +25,9 @@ APART = 0.1
 GAPS, WIDE = 3, 10.0
 #: ... if it is no more than so many times as long
 MOST_STRETCH = 1000.0
+#: where places are so many times as dense without all gaps that are as wide beside the middle one, waves that are as
+#: much faster are looked for, too: of two that leave much the same the slower one is more likely
+DENSER, CLEARLY = 1.5, 0.5
 #: beside a peak, waves are tried in so many steps for each over the range, some at once
 LOBE_STEPS, LOBES_AT_ONCE = 8, 256
 #: ... of every second point, or third ..., where these times points are more, as long as there are so many
@@ -75,11 +78,25 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
     if np.ptp(x) == 0 or total == 0:
         return None
     n_points = weights.sum() ** 2 / np.sum(weights**2)  # as many of equal weights say as much
-    covered, n_places = _covered(x, n_points)
-    stretch = np.ptp(x) / covered
-    found, are_all = np.empty(0), True
+    waves, least = None, np.inf
+    for covered, n_places in _coverages(x, n_points):
+        found, left, are_all = _added(x, Y, root, NOTHING * total, n_points, covered, n_places)
+        if left < CLEARLY * least:
+            is_fast = np.abs(found) * covered >= 2 * np.pi * LEAST_CYCLES
+            waves, least = _with_slope(x, Y, root, NOTHING * total, n_points, found, is_fast, are_all), left
+    return waves
+
+
+def _added(
+    x: np.ndarray, Y: np.ndarray, root: np.ndarray, nothing: float, n_points: float, covered: float, n_places: float
+) -> tuple[np.ndarray, float, bool]:
+    """Frequencies (m,) that count, the sum of squares that they leave, and whether there are no more.
+
+    Points cover some of the range, at so many places.
+    """
+    found, are_all, stretch = np.empty(0), True, np.ptp(x) / covered
     left = _fitted(x, Y, root, found, slopes=True)[1]
-    while np.sum(left**2) > NOTHING * total:
+    while np.sum(left**2) > nothing:
         n_parameters = 2 + 3 * (len(found) + 1)
         peak = _peak(x, root * left, n_places, stretch)
         peak = _highest_nearby(x, left, root * _columns(x, found, slopes=True), root, peak, covered)
@@ -94,16 +111,28 @@ def find_waves(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> Waves | Non
             are_all = False
             break
         found, left = tried, now
-    slow = found[np.abs(found) * covered < 2 * np.pi * LEAST_CYCLES]
-    if len(slow) == len(found):
+    return found, float(np.sum(left**2)), are_all
+
+
+def _with_slope(
+    x: np.ndarray,
+    Y: np.ndarray,
+    root: np.ndarray,
+    nothing: float,
+    n_points: float,
+    found: np.ndarray,
+    is_fast: np.ndarray,
+    are_all: bool,
+) -> Waves | None:
+    """The waves with these frequencies (m,), and a slope if there is one; None if it does not oscillate."""
+
+    def left(frequencies: np.ndarray, slopes: bool = True) -> float:
+        return float(np.sum(_fitted(x, Y, root, frequencies, slopes)[1] ** 2))
+
+    if not is_fast.any() or left(found[~is_fast]) - left(found) < OSCILLATES * left(found[:0]):
         return None
-    of_line, of_slow = (np.sum(_fitted(x, Y, root, some, slopes=True)[1] ** 2) for some in (found[:0], slow))
-    if of_slow - np.sum(left**2) < OSCILLATES * of_line:
-        return None
-    flat, sloping = (
-        np.sum(_fitted(x, Y, root, found, slopes=slopes)[1] ** 2) + NOTHING * total for slopes in (False, True)
-    )
-    return Waves(found, bool(n_points / 2 * np.log(flat / sloping) > LIKELIER), are_all)
+    gain = np.log((left(found, slopes=False) + nothing) / (left(found) + nothing))
+    return Waves(found, bool(n_points / 2 * gain > LIKELIER), are_all)
 
 
 def as_parameters(waves: Waves, x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -176,15 +205,25 @@ def _distinct(x: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> tuple[np.nda
     return rows[:, 0], rows[:, 1:], np.bincount(which.reshape(-1), weights, len(rows))
 
 
-def _covered(x: np.ndarray, n_points: float) -> tuple[float, float]:
-    """The length of the range of sorted x (N,) without a few wide gaps, and the number of places in it."""
+def _coverages(x: np.ndarray, n_points: float) -> list[tuple[float, float]]:
+    """Lengths that sorted x (N,) covers, and numbers of places in these.
+
+    The first is without a few gaps that are wide beside the next one, the second, if points are much denser there,
+    without all that are wide beside the middle one.
+    """
     gaps = np.diff(x)
     widest = np.sort(gaps)[::-1][: GAPS + 1]
-    wide = widest[:-1][widest[:-1] > WIDE * widest[-1]] if len(gaps) > GAPS and widest[-1] > 0 else np.empty(0)
-    covered = float(gaps.sum() - wide.sum())
-    if gaps.sum() > MOST_STRETCH * covered:
-        covered = float(gaps.sum())
-    return covered, min(1.0 + int(np.sum(gaps > APART * covered / len(x))), n_points)
+    few = WIDE * widest[-1] if len(gaps) > GAPS and widest[-1] > 0 else np.inf
+    coverages: list[tuple[float, float]] = []
+    for limit in (few, WIDE * np.median(gaps[gaps > 0])):
+        near = gaps[gaps <= limit]
+        covered = float(near.sum())
+        if gaps.sum() > MOST_STRETCH * covered:
+            near, covered = gaps, float(gaps.sum())
+        n_places = min(1.0 + int(np.sum(near > APART * covered / len(x))), n_points)
+        if not coverages or n_places / covered > DENSER * coverages[0][1] / coverages[0][0]:
+            coverages.append((covered, n_places))
+    return coverages
 
 
 def _fitted(
@@ -225,7 +264,7 @@ def _highest_nearby(
     Across wide gaps the periodogram has many peaks of about one height beside each other.
     """
     number = int(np.ceil(LOBE_STEPS * np.ptp(x) / covered))
-    if number <= 2 * LOBE_STEPS:
+    if number <= 1.2 * LOBE_STEPS:
         return peak
     step = 2 * np.pi / (LOBE_STEPS * np.ptp(x))
     near = peak + step * np.arange(-number, number + 1)

@@ -193,6 +193,18 @@ def test_gaps_do_not_count(far):
     np.testing.assert_allclose(waves.frequencies, [2 * np.pi * 7.3], rtol=0.01)
 
 
+@pytest.mark.parametrize(("n_nights", "night", "n_points", "period"), [(4, 5.0, 25, 0.7), (10, 8.0, 20, 1.5)])
+@pytest.mark.parametrize("even", [False, True])
+def test_waves_of_many_seasons_may_be_as_fast_as_points_are_dense(n_nights, night, n_points, period, even):
+    own = np.random.default_rng(0)
+    x = np.concatenate([24 * number + night * times(n_points, number, even) for number in range(n_nights)])
+    (frequency,) = found_in(x, np.sin(2 * np.pi * x / period + 1) + 0.2 * own.normal(size=len(x))).frequencies
+    if even:  # a whole number of waves more or less between nights is as good
+        frequency += 2 * np.pi / 24 * round((2 * np.pi / period - frequency) / (2 * np.pi / 24))
+    assert frequency == pytest.approx(2 * np.pi / period, rel=2e-3)
+    assert found_in(x, own.normal(size=len(x))) is None
+
+
 def test_a_slope_far_from_zero():
     x = times(100) + 1e4
     y = signal(x - 1e4, slope=3.0)
