@@ -234,8 +234,8 @@ def flatten_images(X: Any, architecture: Any) -> Any:
 
 def no_scaling(array: np.ndarray | RowView) -> Scaling:
     """Leave the columns of (N, F) as they are."""
-    n = array.shape[1]
-    return Scaling(np.zeros(n), np.ones(n), np.ones(n), *_range(array))
+    low, high = _range(array)
+    return replace(Scaling.none(array.shape[1]), low=low, high=high)
 
 
 def mean_scaling(array: np.ndarray, weights: np.ndarray) -> Scaling:

@@ -135,18 +135,22 @@ def _share(fit: Prepared, model: Prepared, one: Prepared | None = None) -> float
 
 def _is_covered(model: Prepared) -> bool:
     """Whether a polynomial is of one column, with places enough and no gap between them."""
-    problem = model.problem
-    X = problem.rows.chunk(0, problem.n_samples)
-    x = X[0].unique()
-    if len(X) > 1 or len(x) * problem.network.n_outputs < PLACES_OF_HIGH * problem.network.n_parameters:
+    x, network = _places(model), model.problem.network
+    if x is None or len(x) * network.n_outputs < PLACES_OF_HIGH * network.n_parameters:
         return False
     return bool(x.diff().max() <= GAP * (x[-1] - x[0]))
 
 
 def _has_many_places(fit: Prepared) -> bool:
     """Whether a curve has so many that one left out says what it should, however near the next one is."""
+    x = _places(fit)
+    return x is not None and len(x) >= MANY_PLACES * fit.problem.network.n_parameters
+
+
+def _places(fit: Prepared) -> torch.Tensor | None:
+    """The different points on x of a curve, rising; None for tables."""
     X = fit.problem.rows.chunk(0, fit.problem.n_samples)
-    return len(X) == 1 and len(X[0].unique()) >= MANY_PLACES * fit.problem.network.n_parameters
+    return X[0].unique() if len(X) == 1 else None
 
 
 def _model(fit: Prepared, place: int, began: float) -> Prepared:

@@ -129,9 +129,10 @@ def _with_slope(
     def left(frequencies: np.ndarray, slopes: bool = True) -> float:
         return float(np.sum(_fitted(x, Y, root, frequencies, slopes)[1] ** 2))
 
-    if not is_fast.any() or left(found[~is_fast]) - left(found) < OSCILLATES * left(found[:0]):
+    least = left(found)
+    if not is_fast.any() or left(found[~is_fast]) - least < OSCILLATES * left(found[:0]):
         return None
-    gain = np.log((left(found, slopes=False) + nothing) / (left(found) + nothing))
+    gain = np.log((left(found, slopes=False) + nothing) / (least + nothing))
     return Waves(found, bool(n_points / 2 * gain > LIKELIER), are_all)
 
 
